@@ -1,0 +1,58 @@
+"""What is measured: head shapes and batches, made the same way for every provider from a seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+TAU = 0.7
+
+
+@dataclass(frozen=True)
+class Case:
+    """N rows of a head [V, D]. `masked` is the share of ignored targets, `flat` of groups without spread (advantage 0)."""
+
+    name: str
+    N: int
+    D: int
+    V: int
+    masked: float = 0.0
+    flat: float = 0.0
+    dtype: torch.dtype = torch.float32
+
+
+CPU_CASES = (
+    Case("all-active", 2048, 512, 32768),
+    Case("gft-batch", 2048, 512, 32768, masked=0.30, flat=0.25),
+)
+
+
+@dataclass
+class Batch:
+    hidden: Tensor  # [N, D]
+    weight: Tensor  # [V, D]
+    targets: Tensor  # [N], -100 where masked
+    advantages: Tensor  # [N]
+    token_weights: Tensor  # [N] token-mean
+
+
+def make_batch(case: Case, device: str = "cpu", seed: int = 0) -> Batch:
+    """Groups of 8 sequences of 32 tokens; the first tokens of a sequence are its masked prompt. A quarter of the targets
+    are likely ones (the head's own direction added), so that both sides of tau occur."""
+    g = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(case.N, case.D, generator=g)
+    weight = torch.randn(case.V, case.D, generator=g).mul_(case.D**-0.5)
+    targets = torch.randint(0, case.V, (case.N,), generator=g)
+    likely = torch.rand(case.N, generator=g) < 0.25
+    hidden[likely] += 16 * weight[targets[likely]]
+    sequence = torch.arange(case.N) // 32
+    position = torch.arange(case.N) % 32
+    targets[position < round(32 * case.masked)] = -100
+    advantages = torch.randn(int(sequence.max()) + 1, generator=g)[sequence]
+    groups = sequence // 8
+    advantages[groups < round(case.flat * (int(groups.max()) + 1))] = 0
+    valid = targets != -100
+    to = {"device": device, "dtype": case.dtype}
+    return Batch(hidden.to(**to), weight.to(**to), targets.to(device), advantages.to(device), (valid / valid.sum()).to(device))

@@ -1,0 +1,138 @@
+"""Interleaved timing behind a correctness gate, and peak memory in a process of its own.
+
+A provider whose loss or gradients leave the fp64 reference by more than GATE is not timed. Rounds visit the providers in
+turn, so that a slow minute of the machine falls on all of them; ratios are medians over rounds of the same run.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from gft_kernels import gft, reference
+from gft_kernels.head import Head
+from gft_kernels.plan import LossPlan
+
+from .cases import TAU, Batch, Case, make_batch
+from .providers import PROVIDERS, Provider
+
+GATE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
+FIELDS = (
+    "date commit device torch threads case N D V masked flat dtype provider ms p20 p80 ratio_to_eager peak_mib dh_error dw_error".split()
+)
+
+
+def gradients(provider: Provider, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    hidden, weight = batch.hidden.detach().requires_grad_(), batch.weight.detach().requires_grad_()
+    provider(Batch(hidden, weight, batch.targets, batch.advantages, batch.token_weights)).backward()
+    return hidden.grad, weight.grad
+
+
+def oracle(batch: Batch) -> Provider:
+    """The eager reference in fp64, a slice of rows at a time."""
+
+    def loss(b: Batch) -> torch.Tensor:
+        plan = LossPlan(
+            b.targets, None, b.token_weights.double(), {"advantages": b.advantages.double(), "old_logprobs": None, "ref_logprobs": None},
+            gft(TAU), Head(),
+        )  # fmt: skip
+        return reference.policy_loss(b.hidden.double(), b.weight.double(), plan).loss
+
+    return loss
+
+
+def errors(found, expected) -> list[float]:
+    return [((a.double() - b.double()).norm() / b.double().norm()).item() for a, b in zip(found, expected, strict=True)]
+
+
+def peak_mib(case: Case, provider: str) -> float:
+    """Extra resident memory of one forward and backward, measured in a fresh process."""
+    code = f"from benchmarks.runner import _peak_here; _peak_here({case!r}, {provider!r})".replace(
+        "dtype=torch.", "dtype=__import__('torch')."
+    )
+    code = "from benchmarks.cases import Case; " + code
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return float(json.loads(out.stdout))
+
+
+def _peak_here(case: Case, provider: str) -> None:
+    batch = make_batch(case)
+    gradients(PROVIDERS[provider], make_batch(Case("warm-up", 64, 64, 512, dtype=case.dtype)))
+    before = peak_rss()
+    gradients(PROVIDERS[provider], batch)
+    print((peak_rss() - before) / 2**20)
+
+
+def peak_rss() -> int:
+    """Bytes; from /proc where there is one, since ru_maxrss of a child starts at its parent's."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def run_case(case: Case, rounds: int) -> list[dict]:
+    """Gate, time and weigh every provider on one case."""
+    batch = make_batch(case)
+    expected = gradients(oracle(batch), batch)
+    rows: dict[str, dict] = {}
+    for name, provider in PROVIDERS.items():
+        dh, dw = errors(gradients(provider, batch), expected)
+        if not max(dh, dw) <= GATE[case.dtype]:
+            print(f"{case.name}: {name} excluded, gradient error dh {dh:.1e} dw {dw:.1e} over {GATE[case.dtype]:.0e}")
+            continue
+        rows[name] = {"provider": name, "dh_error": f"{dh:.1e}", "dw_error": f"{dw:.1e}"}
+    del expected
+    times: dict[str, list[float]] = {name: [] for name in rows}
+    for _ in range(rounds):
+        for name in rows:
+            start = time.perf_counter()
+            gradients(PROVIDERS[name], batch)
+            times[name].append((time.perf_counter() - start) * 1e3)
+    eager = sorted(times["eager"])[rounds // 2]
+    for name, row in rows.items():
+        ordered = sorted(times[name])
+        median = ordered[rounds // 2]
+        row |= {
+            "ms": f"{median:.1f}", "p20": f"{ordered[rounds // 5]:.1f}", "p80": f"{ordered[-1 - rounds // 5]:.1f}",
+            "ratio_to_eager": f"{eager / median:.2f}", "peak_mib": f"{peak_mib(case, name):.0f}",
+        }  # fmt: skip
+    return list(rows.values())
+
+
+def git_commit() -> str:
+    """Short commit, with '+' where the tree differs from it; 'unknown' outside a checkout."""
+    call = lambda *args: subprocess.run(["git", *args], capture_output=True, text=True, cwd=Path(__file__).parent)  # noqa: E731
+    head = call("rev-parse", "--short", "HEAD")
+    if head.returncode:
+        return "unknown"
+    return head.stdout.strip() + ("+" if call("status", "--porcelain", "--", "*.py").stdout.strip() else "")
+
+
+def describe(case: Case) -> dict:
+    return {
+        "date": datetime.date.today().isoformat(), "commit": git_commit(), "device": f"cpu {platform.machine()}",
+        "torch": torch.__version__, "threads": torch.get_num_threads(), "case": case.name, "N": case.N, "D": case.D, "V": case.V,
+        "masked": case.masked, "flat": case.flat, "dtype": str(case.dtype).removeprefix("torch."),
+    }  # fmt: skip
+
+
+def append_rows(path: Path, rows: list[dict]) -> None:
+    """Add rows to an append-only CSV, with a header where the file is new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = not path.exists()
+    with path.open("a", newline="") as f:
+        writer = csv.DictWriter(f, FIELDS)
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)

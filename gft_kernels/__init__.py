@@ -1,0 +1,28 @@
+"""Fused losses on a language-model head: log-probs, group advantages and policy gradients without the [N, V] logits."""
+
+from .advantages import GroupRewards, group_advantages
+from .head import Head, LogProbs, PolicyLoss
+from .linear_logprob import linear_logprob
+from .objectives import cispo, dft, gft, grpo, kl, reinforce, sft
+from .policy_loss import LinearPolicyLoss, linear_policy_loss
+from .reductions import token_weights
+
+__version__ = "0.1.0"
+__all__ = [
+    "GroupRewards",
+    "Head",
+    "LinearPolicyLoss",
+    "LogProbs",
+    "PolicyLoss",
+    "cispo",
+    "dft",
+    "gft",
+    "group_advantages",
+    "grpo",
+    "kl",
+    "linear_logprob",
+    "linear_policy_loss",
+    "reinforce",
+    "sft",
+    "token_weights",
+]

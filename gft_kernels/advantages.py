@@ -1,0 +1,142 @@
+"""Group-normalised advantages (group advantage learning, arXiv:2604.14258 section 3).
+
+A_k = (R_k - mean(R)) / (std(R) + eps)        mean and std (K - 1) over the responses of one prompt's group
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+Scale = Literal["group", "batch", "none"]
+Singleton = Literal["reward", "zero"]
+
+
+class GroupStatistics(NamedTuple):
+    """Per group [G]; `index` [B] maps a response to its group."""
+
+    index: Tensor
+    size: Tensor
+    mean: Tensor
+    std: Tensor
+    spread: Tensor  # bool: two rewards of the group differ
+
+
+def group_statistics(
+    rewards: Tensor,  # [B]
+    group_ids: Tensor,  # [B]
+) -> GroupStatistics:
+    """Size, mean, unbiased std and spread of every group, with no atomics (a [G, B] membership mask).
+
+    Raises:
+        ValueError: shapes differ, or a reward is NaN or infinite.
+        TypeError: rewards are not floating point, or group_ids are not integers.
+    """
+    if rewards.ndim != 1 or rewards.shape != group_ids.shape:
+        raise ValueError(f"rewards and group_ids must both be [B]; got {tuple(rewards.shape)} and {tuple(group_ids.shape)}.")
+    if not rewards.is_floating_point():
+        raise TypeError(f"rewards must be floating point, got {rewards.dtype}: use rewards.float().")
+    if group_ids.is_floating_point() or group_ids.dtype == torch.bool:
+        raise TypeError(f"group_ids must be integers, got {group_ids.dtype}.")
+    bad = ~torch.isfinite(rewards)
+    if bad.any():
+        k = int(bad.nonzero()[0])
+        raise ValueError(f"rewards[{k}] = {rewards[k].item()}: a reward must be finite. Drop the response or score it before the loss.")
+    _, index = torch.unique(group_ids, return_inverse=True)
+    groups = int(index.max()) + 1 if index.numel() else 0
+    member = index == torch.arange(groups, device=index.device)[:, None]  # [G, B]
+    size = member.sum(1)
+    mean = torch.where(member, rewards, 0).sum(1) / size
+    squares = torch.where(member, (rewards - mean[index]) ** 2, 0).sum(1)
+    std = (squares / (size - 1).clamp(min=1)).sqrt()
+    lowest = rewards.expand(groups, -1).masked_fill(~member, torch.inf).amin(1) if groups else mean
+    highest = rewards.expand(groups, -1).masked_fill(~member, -torch.inf).amax(1) if groups else mean
+    return GroupStatistics(index, size, mean, std, lowest != highest)
+
+
+def group_advantages(
+    rewards: Tensor,  # [B]
+    group_ids: Tensor,  # [B]
+    *,
+    scale: Scale = "group",
+    singleton: Singleton = "reward",
+    eps: float = 1e-6,
+) -> Tensor:  # [B]
+    """Advantage of every response within its prompt's group.
+
+    Equivalent to, for each group::
+
+        (R - R.mean()) / (R.std() + eps)
+
+    but exactly 0 when all rewards of a group are equal, which fp32's std is not.
+
+    Args:
+        rewards: [B] floating point, finite.
+        group_ids: [B] integers; equal ids are one group, in any order.
+        scale: divide by the std of the "group", of the whole "batch", or not at all ("none", Dr.GRPO).
+        singleton: a group of one keeps its "reward" (so SFT is the case K = 1, R = 1) or gets "zero".
+        eps: added to the std.
+
+    Returns:
+        [B], dtype of rewards, not differentiable.
+
+    Raises:
+        ValueError: shapes, non-finite rewards, unknown scale or singleton. TypeError: dtypes.
+
+    Source: arXiv:2604.14258 section 3; Dr.GRPO arXiv:2503.20783 for scale="none".
+    """
+    if scale not in ("group", "batch", "none"):
+        raise ValueError(f"scale = {scale!r}: choose 'group', 'batch' or 'none'.")
+    if singleton not in ("reward", "zero"):
+        raise ValueError(f"singleton = {singleton!r}: choose 'reward' or 'zero'.")
+    rewards = rewards.detach()
+    stats = group_statistics(rewards, group_ids)
+    centred = rewards - stats.mean[stats.index]
+    if scale == "group":
+        centred = centred / (stats.std[stats.index] + eps)
+    elif scale == "batch" and rewards.numel() > 1:
+        centred = centred / (rewards.std() + eps)
+    advantages = torch.where(stats.spread[stats.index], centred, 0)
+    if singleton == "reward":
+        advantages = torch.where(stats.size[stats.index] == 1, rewards, advantages)
+    return advantages
+
+
+@dataclass(frozen=True, eq=False)
+class GroupRewards:
+    """Rewards in place of advantages: `linear_policy_loss` normalises them itself.
+
+    Args:
+        rewards: [B], one per response.
+        group_ids: [B], which prompt a response answers.
+        sequence_ids: [N], which response a token belongs to, in 0..B-1 (any value at masked rows).
+        scale, singleton, eps: as in `group_advantages`.
+    """
+
+    rewards: Tensor
+    group_ids: Tensor
+    sequence_ids: Tensor
+    scale: Scale = "group"
+    singleton: Singleton = "reward"
+    eps: float = 1e-6
+
+    def per_token(self, valid: Tensor) -> Tensor:
+        """[N] advantages; 0 where `valid` is False.
+
+        Raises:
+            ValueError: a sequence id of a valid token outside 0..B-1, or a wrong shape.
+        """
+        ids, count = self.sequence_ids, self.rewards.numel()
+        if ids.shape != valid.shape:
+            raise ValueError(f"GroupRewards.sequence_ids has shape {tuple(ids.shape)}; it must be {tuple(valid.shape)}, one id a token.")
+        outside = valid & ((ids < 0) | (ids >= count))
+        if outside.any():
+            row = int(outside.nonzero()[0])
+            raise ValueError(f"GroupRewards.sequence_ids[{row}] = {int(ids[row])} is outside 0..{count - 1} (B = {count} rewards).")
+        by_sequence = group_advantages(self.rewards, self.group_ids, scale=self.scale, singleton=self.singleton, eps=self.eps)
+        if count == 0:
+            return self.rewards.new_zeros(valid.shape)
+        return torch.where(valid, by_sequence[torch.where(valid, ids, 0).long()], 0)

@@ -1,0 +1,76 @@
+"""The language-model head as a value: its logit transforms, and how the backends run it.
+
+    a = scale * (hidden @ weight.T + bias)        scale: Granite divides (1 / logits_scaling), Cohere multiplies
+    z = softcap * tanh(a / softcap)               Gemma; left out when softcap is None
+    z = z / temperature                           the policy that sampled the tokens
+
+The order is the one of transformers: scale, softcap, temperature.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """Everything about the head that is not its weight.
+
+    Args:
+        bias: [V] or None, added to the raw logits; differentiable.
+        scale: factor on the raw logits.
+        softcap: bound of the tanh soft cap, or None.
+        temperature: divides the logits last; every probability the ops report is the tempered one.
+        ignore_index: the target value that marks a masked row.
+        chunk_rows: rows of logits held at once by the chunked backend; None chooses from D.
+        skip_rows: leave rows that cannot carry a gradient out of the head. Their log-prob and entropy are then
+            reported as NaN (they were not computed); False scores every row whose target is not masked.
+        validate: check target ranges and NaN advantages on the host. On a GPU each check waits for the device;
+            turn it off once the data are trusted.
+
+    Raises:
+        ValueError: temperature, softcap, scale or chunk_rows out of range.
+    """
+
+    bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+    temperature: float = 1.0
+    ignore_index: int = -100
+    chunk_rows: int | None = None
+    skip_rows: bool = True
+    validate: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("temperature", "softcap"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"Head.{name} = {value}: it divides the logits and must be positive and finite.")
+        if not math.isfinite(self.scale) or self.scale == 0:
+            raise ValueError(f"Head.scale = {self.scale}: it multiplies the logits and must be finite and not 0.")
+        if self.chunk_rows is not None and self.chunk_rows < 1:
+            raise ValueError(f"Head.chunk_rows = {self.chunk_rows}: give at least 1, or None to let the backend choose.")
+
+
+class LogProbs(NamedTuple):
+    """What `linear_logprob` returns; both differentiable, 0 at masked rows."""
+
+    logprobs: Tensor  # [N] log p of the target
+    entropy: Tensor  # [N] nats
+
+
+class PolicyLoss(NamedTuple):
+    """What `linear_policy_loss` returns. Only `loss` is differentiable; the rest is detached, for logs and checks.
+
+    Rows with a masked target hold 0; rows the head skipped hold NaN in logprobs and entropy and 0 in coefficients.
+    """
+
+    loss: Tensor  # scalar, sum_t w_t * loss_t
+    logprobs: Tensor  # [N]
+    entropy: Tensor  # [N] nats
+    coefficients: Tensor  # [N] d loss_t / d logp_t, before the weight w_t
+    stats: dict[str, Tensor]  # scalars over the active rows, on the device: nll, entropy, counts, the objective's own

@@ -1,0 +1,204 @@
+"""Objectives: pure functions of per-token scalars, loss_t = f(log p_t, A_t, old_t, ref_t).
+
+An objective is any callable `f(logprobs, **per_token) -> loss [K]` whose element t depends on row t alone; per_token
+holds `advantages`, `old_logprobs` and `ref_logprobs` ([K] each, None where the caller gave none). The pass takes its
+coefficients d loss_t / d logp_t by autograd on [K], so a formula is written once, here.
+
+Objectives add up: `gft(0.7) + kl(0.01)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+LossFunction = Callable[..., Tensor]
+
+
+def _times(coefficient: Tensor, logprobs: Tensor) -> Tensor:
+    """coefficient * logprobs with 0 * -inf = 0: a token of probability 0 and coefficient 0 costs nothing."""
+    return torch.where(coefficient == 0, torch.zeros_like(logprobs), coefficient * logprobs)
+
+
+def rectification(logprobs: Tensor, tau: float) -> Tensor:
+    """C(p) = p if p < tau else 1, detached (dynamic coefficient rectification, arXiv:2604.14258 Eq. 18)."""
+    p = logprobs.detach().exp()
+    return torch.where(p < tau, p, torch.ones_like(p))
+
+
+def _log_ratio(logprobs: Tensor, old_logprobs: Tensor | None) -> Tensor:
+    """log pi/pi_old, finite at log p = -inf; without old log-probs the policy is its own old one (ratio 1)."""
+    logprobs = logprobs.clamp(min=torch.finfo(logprobs.dtype).min / 4)
+    old = logprobs.detach() if old_logprobs is None else old_logprobs.clamp(min=torch.finfo(logprobs.dtype).min / 4)
+    return logprobs - old
+
+
+class Objective:
+    """Base of the built-in objectives: names its inputs, says when a row carries no gradient, reports its own numbers."""
+
+    needs: ClassVar[tuple[str, ...]] = ()  # per-token inputs that must be given
+    zero_at_zero_advantage: ClassVar[bool] = False  # True: rows with A = 0 may be skipped
+
+    def __call__(self, logprobs: Tensor, **per_token: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+    def metrics(self, logprobs: Tensor, **per_token: Tensor | None) -> dict[str, Tensor]:
+        """Per-token vectors [K] whose means are reported beside the loss."""
+        return {}
+
+    def __add__(self, other: LossFunction) -> Objective:
+        return _Sum(self, other)
+
+
+@dataclass(frozen=True)
+class SFT(Objective):
+    """-log p. Needs no advantages."""
+
+    def __call__(self, logprobs, **_):
+        return -logprobs
+
+
+@dataclass(frozen=True)
+class DFT(Objective):
+    """-sg(p) log p (arXiv:2508.05629): GFT with A = 1 and tau = 1. Needs no advantages."""
+
+    def __call__(self, logprobs, **_):
+        return -_times(logprobs.detach().exp(), logprobs)
+
+
+@dataclass(frozen=True)
+class GFT(Objective):
+    """-A C(p) log p with C(p) = p below tau and 1 from tau on (arXiv:2604.14258 Eq. 21).
+
+    tau <= 0 is group REINFORCE (the paper's "w/o DCR"), tau > 1 weights every token by its probability.
+    """
+
+    tau: float = 0.7
+    needs: ClassVar = ("advantages",)
+    zero_at_zero_advantage: ClassVar = True
+
+    def __call__(self, logprobs, *, advantages, **_):
+        return -_times(advantages * rectification(logprobs, self.tau), logprobs)
+
+    def metrics(self, logprobs, **_):
+        c = rectification(logprobs, self.tau)
+        return {"mean_c": c, "rectified_fraction": (logprobs.exp() < self.tau).to(c.dtype)}
+
+
+@dataclass(frozen=True)
+class Reinforce(Objective):
+    """-A log p."""
+
+    needs: ClassVar = ("advantages",)
+    zero_at_zero_advantage: ClassVar = True
+
+    def __call__(self, logprobs, *, advantages, **_):
+        return -_times(advantages, logprobs)
+
+
+@dataclass(frozen=True)
+class GRPO(Objective):
+    """-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), r = p / p_old (PPO; clip_high = 0.28 is DAPO's).
+
+    Without old_logprobs r is 1 and its gradient that of REINFORCE. `dual_clip` (for example 3) bounds the loss of
+    tokens with A < 0 at -dual_clip * A.
+    """
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    dual_clip: float | None = None
+    needs: ClassVar = ("advantages",)
+    zero_at_zero_advantage: ClassVar = True
+
+    def __call__(self, logprobs, *, advantages, old_logprobs=None, **_):
+        ratio = _log_ratio(logprobs, old_logprobs).exp()
+        clipped = ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
+        loss = torch.maximum(-ratio * advantages, -clipped * advantages)
+        if self.dual_clip is not None:
+            loss = torch.where(advantages < 0, torch.minimum(loss, -self.dual_clip * advantages), loss)
+        return loss
+
+    def metrics(self, logprobs, *, advantages, old_logprobs=None, **_):
+        ratio = _log_ratio(logprobs, old_logprobs).exp()
+        outside = ((ratio > 1 + self.clip_high) & (advantages > 0)) | ((ratio < 1 - self.clip_low) & (advantages < 0))
+        return {"ratio": ratio, "clip_fraction": outside.to(ratio.dtype)}
+
+
+@dataclass(frozen=True)
+class CISPO(Objective):
+    """-sg(clip(r, 1 - clip_low, 1 + clip_high)) A log p (arXiv:2506.13585): a clipped weight, never a cut gradient."""
+
+    clip_low: float = 1.0
+    clip_high: float = 4.0
+    needs: ClassVar = ("advantages",)
+    zero_at_zero_advantage: ClassVar = True
+
+    def __call__(self, logprobs, *, advantages, old_logprobs=None, **_):
+        ratio = _log_ratio(logprobs, old_logprobs).exp().detach()
+        return -_times(ratio.clamp(1 - self.clip_low, 1 + self.clip_high) * advantages, logprobs)
+
+    def metrics(self, logprobs, *, old_logprobs=None, **_):
+        ratio = _log_ratio(logprobs, old_logprobs).exp()
+        return {"ratio": ratio, "clip_fraction": (ratio > 1 + self.clip_high).to(ratio.dtype)}
+
+
+@dataclass(frozen=True)
+class KL(Objective):
+    """beta * (exp(ref - log p) - (ref - log p) - 1): the k3 estimator of KL(policy || reference), added to another."""
+
+    beta: float = 0.01
+    needs: ClassVar = ("ref_logprobs",)
+
+    def __call__(self, logprobs, *, ref_logprobs, **_):
+        delta = -_log_ratio(logprobs, ref_logprobs)
+        return self.beta * (delta.exp() - delta - 1)
+
+    def metrics(self, logprobs, *, ref_logprobs, **_):
+        delta = -_log_ratio(logprobs, ref_logprobs)
+        return {"kl": delta.exp() - delta - 1}
+
+
+class _Sum(Objective):
+    """The sum of two objectives; a row may be skipped only where both allow it."""
+
+    def __init__(self, first: Objective, second: LossFunction) -> None:
+        self.parts = (first, second)
+        self.needs = tuple(dict.fromkeys(name for part in self.parts for name in getattr(part, "needs", ())))
+        self.zero_at_zero_advantage = all(getattr(part, "zero_at_zero_advantage", False) for part in self.parts)
+
+    def __call__(self, logprobs, **per_token):
+        return self.parts[0](logprobs, **per_token) + self.parts[1](logprobs, **per_token)
+
+    def metrics(self, logprobs, **per_token):
+        return {k: v for part in self.parts if isinstance(part, Objective) for k, v in part.metrics(logprobs, **per_token).items()}
+
+    def __repr__(self) -> str:
+        return " + ".join(map(repr, self.parts))
+
+
+sft, dft, gft, reinforce, grpo, cispo, kl = SFT, DFT, GFT, Reinforce, GRPO, CISPO, KL
+
+
+def losses_and_coefficients(objective: LossFunction, logprobs: Tensor, per_token: dict[str, Tensor | None]) -> tuple[Tensor, Tensor]:
+    """loss_t and d loss_t / d logp_t, both [K] and detached, for any objective.
+
+    Raises:
+        ValueError: the objective's result is not one loss a row that depends on the log-probs.
+    """
+    with torch.enable_grad():
+        leaf = logprobs.detach().requires_grad_()
+        losses = objective(leaf, **per_token)
+        if not isinstance(losses, Tensor) or losses.shape != leaf.shape:
+            got = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+            raise ValueError(
+                f"objective {objective!r} returned {got}; it must return one loss a row, shape {tuple(leaf.shape)}. "
+                "Reductions are given as token_weights, not inside the objective."
+            )
+        if not losses.requires_grad:
+            raise ValueError(f"objective {objective!r} returned a loss that does not depend on its logprobs: nothing could learn.")
+        (coefficients,) = torch.autograd.grad(losses.sum(), leaf)
+    return losses.detach(), coefficients

@@ -1,0 +1,74 @@
+"""Reductions as a weight per token: loss = sum_t w_t * loss_t.
+
+A weight vector is computed before the pass from the mask and the sequences, so that micro-batches add up: give every
+micro-batch the counts of the whole optimiser step, and k of them have the loss and gradient of one batch.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+Reduction = Literal["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm", "sum"]
+
+
+def token_weights(
+    reduction: Reduction,
+    loss_mask: Tensor,  # [N] bool
+    sequence_ids: Tensor | None = None,  # [N]
+    *,
+    num_tokens: int | Tensor | None = None,
+    num_sequences: int | Tensor | None = None,
+    max_length: int | None = None,
+) -> Tensor:  # [N] fp32
+    """Weight of every token under a named reduction, 0 where masked.
+
+    Equivalent to::
+
+        token-mean               mask / num_tokens
+        seq-mean-token-sum       mask / num_sequences
+        seq-mean-token-mean      mask / (num_sequences * tokens of the row's sequence)
+        seq-mean-token-sum-norm  mask / (num_sequences * max_length)
+        sum                      mask
+
+    Args:
+        loss_mask: [N], True where a token is trained on (`targets != -100`).
+        sequence_ids: [N] integers, needed by seq-mean-token-mean, and by the seq reductions without num_sequences.
+            A sequence must lie whole in one micro-batch.
+        num_tokens: trained tokens in the whole optimiser step, over all micro-batches and ranks; default: of this mask.
+        num_sequences: sequences in the whole optimiser step; default: distinct sequence_ids here.
+        max_length: L_max of seq-mean-token-sum-norm, a constant of the run.
+
+    Data-parallel wrappers that average gradients over R ranks divide once more: multiply the result by R there.
+
+    Raises:
+        ValueError: unknown reduction, a missing argument, shapes. TypeError: a mask that is not bool.
+    """
+    if reduction not in get_args(Reduction):
+        raise ValueError(f"reduction = {reduction!r}: choose one of {', '.join(get_args(Reduction))}.")
+    if loss_mask.dtype != torch.bool or loss_mask.ndim != 1:
+        raise TypeError(f"loss_mask must be bool [N], got {loss_mask.dtype} {tuple(loss_mask.shape)}: pass targets != ignore_index.")
+    mask = loss_mask.float()
+    if reduction == "sum":
+        return mask
+    if reduction == "token-mean":
+        total = mask.sum() if num_tokens is None else torch.as_tensor(num_tokens, device=mask.device)
+        return mask / total.clamp(min=1)
+    if sequence_ids is None and (num_sequences is None or reduction == "seq-mean-token-mean"):
+        raise ValueError(f"reduction {reduction!r} needs sequence_ids [N].")
+    if sequence_ids is not None and sequence_ids.shape != loss_mask.shape:
+        raise ValueError(f"sequence_ids has shape {tuple(sequence_ids.shape)}; it must match loss_mask, {tuple(loss_mask.shape)}.")
+    if num_sequences is None:
+        num_sequences = torch.unique(sequence_ids).numel()
+    weights = mask / torch.as_tensor(num_sequences, device=mask.device).clamp(min=1)
+    if reduction == "seq-mean-token-mean":
+        _, index = torch.unique(sequence_ids, return_inverse=True)
+        lengths = torch.bincount(index[loss_mask], minlength=int(index.max()) + 1 if index.numel() else 0)
+        weights = weights / lengths[index].clamp(min=1)
+    elif reduction == "seq-mean-token-sum-norm":
+        if max_length is None or max_length < 1:
+            raise ValueError(f"reduction {reduction!r} needs max_length >= 1 (a constant of the run), got {max_length}.")
+        weights = weights / max_length
+    return weights

@@ -13,6 +13,8 @@ from .cases import CPU_CASES
 from .providers import MISSING
 from .runner import append_rows, describe, run_case
 
+COLUMNS = ("provider", "ms", "p20", "p80", "ratio_to_eager", "peak_mib", "dh_error", "dw_error")
+
 
 @dataclass
 class Options:
@@ -29,18 +31,10 @@ def main(options: Options) -> None:
         print(f"skipped {name}: {reason}")
     for case in CPU_CASES:
         rows = [describe(case) | row for row in run_case(case, options.rounds)]
-        table = Table("provider", "ms", "p20-p80", "eager = 1", "peak MiB", "dh error", "dw error",
-                      title=f"{case.name}: N={case.N} D={case.D} V={case.V}, masked {case.masked:.0%}, flat groups {case.flat:.0%}")  # fmt: skip
+        title = f"{case.name}: N={case.N} D={case.D} V={case.V}, masked {case.masked:.0%}, flat groups {case.flat:.0%}"
+        table = Table(*COLUMNS, title=title)
         for row in rows:
-            table.add_row(
-                row["provider"],
-                row["ms"],
-                f"{row['p20']}-{row['p80']}",
-                row["ratio_to_eager"],
-                row["peak_mib"],
-                row["dh_error"],
-                row["dw_error"],
-            )
+            table.add_row(*(row[key] for key in COLUMNS))
         Console().print(table)
         append_rows(options.out, rows)
 

@@ -27,8 +27,9 @@ from .providers import PROVIDERS, Provider
 
 GATE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 FIELDS = (
-    "date commit device torch threads case N D V masked flat dtype provider ms p20 p80 ratio_to_eager peak_mib dh_error dw_error".split()
-)
+    "date", "commit", "device", "torch", "threads", "case", "N", "D", "V", "masked", "flat", "dtype",
+    "provider", "ms", "p20", "p80", "ratio_to_eager", "peak_mib", "dh_error", "dw_error",
+)  # fmt: skip
 
 
 def gradients(provider: Provider, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:

@@ -132,6 +132,8 @@ class GroupRewards:
         ids, count = self.sequence_ids, self.rewards.numel()
         if ids.shape != valid.shape:
             raise ValueError(f"GroupRewards.sequence_ids has shape {tuple(ids.shape)}; it must be {tuple(valid.shape)}, one id a token.")
+        if ids.is_floating_point() or ids.dtype == torch.bool:
+            raise TypeError(f"GroupRewards.sequence_ids must be integers, got {ids.dtype}.")
         outside = valid & ((ids < 0) | (ids >= count))
         if outside.any():
             row = int(outside.nonzero()[0])

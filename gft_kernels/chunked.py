@@ -21,7 +21,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .head import Head, LogProbs
 from .objectives import losses_and_coefficients
@@ -187,8 +186,8 @@ class _LogProb(torch.autograd.Function):
         return logprobs, entropy
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_logprobs, grad_entropy):
+        _refuse_double_backward()
         hidden, weight, bias, targets = ctx.saved_tensors
         valid = targets != ctx.head.ignore_index
         grad_logprobs = torch.where(valid, grad_logprobs, 0)
@@ -201,6 +200,12 @@ class _LogProb(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             grads = _logprob_gradients(hidden, weight, bias, targets, ctx.head, rows, grad_logprobs, grad_entropy, ctx.needs_input_grad[:3])
         return *_cast(grads, hidden, weight, bias), None, None
+
+
+def _refuse_double_backward() -> None:
+    """Gradients of these gradients do not exist, and autograd would leave them out in silence."""
+    if torch.is_grad_enabled():
+        raise RuntimeError("the chunked head is differentiable once: for create_graph=True use backend='eager'.")
 
 
 def _cast(grads: _Gradients, *inputs: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -240,8 +245,8 @@ class _PolicyLoss(torch.autograd.Function):
         return (losses * plan.weights).sum(), logprobs, entropy, coefficients
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_loss, *_):
+        _refuse_double_backward()
         hidden, weight, bias, upstream = ctx.saved_tensors
         grads, ctx.grads = ctx.grads, None
         with torch.autocast(hidden.device.type, enabled=False):

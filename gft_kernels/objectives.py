@@ -42,6 +42,7 @@ class Objective:
 
     needs: ClassVar[tuple[str, ...]] = ()  # per-token inputs that must be given
     zero_at_zero_advantage: ClassVar[bool] = False  # True: rows with A = 0 may be skipped
+    rowwise: ClassVar[bool] = True  # a row's loss depends on that row alone; what is not an Objective is checked for it
 
     def __call__(self, logprobs: Tensor, **per_token: Tensor | None) -> Tensor:
         raise NotImplementedError
@@ -169,6 +170,7 @@ class _Sum(Objective):
         self.parts = (first, second)
         self.needs = tuple(dict.fromkeys(name for part in self.parts for name in getattr(part, "needs", ())))
         self.zero_at_zero_advantage = all(getattr(part, "zero_at_zero_advantage", False) for part in self.parts)
+        self.rowwise = all(getattr(part, "rowwise", False) for part in self.parts)
 
     def __call__(self, logprobs, **per_token):
         return self.parts[0](logprobs, **per_token) + self.parts[1](logprobs, **per_token)

@@ -73,7 +73,7 @@ def linear_policy_loss(
     for name in getattr(objective, "needs", ()):
         if given[name] is None:
             raise ValueError(f"objective {objective!r} needs {name} [N]; none were given.")
-    weights = valid / valid.sum().clamp(min=1) if token_weights is None else token_weights
+    weights = valid.to(dtype) / valid.sum().clamp(min=1) if token_weights is None else token_weights
     for name, vector in (*given.items(), ("token_weights", weights)):
         if vector is not None:
             check_per_token(name, vector, hidden)
@@ -85,7 +85,7 @@ def linear_policy_loss(
     select = (lambda x: x) if rows is None else (lambda x: x[rows])
     plan = LossPlan(targets, rows, select(weights), {name: None if x is None else select(x) for name, x in given.items()}, objective, head)
     result = resolve_backend(backend, hidden.device).policy_loss(hidden, weight, plan)
-    if head.validate and not isinstance(objective, Objective):
+    if head.validate and not getattr(objective, "rowwise", False):
         _check_rowwise(plan, result.logprobs)
     scored = torch.where(valid, torch.nan, 0.0).to(dtype)  # what rows outside the plan report
     vectors = (_scatter(x, rows, base) for x, base in zip(result[1:], (scored, scored, torch.zeros_like(scored)), strict=True))
@@ -106,16 +106,17 @@ def _scatter(values: Tensor, rows: Tensor | None, base: Tensor) -> Tensor:
     return values if rows is None else base.index_copy(0, rows, values)
 
 
+@torch.no_grad()
 def _check_rowwise(plan: LossPlan, logprobs: Tensor) -> None:
-    """A user's objective evaluated on half of the rows must give half of its losses: [K] work, nothing over V."""
-    half = len(logprobs) // 2
-    whole = plan.objective(logprobs, **plan.per_token)[:half]
-    part = plan.objective(logprobs[:half], **{name: None if x is None else x[:half] for name, x in plan.per_token.items()})
-    if not torch.allclose(whole, part, equal_nan=True):
-        raise ValueError(
-            f"objective {plan.objective!r} mixes rows: its loss of a row changes with the other rows of the call. The fused pass "
-            "sees rows in chunks, so use linear_logprob and write the loss on its logprobs."
-        )
+    """A user's objective evaluated on every other row must give the losses it gives on all: [K] work, nothing over V."""
+    whole = plan.objective(logprobs, **plan.per_token)
+    for stripe in (slice(0, None, 2), slice(1, None, 2)):
+        part = plan.objective(logprobs[stripe], **{name: None if x is None else x[stripe] for name, x in plan.per_token.items()})
+        if not torch.allclose(whole[stripe], part, equal_nan=True):
+            raise ValueError(
+                f"objective {plan.objective!r} mixes rows: its loss of a row changes with the other rows of the call. The fused pass "
+                "sees rows in chunks, so use linear_logprob and write the loss on its logprobs."
+            )
 
 
 @torch.no_grad()
@@ -173,6 +174,7 @@ class LinearPolicyLoss(nn.Module):
         """See `linear_policy_loss` and `token_weights`; sequence_ids default to those of GroupRewards."""
         if sequence_ids is None and isinstance(advantages, GroupRewards):
             sequence_ids = advantages.sequence_ids
+            num_sequences = advantages.rewards.numel() if num_sequences is None else num_sequences
         weights = token_weights(
             self.reduction, targets != self.head.ignore_index, sequence_ids,
             num_tokens=num_tokens, num_sequences=num_sequences, max_length=self.max_length,

@@ -18,7 +18,8 @@ def head_logits(hidden: Tensor, weight: Tensor, head: Head) -> Tensor:
     """[N, V] logits after every transform, in the compute dtype."""
     dtype = torch.promote_types(hidden.dtype, weight.dtype)
     bias = None if head.bias is None else head.bias.to(dtype)
-    logits = F.linear(hidden.to(dtype), weight.to(dtype), bias).to(compute_dtype(hidden, weight)) * head.scale
+    with torch.autocast(hidden.device.type, enabled=False):
+        logits = F.linear(hidden.to(dtype), weight.to(dtype), bias).to(compute_dtype(hidden, weight)) * head.scale
     if head.softcap is not None:
         logits = head.softcap * torch.tanh(logits / head.softcap)
     return logits / head.temperature

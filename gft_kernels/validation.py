@@ -38,13 +38,14 @@ def check_head_inputs(hidden: Tensor, weight: Tensor, targets: Tensor, head: Hea
         raise TypeError(f"targets have dtype {targets.dtype}; they must be integers (token ids).")
     targets = targets.long()
     if head.validate:
-        vocabulary = weight.shape[0]
-        outside = (targets != head.ignore_index) & ((targets < 0) | (targets >= vocabulary))
+        size = weight.shape[0]
+        outside = (targets != head.ignore_index) & ((targets < 0) | (targets >= size))
         if outside.any():
             row = int(outside.nonzero()[0])
             raise ValueError(
-                f"targets[{row}] = {int(targets[row])} is outside the vocabulary 0..{vocabulary - 1} (V = {vocabulary} rows of weight); "
-                f"{int(outside.sum())} such rows. Mask a token with ignore_index = {head.ignore_index}, or check that tokenizer and head match."
+                f"targets[{row}] = {int(targets[row])} is outside the vocabulary 0..{size - 1} (V = {size} rows of weight); "
+                f"{int(outside.sum())} such rows. Mask a token with ignore_index = {head.ignore_index}, "
+                "or check that tokenizer and head match."
             )
     return targets
 

@@ -1,0 +1,1 @@
+"""gft: a minimal Group Fine-Tuning loop on gft_kernels."""

@@ -1,0 +1,28 @@
+"""A checkpoint is a transformers folder that appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from .model import Policy
+
+
+def save_checkpoint(policy: Policy, path: Path) -> Path:
+    """Write model and tokenizer beside `path`, flush them to the disk, then rename; an older folder is replaced last."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh, old = path.with_name(path.name + ".saving"), path.with_name(path.name + ".old")
+    for stale in (fresh, old):
+        shutil.rmtree(stale, ignore_errors=True)
+    policy.model.save_pretrained(fresh)
+    policy.tokenizer.save_pretrained(fresh)
+    for file in fresh.iterdir():
+        with file.open("rb") as handle:
+            os.fsync(handle.fileno())
+    if path.exists():
+        path.rename(old)
+    fresh.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+    return path

@@ -1,0 +1,130 @@
+"""gft train, gft eval."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are local folders; nothing is fetched behind the user's back
+
+import torch
+import tyro
+from rich.console import Console
+from transformers.utils import logging as transformers_logging
+
+from .compare import HELD_OUT_SEED, TRAIN_PROMPTS, compare
+from .config import EMBEDDED, TrainConfig
+from .data import Example, load_examples
+from .embedded import pretrain, tokenizer
+from .evaluate import evaluate
+from .metrics import MetricsLog, read_metrics
+from .model import Policy, load_policy, make_policy
+from .report import Progress, accuracy_table, run_figure, run_table
+from .rewards import RewardPool
+from .sort_letters import examples as embedded_examples
+from .train import train
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Accuracy of a model on held-out data: greedy, and the mean of samples at temperature 1."""
+
+    model: Path
+    """A local transformers folder."""
+    data: str | None = None
+    """As for train; None: the embedded task."""
+    reward: str = "number"
+    limit: int = 64
+    """Prompts."""
+    samples: int = 16
+    temperature: float = 1.0
+    max_new_tokens: int = 512
+    batch: int = 128
+    seed: int = 0
+    device: str | None = None
+
+
+def run_train(config: TrainConfig) -> None:
+    console = Console()
+    if config.model is None and config.data is None and config.objective is None:
+        compare(config, console)
+        return
+    policy, examples, held_out = _materials(config)
+    config.out.mkdir(parents=True, exist_ok=True)
+    path = config.out / "metrics.jsonl"
+    with (
+        RewardPool(config.reward) as rewards,
+        MetricsLog(path) as log,
+        Progress(config.objective or "gft", config.steps, console) as progress,
+    ):
+        train(policy, examples, held_out, config, rewards, log, progress)
+    rows = read_metrics(path)
+    console.print(run_table(rows, f"{config.objective or 'gft'}, {config.steps} steps"))
+    console.print(
+        f"model: {config.out / 'model'}    metrics: {path}    curves: {run_figure(rows, config.out / 'curves.png')}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _materials(config: TrainConfig) -> tuple[Policy, list[Example], list[Example]]:
+    """Policy, training examples and held-out ones, from files or embedded."""
+    if (config.model is None) != (config.data is None):
+        raise ValueError("give --model and --data together, or neither for the embedded task.")
+    if config.model is None:
+        policy = make_policy(pretrain(config.seed), tokenizer())
+        return policy, embedded_examples(TRAIN_PROMPTS, config.seed), embedded_examples(config.evaluate.prompts, HELD_OUT_SEED)
+    examples = load_examples(config.data)
+    if config.eval_data is not None:
+        held_out = load_examples(config.eval_data, limit=config.evaluate.prompts or 1)[: config.evaluate.prompts]
+    else:
+        count = min(config.evaluate.prompts, len(examples) // 10)
+        examples, held_out = examples[: len(examples) - count], examples[len(examples) - count :]
+    policy = load_policy(config.model, device=config.device, dtype=config.dtype, temperature=config.sampling.temperature)
+    return policy, examples, held_out
+
+
+def run_eval(config: EvaluateConfig) -> None:
+    policy = load_policy(config.model, device=config.device)
+    examples = embedded_examples(config.limit, HELD_OUT_SEED) if config.data is None else load_examples(config.data, limit=config.limit)
+    reward = "gft.sort_letters:reward" if config.data is None else config.reward
+    with RewardPool(reward) as rewards:
+        accuracy = evaluate(
+            policy, examples, rewards, samples=config.samples, max_new_tokens=config.max_new_tokens, batch=config.batch,
+            temperature=config.temperature, seed=config.seed,
+        )  # fmt: skip
+    Console().print(accuracy_table([(str(config.model), accuracy._asdict())], f"{len(examples)} prompts", config.samples))
+    if accuracy.errors:
+        print(f"{accuracy.errors} responses could not be scored and are not in the means", file=sys.stderr)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: `gft train [options]`, `gft eval [options]`. Bad input ends with one line, not a traceback."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    transformers_logging.disable_progress_bar()
+    defaults = TrainConfig() if "--model" in arguments else EMBEDDED
+    app = tyro.extras.SubcommandApp()
+
+    @app.command(name="train")
+    def _train(config: tyro.conf.OmitArgPrefixes[TrainConfig] = defaults) -> None:
+        run_train(config)
+
+    @app.command(name="eval")
+    def _eval(config: tyro.conf.OmitArgPrefixes[EvaluateConfig]) -> None:
+        run_eval(config)
+
+    try:
+        app.cli(args=arguments, prog="gft")
+    except (ValueError, TypeError, FileNotFoundError, RuntimeError) as error:
+        if os.environ.get("GFT_TRACEBACK"):
+            raise
+        sys.exit(f"gft: {error}")
+    except KeyboardInterrupt:
+        sys.exit("gft: interrupted")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(min(torch.get_num_threads(), os.cpu_count() or 1))
+    main()

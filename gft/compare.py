@@ -1,0 +1,57 @@
+"""The embedded comparison: one base, the same updates, four ways to use the given and the sampled responses."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import replace
+
+from rich.console import Console
+
+from . import embedded, sort_letters
+from .config import GroupConfig, TrainConfig
+from .metrics import MetricsLog, read_metrics
+from .model import make_policy
+from .report import Progress, accuracy_table, comparison_figure
+from .rewards import RewardPool
+from .train import train
+
+TRAIN_PROMPTS = 512
+HELD_OUT_SEED = 1_000_003
+
+METHODS = {
+    "SFT on experts": ("sft", GroupConfig(1, 0, 0)),
+    "SFT on the mix": ("sft", GroupConfig(1, 3, 0)),
+    "GFT": ("gft", GroupConfig(1, 3, 4)),
+}
+
+
+def compare(config: TrainConfig, console: Console) -> dict[str, dict]:
+    """Pre-train the base, train every method from it, print the table and draw the curves.
+
+    Returns:
+        name -> {"greedy", "sampled", ...}, held-out accuracies after the run.
+    """
+    with Progress("base", embedded.PRETRAIN_STEPS, console) as progress:
+        start = time.perf_counter()
+        base = embedded.pretrain(config.seed, lambda step, loss: progress.step({"nll": loss}))
+        base_seconds = time.perf_counter() - start
+    examples = sort_letters.examples(TRAIN_PROMPTS, seed=config.seed)
+    held_out = sort_letters.examples(config.evaluate.prompts, seed=HELD_OUT_SEED)
+    results, curves = {}, {}
+    with RewardPool(config.reward) as rewards:
+        for name, (objective, group) in METHODS.items():
+            run = replace(config, objective=objective, group=group, out=config.out / name.lower().replace(" ", "-"))
+            policy = make_policy(copy.deepcopy(base), embedded.tokenizer())
+            start = time.perf_counter()
+            with MetricsLog(run.out / "metrics.jsonl") as log, Progress(name, run.steps, console) as progress:
+                before, after = train(policy, examples, held_out, run, rewards, log, progress)
+            curves[name] = read_metrics(run.out / "metrics.jsonl")
+            results.setdefault("base", {**before._asdict(), "seconds": base_seconds})
+            size = sum(run.composition()) * run.prompts_per_step
+            results[name] = {**after._asdict(), "updates": run.steps, "sequences": size, "seconds": time.perf_counter() - start}
+    title = f"Held-out accuracy, {len(held_out)} prompts, seed {config.seed}"
+    console.print(accuracy_table(list(results.items()), title, config.evaluate.samples))
+    figure = comparison_figure(curves, config.out / "curves.png", config.evaluate.samples)
+    console.print(f"curves: {figure}    models and metrics: {config.out}", highlight=False, soft_wrap=True)
+    return results

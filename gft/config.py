@@ -1,0 +1,129 @@
+"""What a run is told, as one dataclass; the command line is made from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from gft_kernels import cispo, dft, gft, grpo, reinforce, sft
+from gft_kernels.objectives import Objective
+from gft_kernels.reductions import Reduction
+
+ObjectiveName = Literal["sft", "dft", "gft", "reinforce", "grpo", "cispo"]
+
+# (expert, teacher, self) responses of a group, unless given
+COMPOSITION = {"sft": (1, 0, 0), "dft": (1, 0, 0), "gft": (1, 3, 4), "reinforce": (0, 0, 8), "grpo": (0, 0, 8), "cispo": (0, 0, 8)}
+
+
+@dataclass(frozen=True)
+class GroupConfig:
+    """How many responses of each source make a group; None follows the objective (gft 1 + 3 + 4, sft and dft 1 + 0 + 0, others 8 own)."""
+
+    experts: int | None = None
+    teachers: int | None = None
+    own: int | None = None
+    """Responses sampled from the current policy."""
+    scale: Literal["group", "batch", "none"] = "group"
+    """What a centred reward is divided by."""
+    singleton: Literal["reward", "zero"] = "reward"
+    """The advantage of a group of one."""
+    count_flat: bool = True
+    """Count the tokens of groups without spread in the denominator of the loss."""
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """Rollouts and lengths."""
+
+    max_prompt_tokens: int = 1024
+    """Longer prompts are left out, and counted."""
+    max_given_tokens: int = 2048
+    """Longer expert and teacher responses are cut, and marked truncated: no end token, reward 0."""
+    max_new_tokens: int = 512
+    """The policy's own responses are cut here, likewise."""
+    temperature: float = 1.0
+    batch: int = 128
+    """Sequences generated at once."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    lr: float = 1e-6
+    weight_decay: float = 0.01
+    warmup: int = 0
+    """Steps of linear warm-up, then constant."""
+    clip: float = 1.0
+    """Largest gradient norm."""
+    micro_batch: int = 8
+    """Sequences a forward and backward pass; changes memory, not the result."""
+    bad_steps: int = 5
+    """Stop after this many steps in a row whose gradient is not finite."""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    every: int = 0
+    """Evaluate every this many steps (0: only before and after)."""
+    prompts: int = 64
+    samples: int = 16
+    """Samples a prompt at temperature 1, whose mean is the paper's metric; greedy is always reported."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Train with Group Fine-Tuning or one of its relatives.
+
+    Without --model and --objective: the embedded comparison of the base, SFT on experts, SFT on the mix, and GFT. No download needed.
+    """
+
+    model: Path | None = None
+    """A local transformers folder; None uses the embedded model."""
+    data: str | None = None
+    """A .jsonl or .parquet file (GSM8K, group, TRL or verl columns), or rg:NAME for a reasoning-gym task."""
+    eval_data: str | None = None
+    """Held-out data in the same formats; None holds out the last rows of --data."""
+    objective: ObjectiveName | None = None
+    tau: float = 0.7
+    """Tokens with p below it get weight p, the others 1 (gft)."""
+    reduction: Reduction = "token-mean"
+    reward: str = "number"
+    """exact, number, math, or package.module:function with verl's compute_score signature."""
+    steps: int = 100
+    prompts_per_step: int = 8
+    group: GroupConfig = field(default_factory=GroupConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    evaluate: EvalConfig = field(default_factory=EvalConfig)
+    seed: int = 0
+    out: Path = Path("runs/latest")
+    save_every: int = 0
+    """Save a checkpoint every this many steps (0: only at the end)."""
+    device: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 on a GPU, float32 elsewhere."""
+    backend: str = "auto"
+    """Head backend: auto, chunked or eager."""
+
+    def composition(self) -> tuple[int, int, int]:
+        """(experts, teachers, own) of a group."""
+        default = COMPOSITION[self.objective or "gft"]
+        given = (self.group.experts, self.group.teachers, self.group.own)
+        counts = tuple(d if g is None else g for g, d in zip(given, default, strict=True))
+        if min(counts) < 0 or sum(counts) == 0:
+            raise ValueError(
+                f"a group of {counts[0]} expert + {counts[1]} teacher + {counts[2]} own responses is empty: give at least one."
+            )
+        return counts
+
+    def objective_function(self) -> Objective:
+        make = {"sft": sft, "dft": dft, "gft": lambda: gft(self.tau), "reinforce": reinforce, "grpo": grpo, "cispo": cispo}
+        return make[self.objective or "gft"]()
+
+
+EMBEDDED = TrainConfig(
+    reward="gft.sort_letters:reward", steps=150, prompts_per_step=16, out=Path("runs/demo"),
+    sampling=SamplingConfig(max_prompt_tokens=16, max_new_tokens=9, batch=4096),
+    optim=OptimConfig(lr=5e-4, micro_batch=128), evaluate=EvalConfig(every=15, prompts=256),
+)  # fmt: skip
+"""The recipe of the embedded task."""

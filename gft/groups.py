@@ -1,0 +1,99 @@
+"""From prompts to groups of scored responses: the given ones and the policy's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from gft_kernels import group_advantages
+from gft_kernels.advantages import group_statistics
+
+from .config import TrainConfig
+from .data import Example, Source
+from .model import Policy
+from .rewards import RewardPool
+from .rollout import sample
+
+
+@dataclass
+class Member:
+    """One response of a group, as tokens."""
+
+    group: int
+    source: Source
+    prompt: list[int]
+    response: list[int]
+    truncated: bool
+    example: Example
+    reward: float | None = None
+    advantage: float = 0.0
+
+
+@dataclass
+class Batch:
+    """The members of one optimiser step."""
+
+    members: list[Member]
+    flat_groups: float  # share of groups whose rewards are all equal
+    reward_errors: int
+
+
+def fit_prompts(policy: Policy, examples: Sequence[Example], max_tokens: int) -> tuple[list[Example], int]:
+    """Examples whose prompt fits, and how many did not."""
+    kept = [e for e in examples if len(policy.encode_prompt(e.prompt)) <= max_tokens]
+    return kept, len(examples) - len(kept)
+
+
+def make_batch(policy: Policy, examples: Sequence[Example], config: TrainConfig, rewards: RewardPool) -> Batch:
+    """Groups of expert, teacher and own responses with rewards and advantages.
+
+    Rewards are asked for only where the objective uses advantages. A response whose checker failed leaves its group.
+    """
+    members = _given(policy, examples, config) + _own(policy, examples, config)
+    if "advantages" not in config.objective_function().needs:
+        return Batch(members, 0.0, 0)
+    unscored = [m for m in members if m.reward is None]
+    scored = rewards.score([(policy.decode(m.response), m.example) for m in unscored], [m.truncated for m in unscored])
+    for member, score in zip(unscored, scored, strict=True):
+        member.reward = score.value
+    errors = sum(s.value is None for s in scored)
+    members = [m for m in members if m.reward is not None]
+    if not members:
+        raise RuntimeError(f"no response of this step could be scored; the first reason: {next(s.error for s in scored if s.error)}")
+    values = torch.tensor([m.reward for m in members], dtype=torch.float64)
+    groups = torch.tensor([m.group for m in members])
+    advantages = group_advantages(values, groups, scale=config.group.scale, singleton=config.group.singleton)
+    for member, advantage in zip(members, advantages.tolist(), strict=True):
+        member.advantage = advantage
+    return Batch(members, 1 - group_statistics(values, groups).spread.double().mean().item(), errors)
+
+
+def _given(policy: Policy, examples: Sequence[Example], config: TrainConfig) -> list[Member]:
+    """The first experts and teachers of each example; one cut at the length limit has no end token and reward 0."""
+    experts, teachers, _ = config.composition()
+    members = []
+    for group, example in enumerate(examples):
+        prompt, left = policy.encode_prompt(example.prompt), {"expert": experts, "teacher": teachers, "self": 0}
+        for response in example.responses:
+            if left[response.source] == 0:
+                continue
+            left[response.source] -= 1
+            tokens, limit = policy.encode_response(response.text), config.sampling.max_given_tokens
+            cut = len(tokens) > limit
+            reward = 0.0 if cut else response.reward
+            members.append(Member(group, response.source, prompt, tokens[:limit], cut, example, reward))
+    return members
+
+
+def _own(policy: Policy, examples: Sequence[Example], config: TrainConfig) -> list[Member]:
+    count, sampling = config.composition()[2], config.sampling
+    if not count:
+        return []
+    prompts = [policy.encode_prompt(e.prompt) for e in examples]
+    owners = [g for g in range(len(examples)) for _ in range(count)]
+    rollouts = sample(
+        policy, [prompts[g] for g in owners], max_new_tokens=sampling.max_new_tokens, temperature=sampling.temperature, batch=sampling.batch
+    )
+    return [Member(g, "self", prompts[g], r.tokens, r.truncated, examples[g]) for g, r in zip(owners, rollouts, strict=True)]

@@ -1,0 +1,62 @@
+"""Numbers of a run: running means, metrics.jsonl, peak memory."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+
+
+class Mean:
+    """Means of named values, each with its own weight."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = defaultdict(float)
+        self.weights: dict[str, float] = defaultdict(float)
+
+    def add(self, weight: float, **values: float) -> None:
+        for name, value in values.items():
+            self.sums[name] += weight * value
+            self.weights[name] += weight
+
+    def result(self) -> dict[str, float]:
+        return {name: total / self.weights[name] for name, total in self.sums.items() if self.weights[name]}
+
+
+class MetricsLog:
+    """One JSON object a line, flushed at once; NaN and infinity become null, which JSON can say."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = path.open("w", encoding="utf-8")
+
+    def write(self, row: dict) -> None:
+        clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        self.file.write(json.dumps(clean) + "\n")
+        self.file.flush()
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.file.close()
+
+
+def read_metrics(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def peak_memory_mib() -> float:
+    """Peak of the GPU's allocator, or of this process's resident memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        import resource
+    except ImportError:
+        return math.nan
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

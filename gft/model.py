@@ -1,0 +1,93 @@
+"""A policy: a causal language model taken apart into backbone and head, with its tokenizer."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from gft_kernels import Head
+from gft_kernels.integrations.hf import split_head
+
+
+@dataclass
+class Policy:
+    """What the loop needs of a model; logits are formed by `generate` only, never in training."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    backbone: torch.nn.Module
+    weight: Tensor  # [V, D]
+    head: Head
+
+    @property
+    def device(self) -> torch.device:
+        return self.weight.device
+
+    @property
+    def end_tokens(self) -> set[int]:
+        """Tokens that end a response."""
+        configured = self.model.generation_config.eos_token_id
+        listed = configured if isinstance(configured, list) else [configured]
+        return {t for t in (*listed, self.tokenizer.eos_token_id) if t is not None}
+
+    def hidden(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """[B, T, D] last hidden states of right-padded tokens [B, T]."""
+        return self.backbone(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
+
+    def encode_prompt(self, prompt: str | tuple[dict, ...]) -> list[int]:
+        """Chat messages go through the chat template, up to the assistant's turn; text is taken as it is."""
+        if isinstance(prompt, str):
+            return self.tokenizer(prompt).input_ids
+        if self.tokenizer.chat_template is None:
+            raise ValueError(
+                f"the data has chat messages but the tokenizer of {self.model.name_or_path or 'this model'} has no chat template."
+            )
+        text = self.tokenizer.apply_chat_template(list(prompt), tokenize=False, add_generation_prompt=True)
+        return self.tokenizer(text, add_special_tokens=False).input_ids
+
+    def encode_response(self, text: str) -> list[int]:
+        """Tokens of a finished response, with its end token."""
+        return [*self.tokenizer(text, add_special_tokens=False).input_ids, self.tokenizer.eos_token_id]
+
+    def decode(self, tokens: list[int]) -> str:
+        return self.tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+def make_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, temperature: float = 1.0) -> Policy:
+    """Check that tokenizer and head fit, and split the head off.
+
+    Raises:
+        ValueError: no end token, or more tokens than head rows.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ValueError("the tokenizer has no eos_token: a response could not end. Set one before training.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # padding is masked by length, never by its value
+    parts = split_head(model, temperature=temperature)
+    if len(tokenizer) > parts.weight.shape[0]:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} tokens but the head {parts.weight.shape[0]} rows: they do not belong together."
+        )
+    return Policy(model, tokenizer, *parts)
+
+
+def load_policy(path: Path, *, device: str | None = None, dtype: str = "auto", temperature: float = 1.0) -> Policy:
+    """Load a local transformers folder; trust_remote_code is off.
+
+    Raises:
+        FileNotFoundError: no model there.
+    """
+    if not (Path(path) / "config.json").exists():
+        raise FileNotFoundError(f"{path} holds no transformers model (no config.json). `make smollm2` makes one at models/smollm2-135m.")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = (torch.bfloat16 if device.startswith("cuda") else torch.float32) if dtype == "auto" else getattr(torch, dtype)
+    flash = device.startswith("cuda") and chosen == torch.bfloat16 and importlib.util.find_spec("flash_attn") is not None
+    attention = "flash_attention_2" if flash else "sdpa"
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=chosen, attn_implementation=attention, local_files_only=True).to(device)
+    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    return make_policy(model.eval(), tokenizer, temperature)

@@ -1,0 +1,124 @@
+"""Layers and sizes: an upward import, a file too long or a public name without a docstring fails here."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import gft_kernels
+
+ROOT = Path(__file__).parent.parent
+FILE_LINES, FUNCTION_LINES, PARAMETERS = 300, 60, 10
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+# A part of gft_kernels may import parts of a lower layer only. A new file needs a line here.
+LAYERS = {
+    "head": 0, "objectives": 0, "advantages": 0, "reductions": 0,
+    "plan": 1, "validation": 1,
+    "reference": 2, "chunked": 2, "triton": 2,
+    "backends": 3,
+    "linear_logprob": 4, "policy_loss": 4,
+    "__init__": 5, "check": 5, "env": 5, "integrations": 5,
+}  # fmt: skip
+FOREIGN = {"gft", "transformers", "trl", "verl", "benchmarks", "tests"}
+
+SOURCES = [path for folder in ("gft_kernels", "gft", "benchmarks", "tests") for path in sorted((ROOT / folder).rglob("*.py"))]
+KERNELS = [path for path in SOURCES if path.is_relative_to(ROOT / "gft_kernels")]
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def module_level(tree: ast.AST) -> Iterator[ast.AST]:
+    """Nodes that run at import: everything outside function bodies."""
+    for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, FUNCTIONS):
+            yield node
+            yield from module_level(node)
+
+
+def imported(path: Path, nodes: Iterator[ast.AST]) -> Iterator[str]:
+    """Absolute dotted names of what the nodes import."""
+    package = path.relative_to(ROOT).parts[:-1]
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            stem = ".".join((*base, *([node.module] if node.module else [])))
+            yield from (f"{stem}.{alias.name}" for alias in node.names)
+
+
+def part_of(path: Path) -> str:
+    """The file or folder of gft_kernels that a path belongs to."""
+    return path.relative_to(ROOT / "gft_kernels").with_suffix("").parts[0]
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=name_of)
+def test_gft_kernels_imports_go_down(path):
+    part = part_of(path)
+    assert part in LAYERS, f"{name_of(path)} has no layer: add it to LAYERS"
+    for name in imported(path, ast.walk(ast.parse(path.read_text()))):
+        if name.startswith("gft_kernels."):
+            other = name.split(".")[1]
+            assert other == part or LAYERS[other] < LAYERS[part], f"{name_of(path)} imports {name}, which is not below it"
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=name_of)
+def test_gft_kernels_stands_alone(path):
+    found = {name.split(".")[0] for name in imported(path, module_level(ast.parse(path.read_text())))}
+    assert not found & FOREIGN
+
+
+def test_imports_are_seen_by_the_layer_check():
+    # The checks above rest on this: both forms of import are resolved, and those inside functions are told apart.
+    path = ROOT / "gft_kernels" / "head.py"
+    tree = ast.parse("from .policy_loss import x\nfrom . import chunked\nimport trl\ndef f():\n    import verl\n")
+    everywhere = ["gft_kernels.policy_loss.x", "gft_kernels.chunked", "trl", "verl"]
+    assert sorted(imported(path, ast.walk(tree))) == sorted(everywhere)
+    assert sorted(imported(path, module_level(tree))) == sorted(everywhere[:3])
+
+
+def code_lines(function: ast.FunctionDef) -> int:
+    """Lines of a function, its docstring apart."""
+    first = function.body[0]
+    is_docstring = ast.get_docstring(function) is not None
+    return function.end_lineno - function.lineno + 1 - (first.end_lineno - first.lineno + 1 if is_docstring else 0)
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_sources_stay_small(path):
+    text = path.read_text()
+    assert text.count("\n") <= FILE_LINES
+    long = {f.name: code_lines(f) for f in ast.walk(ast.parse(text)) if isinstance(f, FUNCTIONS) and code_lines(f) > FUNCTION_LINES}
+    assert not long
+
+
+def public_functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, FUNCTIONS) and (not node.name.startswith("_") or node.name == "__init__"):
+            yield node
+        elif isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            yield from public_functions(node)
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=name_of)
+def test_public_functions_take_ten_parameters_at_most(path):
+    for function in public_functions(ast.parse(path.read_text())):
+        a = function.args
+        names = [p.arg for p in (*a.posonlyargs, *a.args, *a.kwonlyargs) if p.arg not in ("self", "cls", "ctx")]
+        assert len(names) <= PARAMETERS, f"{function.name}({', '.join(names)})"
+
+
+@pytest.mark.parametrize("name", gft_kernels.__all__)
+def test_public_names_have_a_docstring(name):
+    # Read from the source: dataclasses and NamedTuples make up a docstring of their own when none is written.
+    thing = getattr(gft_kernels, name)
+    tree = ast.parse(Path(importlib.import_module(thing.__module__).__file__).read_text())
+    (node,) = (n for n in tree.body if isinstance(n, (*FUNCTIONS, ast.ClassDef)) and n.name == thing.__name__)
+    assert ast.get_docstring(node)

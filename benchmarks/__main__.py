@@ -1,43 +1,45 @@
-"""python -m benchmarks: the head, forward and backward, against its peers on this machine."""
+"""python -m benchmarks: the head, forward and backward, against its peers on this machine.
+
+Needs torch alone, so that it runs from the tree on a machine where nothing is installed.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-import tyro
-from rich.console import Console
-from rich.table import Table
-
-from .cases import CPU_CASES
+from .cases import CPU_CASES, GPU_CASES, TINY_CASES, Case
 from .providers import MISSING
-from .runner import append_rows, describe, run_case
+from .runner import ROOT, append_rows, run_case
 
 COLUMNS = ("provider", "ms", "p20", "p80", "ratio_to_eager", "peak_mib", "dh_error", "dw_error")
 
 
-@dataclass
-class Options:
-    """Benchmark the fused GFT loss on this machine's CPU."""
-
-    rounds: int = 7
-    """Interleaved rounds; medians are reported."""
-    out: Path = Path(__file__).parent / "results" / "cpu.csv"
-    """CSV the rows are appended to."""
-
-
-def main(options: Options) -> None:
+def measure(cases: Sequence[Case], device: str, rounds: int, out: Path) -> None:
+    """Run the cases, print a table for each, append the rows to `out`."""
     for name, reason in MISSING.items():
         print(f"skipped {name}: {reason}")
-    for case in CPU_CASES:
-        rows = [describe(case) | row for row in run_case(case, options.rounds)]
-        title = f"{case.name}: N={case.N} D={case.D} V={case.V}, masked {case.masked:.0%}, flat groups {case.flat:.0%}"
-        table = Table(*COLUMNS, title=title)
+    for case in cases:
+        rows = run_case(case, rounds, device)
+        print(f"\n{case.name}: N={case.N} D={case.D} V={case.V} {case.dtype}, masked {case.masked:.0%}, flat groups {case.flat:.0%}")
+        print("".join(f"{column:>16}" for column in COLUMNS))
         for row in rows:
-            table.add_row(*(row[key] for key in COLUMNS))
-        Console().print(table)
-        append_rows(options.out, rows)
+            print("".join(f"{row[column]:>16}" for column in COLUMNS))
+        append_rows(out, rows)
+    print(f"\nrows appended to {out}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--rounds", type=int, default=9, help="interleaved rounds; medians are reported")
+    parser.add_argument("--tiny", action="store_true", help="shapes that only show that everything runs")
+    parser.add_argument("--out", type=Path, help="CSV the rows are appended to (default: benchmarks/results/DEVICE.csv)")
+    options = parser.parse_args(arguments)
+    cases = TINY_CASES if options.tiny else GPU_CASES if options.device == "cuda" else CPU_CASES
+    measure(cases, options.device, options.rounds, options.out or ROOT / "benchmarks" / "results" / f"{options.device}.csv")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options))
+    main()

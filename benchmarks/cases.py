@@ -23,9 +23,16 @@ class Case:
     dtype: torch.dtype = torch.float32
 
 
-CPU_CASES = (
-    Case("all-active", 2048, 512, 32768),
-    Case("gft-batch", 2048, 512, 32768, masked=0.30, flat=0.25),
+def _pair(name: str, *shape: int, dtype: torch.dtype = torch.float32) -> tuple[Case, Case]:
+    """The same head with every row active, and as a GFT batch."""
+    return Case(f"{name} all-active", *shape, dtype=dtype), Case(f"{name} gft-batch", *shape, masked=0.30, flat=0.25, dtype=dtype)
+
+
+CPU_CASES = _pair("small", 2048, 512, 32768)
+TINY_CASES = _pair("tiny", 256, 64, 1000)
+GPU_CASES = (
+    *_pair("qwen2.5-1.5b", 8192, 1536, 151936, dtype=torch.bfloat16),
+    *_pair("published", 8192, 4096, 131072, dtype=torch.bfloat16),
 )
 
 
@@ -36,6 +43,11 @@ class Batch:
     targets: Tensor  # [N], -100 where masked
     advantages: Tensor  # [N]
     token_weights: Tensor  # [N] token-mean
+
+
+def first_rows(batch: Batch, rows: int) -> Batch:
+    """The first rows of a batch, for the correctness gate: an fp64 oracle of all rows would not fit."""
+    return Batch(batch.hidden[:rows], batch.weight, batch.targets[:rows], batch.advantages[:rows], batch.token_weights[:rows])
 
 
 def make_batch(case: Case, device: str = "cpu", seed: int = 0) -> Batch:

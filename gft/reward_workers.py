@@ -3,6 +3,7 @@
 A worker takes one call at a time over a pipe. The parent holds the clock: a call past its limit costs the worker its life and
 that one item an error; the other items go on. A worker is a fresh interpreter that imports this module and the reward
 function, nothing of the caller's main module (which may import torch). It answers in JSON, so what comes back is only data.
+POSIX only: descriptors are handed over, and process groups are killed.
 """
 
 from __future__ import annotations

@@ -106,9 +106,8 @@ def accumulate_gradients(policy: Policy, batch: Batch, config: TrainConfig) -> d
     skip = objective.zero_at_zero_advantage
     active = [m for m in batch.members if not skip or m.advantage != 0]
     counted = batch.members if config.group.count_flat else active
-    counts = {
-        "num_tokens": sum(len(m.response) for m in counted), "num_sequences": len(counted), "max_length": max(config.sampling.max_given_tokens, config.sampling.max_new_tokens)
-    }  # fmt: skip
+    longest = max(config.sampling.max_given_tokens, config.sampling.max_new_tokens)
+    counts = {"num_tokens": sum(len(m.response) for m in counted), "num_sequences": len(counted), "max_length": longest}
     policy.model.train()
     active.sort(key=lambda m: len(m.prompt) + len(m.response))
     means, loss = Mean(), 0.0

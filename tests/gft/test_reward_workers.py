@@ -1,0 +1,204 @@
+"""Reward workers: no checker, however it fails, turns into a reward of 0, and none outlives its parent."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import pytest
+from scoring import EXAMPLE, scores
+
+from gft.rewards import RewardPool, Scored
+
+# Does what the response says. A module of its own, so that workers import it and nothing of the tests.
+ORDERS = """
+import json, os, subprocess, sys, time
+
+def obey(data_source, solution_str, ground_truth, extra_info=None):
+    order, _, argument = solution_str.partition(" ")
+    if order == "value": return json.loads(argument)
+    if order == "raise": raise KeyError(argument)
+    if order == "sleep": time.sleep(float(argument)); return 1.0
+    if order == "exit": os._exit(1)
+    if order == "allocate": return float(len(bytearray(10 << 30)))
+    if order == "huge": return 10 ** 400
+    if order == "pid": return os.getpid()
+    if order == "torch": return "torch" in sys.modules
+    if order == "child": return subprocess.Popen(["sleep", "60"]).pid
+    if order == "told": return [data_source, ground_truth, extra_info] == ["src", "42", {"prompt": "p", "truncated": True}]
+    raise AssertionError(order)
+
+class Grader:
+    @staticmethod
+    def grade(data_source, solution_str, ground_truth, extra_info=None): return 0.25
+"""
+
+
+@pytest.fixture(scope="module")
+def orders(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("orders")
+    (folder / "reward_orders.py").write_text(textwrap.dedent(ORDERS))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def pool(orders):
+    with RewardPool("reward_orders:obey", workers=2, seconds=1.0, memory_mib=256) as pool:
+        yield pool
+
+
+def alive(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        os.kill(pid, 0)
+        return "\nState:\tZ" not in open(f"/proc/{pid}/status").read() if os.path.exists(f"/proc/{pid}/status") else True
+    return False
+
+
+def gone(pid: int) -> bool:
+    deadline = time.monotonic() + 5
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not alive(pid)
+
+
+def test_score_keeps_the_order_of_results(pool):
+    texts = [f"value {i}" for i in range(20)]
+    texts[3] = "sleep 0.3"  # one worker is held up while the other goes on
+    expected = [float(i) for i in range(20)]
+    expected[3] = 1.0
+    assert [scored.value for scored in scores(pool, *texts)] == expected
+
+
+def test_score_counts_every_failure_and_never_calls_it_zero(pool):
+    before = pool.errors
+    bad = ["raise boom", "value null", "value NaN", "value Infinity", 'value "1.0"', "value [1]", 'value {"acc": 1}', "huge"]
+    results = scores(pool, *bad, "value true", 'value {"score": 0.5}')
+    assert [scored.value for scored in results] == [None] * len(bad) + [1.0, 0.5]
+    assert all(scored.error for scored in results[: len(bad)])
+    assert results[0].error == "KeyError: 'boom'"
+    assert all("not a number" in scored.error for scored in results[4:7])
+    assert "NoneType" in results[1].error
+    assert pool.errors - before == len(bad)
+    scores(pool, "raise again", "value 1")
+    assert pool.errors - before == len(bad) + 1
+
+
+def test_score_survives_workers_that_hang_exit_or_eat_memory(pool):
+    start = time.monotonic()
+    results = scores(pool, "value 1", "sleep 60", "value 2", "exit", "value 3", "allocate", "value 4", "sleep 60", "value 5")
+    assert [scored.value for scored in results] == [1, None, 2, None, 3, None, 4, None, 5]
+    errors = [scored.error for scored in results if scored.error]
+    assert errors == [
+        "timed out after 1 s",
+        "the worker process ended with exit code 1",
+        "ran out of memory (limit 256 MiB)",
+        "timed out after 1 s",
+    ]
+    assert time.monotonic() - start < 8
+
+
+def test_score_replaces_a_worker_that_was_killed_between_calls(pool):
+    for scored in scores(pool, "pid", "pid", "pid"):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(scored.value), signal.SIGKILL)
+    time.sleep(0.1)
+    assert [scored.value for scored in scores(pool, "value 1", "value 2", "value 3")] == [1, 2, 3]
+
+
+def test_score_kills_what_a_stuck_reward_started(pool):
+    (child,) = scores(pool, "child")
+    assert alive(int(child.value))
+    scores(pool, "sleep 60", "sleep 60", "sleep 60")  # both workers are killed
+    assert gone(int(child.value))
+
+
+def test_score_tells_a_function_about_prompt_and_truncation(pool):
+    assert pool.score([("told", EXAMPLE)], [True]) == [Scored(1.0, None)]
+
+
+def test_workers_do_not_import_torch(pool):
+    pytest.importorskip("torch")
+    assert scores(pool, "torch")[0].value == 0.0
+
+
+def test_importing_gft_rewards_and_data_does_not_import_torch():
+    code = "import sys, gft.rewards, gft.data; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_close_ends_the_workers_and_can_be_repeated(orders):
+    pool = RewardPool("reward_orders:obey", workers=2, seconds=5)
+    pids = {int(scored.value) for scored in scores(pool, *["pid"] * 8)}
+    pool.close()
+    pool.close()
+    assert pids
+    assert not any(alive(pid) for pid in pids)
+    with pytest.raises(ValueError, match="closed"):
+        scores(pool, "pid")
+
+
+def test_score_after_an_interrupt_gives_no_stale_results(orders):
+    class Interrupted(BaseException): ...
+
+    def interrupt(*_):
+        raise Interrupted
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with RewardPool("reward_orders:obey", workers=1, seconds=20) as pool:
+            timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1))
+            timer.start()
+            with pytest.raises(Interrupted):
+                scores(pool, "sleep 1", "value 1")
+            assert scores(pool, "value 7")[0].value == 7.0
+            (pid,) = scores(pool, "pid")
+        assert not alive(int(pid.value))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_their_parent(orders, number):
+    code = """
+        from gft.data import Example
+        from gft.rewards import RewardPool
+        with RewardPool("reward_orders:obey", workers=2, seconds=1.0) as pool:
+            print(*{int(scored.value) for scored in pool.score([("pid", Example("p", "42"))] * 2, [False] * 2)}, flush=True)
+            pool.score([("sleep 60", Example("p", "42"))], [False])
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment, text=True)
+    pids = process.stdout.readline().split()
+    time.sleep(0.2)
+    process.send_signal(number)
+    assert process.wait(timeout=10) != 0
+    process.stdout.close()
+    assert pids
+    assert all(gone(int(pid)) for pid in pids)
+
+
+def test_reward_pool_takes_a_function(orders):
+    from reward_orders import Grader
+
+    with RewardPool(Grader.grade, workers=1) as pool:
+        assert scores(pool, "anything") == [Scored(0.25, None)]
+
+
+def test_reward_pool_refuses_what_workers_cannot_import(orders):
+    with pytest.raises(ValueError, match="top level of a module"):
+        RewardPool(lambda *_: 1.0)
+    with pytest.raises(ValueError, match="could not load the reward function: ModuleNotFoundError"):
+        RewardPool("no_such_module:f", workers=1)
+    with pytest.raises(ValueError, match="could not load the reward function: AttributeError"):
+        RewardPool("reward_orders:nothing", workers=1)
+    with pytest.raises(ValueError, match="is a module, not a function"):
+        RewardPool("reward_orders:os", workers=1)

@@ -1,0 +1,44 @@
+"""Rollouts are samples of the policy itself, cut where they end."""
+
+import torch
+from transformers import GenerationConfig
+
+from gft.rollout import sample
+
+EOS = 1
+
+
+def test_sample_marks_truncation_and_keeps_the_end_token(policy):
+    torch.manual_seed(0)
+    prompts = [policy.encode_prompt("qgzbmtac="), policy.encode_prompt("ba=")] * 32
+    rollouts = sample(policy, prompts, max_new_tokens=12, temperature=1.0, batch=16)
+    ended = [r for r in rollouts if not r.truncated]
+    assert 0 < len(ended) < len(rollouts)
+    assert all(r.tokens[-1] == EOS and EOS not in r.tokens[:-1] for r in ended)
+    assert all(len(r.tokens) == 12 and EOS not in r.tokens for r in rollouts if r.truncated)
+
+
+def test_sample_greedy_ignores_padding_and_order(policy):
+    prompts = [policy.encode_prompt(p) for p in ("qgzbmtac=", "ba=", "hello=")]
+    together = sample(policy, prompts, max_new_tokens=6, temperature=0.0, batch=3)
+    alone = [sample(policy, [p], max_new_tokens=6, temperature=0.0, batch=1)[0] for p in prompts]
+    assert together == alone
+
+
+def test_sample_ignores_the_models_own_generation_settings(policy):
+    """A top-k of 1 in the model's files would make every sample greedy, and the log-probs of the loss wrong."""
+    policy.model.generation_config = GenerationConfig(do_sample=True, top_k=1, eos_token_id=[EOS], pad_token_id=0)
+    torch.manual_seed(0)
+    rollouts = sample(policy, [policy.encode_prompt("ba=")] * 16, max_new_tokens=4, temperature=1.0, batch=16)
+    assert len({tuple(r.tokens) for r in rollouts}) > 8
+    assert policy.model.generation_config.top_k == 1
+
+
+def test_sample_follows_the_policys_distribution(policy):
+    """First-token frequencies of 4,096 samples against the model's probabilities: 5 sigma."""
+    prompt = policy.encode_prompt("ba=")
+    torch.manual_seed(0)
+    first = torch.tensor([r.tokens[0] for r in sample(policy, [prompt] * 4096, max_new_tokens=1, temperature=1.0, batch=4096)])
+    p = policy.model(torch.tensor([prompt])).logits[0, -1].softmax(-1).detach()
+    found = torch.bincount(first, minlength=len(p)) / 4096
+    assert ((found - p).abs() <= 5 * (p * (1 - p) / 4096).sqrt() + 1e-6).all()

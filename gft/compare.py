@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import time
 from dataclasses import replace
 
@@ -51,7 +52,18 @@ def compare(config: TrainConfig, console: Console) -> dict[str, dict]:
             size = sum(run.composition()) * run.prompts_per_step
             results[name] = {**after._asdict(), "updates": run.steps, "sequences": size, "seconds": time.perf_counter() - start}
     title = f"Held-out accuracy, {len(held_out)} prompts, seed {config.seed}"
+    write_results(results, config)
     console.print(accuracy_table(list(results.items()), title, config.evaluate.samples))
     figure = comparison_figure(curves, config.out / "curves.png", config.evaluate.samples)
     console.print(f"curves: {figure}    models and metrics: {config.out}", highlight=False, soft_wrap=True)
     return results
+
+
+def write_results(results: dict[str, dict], config: TrainConfig) -> None:
+    """results.csv: a line a method."""
+    with (config.out / "results.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("seed", "method", "greedy", f"mean_of_{config.evaluate.samples}", "updates", "sequences_per_update", "seconds"))
+        for name, r in results.items():
+            numbers = (f"{r['greedy']:.4f}", f"{r['sampled']:.4f}", r.get("updates", 0), r.get("sequences", 0), f"{r['seconds']:.1f}")
+            writer.writerow((config.seed, name, *numbers))

@@ -14,7 +14,7 @@ from .data import Example, Response
 
 LENGTH = 8
 LAZY = 0.3  # share of lazy answers in the pre-training corpus
-DESCENDING = 0.1  # share of descending ones among the rest
+DESCENDING = 0.05  # share of descending ones among the rest
 SLIP = 0.05  # chance of a wrong letter at each place of the corpus
 TEACHER_LAZY = 0.5
 

@@ -23,7 +23,7 @@ from gft_kernels import gft, reference
 from gft_kernels.head import Head
 from gft_kernels.plan import LossPlan
 
-from .cases import TAU, Batch, Case, first_rows, make_batch
+from .cases import TAU, Batch, Case, make_batch, thinned
 from .providers import PROVIDERS, Provider
 
 ROOT = Path(__file__).parents[1]
@@ -94,7 +94,7 @@ def peak_rss() -> int:
 def passing(case: Case, batch: Batch) -> dict[str, dict]:
     """The gate: providers whose gradients are near fp64's, with their errors; the others are named and left out."""
     rows = {}
-    gate = first_rows(batch, GATE_ROWS)
+    gate = thinned(batch, GATE_ROWS)
     expected = gradients(oracle(gate), gate)
     for name, provider in PROVIDERS.items():
         dh, dw = errors(gradients(provider, gate), expected)

@@ -29,7 +29,7 @@ def _pair(name: str, *shape: int, dtype: torch.dtype = torch.float32) -> tuple[C
 
 
 CPU_CASES = _pair("small", 2048, 512, 32768)
-TINY_CASES = _pair("tiny", 256, 64, 1000)
+TINY_CASES = _pair("tiny", 1024, 64, 1000)
 GPU_CASES = (
     *_pair("qwen2.5-1.5b", 8192, 1536, 151936, dtype=torch.bfloat16),
     *_pair("published", 8192, 4096, 131072, dtype=torch.bfloat16),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are local folders; nothing is fetched behind the user's back
 
-import torch
 import tyro
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
@@ -104,27 +104,35 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point: `gft train [options]`, `gft eval [options]`. Bad input ends with one line, not a traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
     transformers_logging.disable_progress_bar()
-    defaults = TrainConfig() if "--model" in arguments else EMBEDDED
+    named = any(a.split("=")[0] == "--model" for a in arguments)
+    defaults = TrainConfig() if named else EMBEDDED
+    signal.signal(signal.SIGTERM, _interrupt)
     app = tyro.extras.SubcommandApp()
 
     @app.command(name="train")
     def _train(config: tyro.conf.OmitArgPrefixes[TrainConfig] = defaults) -> None:
+        """Fine-tune; without options, the embedded comparison."""
         run_train(config)
 
     @app.command(name="eval")
     def _eval(config: tyro.conf.OmitArgPrefixes[EvaluateConfig]) -> None:
+        """Accuracy of a model: greedy, and the mean of samples."""
         run_eval(config)
 
     try:
-        app.cli(args=arguments, prog="gft")
+        app.cli(args=arguments, prog="gft", description="Group Fine-Tuning on fused head kernels.")
     except (ValueError, TypeError, FileNotFoundError, RuntimeError) as error:
         if os.environ.get("GFT_TRACEBACK"):
             raise
         sys.exit(f"gft: {error}")
     except KeyboardInterrupt:
-        sys.exit("gft: interrupted")
+        print("gft: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(min(torch.get_num_threads(), os.cpu_count() or 1))
     main()

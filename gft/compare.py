@@ -51,7 +51,7 @@ def compare(config: TrainConfig, console: Console) -> dict[str, dict]:
             results.setdefault("base", {**before._asdict(), "seconds": base_seconds})
             size = sum(run.composition()) * run.prompts_per_step
             results[name] = {**after._asdict(), "updates": run.steps, "sequences": size, "seconds": time.perf_counter() - start}
-    title = f"Held-out accuracy, {len(held_out)} prompts, seed {config.seed}"
+    title = f"Held-out accuracy on {len(held_out)} prompts, seed {config.seed}"
     write_results(results, config)
     console.print(accuracy_table(list(results.items()), title, config.evaluate.samples))
     figure = comparison_figure(curves, config.out / "curves.png", config.evaluate.samples)

@@ -23,7 +23,7 @@ class GroupConfig:
     experts: int | None = None
     teachers: int | None = None
     own: int | None = None
-    """Responses sampled from the current policy."""
+    """Responses sampled from the current policy; "self" responses in the data are not used."""
     scale: Literal["group", "batch", "none"] = "group"
     """What a centred reward is divided by."""
     singleton: Literal["reward", "zero"] = "reward"
@@ -65,7 +65,8 @@ class OptimConfig:
 class EvalConfig:
     every: int = 0
     """Evaluate every this many steps (0: only before and after)."""
-    prompts: int = 64
+    prompts: int = 0
+    """Held-out prompts; 0 evaluates nothing (`gft eval` does it later)."""
     samples: int = 16
     """Samples a prompt at temperature 1, whose mean is the paper's metric; greedy is always reported."""
 
@@ -82,24 +83,30 @@ class TrainConfig:
     data: str | None = None
     """A .jsonl or .parquet file (GSM8K, group, TRL or verl columns), or rg:NAME for a reasoning-gym task."""
     eval_data: str | None = None
-    """Held-out data in the same formats; None holds out the last rows of --data."""
+    """Held-out data in the same formats; None holds out the last rows of --data, if --prompts asks for any."""
     objective: ObjectiveName | None = None
+    """What is trained on the responses; None is gft with --model, and the comparison without."""
     tau: float = 0.7
     """Tokens with p below it get weight p, the others 1 (gft)."""
     reduction: Reduction = "token-mean"
     reward: str = "number"
     """exact, number, math, or package.module:function with verl's compute_score signature."""
     steps: int = 100
+    """Optimiser steps."""
     prompts_per_step: int = 8
+    """Groups an optimiser step."""
     group: GroupConfig = field(default_factory=GroupConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     evaluate: EvalConfig = field(default_factory=EvalConfig)
     seed: int = 0
+    """Of the base, the order of prompts and the sampling."""
     out: Path = Path("runs/latest")
+    """Folder of metrics.jsonl, curves.png and the checkpoints."""
     save_every: int = 0
     """Save a checkpoint every this many steps (0: only at the end)."""
     device: str | None = None
+    """cuda, cpu, ...; None takes the GPU where there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 on a GPU, float32 elsewhere."""
     backend: str = "auto"

@@ -51,17 +51,12 @@ class Progress:
 
 
 def accuracy_table(rows: Sequence[tuple[str, dict]], title: str, samples: int) -> Table:
-    """One line a run: greedy and sampled accuracy, what it was trained on, how long."""
-    table = Table("", "greedy", f"mean of {samples} samples", "updates", "sequences an update", "seconds", title=title)
+    """One line a run: greedy accuracy, the mean of `samples` samples at temperature 1, and what is known of the run."""
+    known = [key for key in ("updates", "sequences", "seconds") if any(key in r for _, r in rows)]
+    titles = {"sequences": "sequences/update"}
+    table = Table("", "greedy", f"mean@{samples}", *(titles.get(key, key) for key in known), title=title)
     for name, r in rows:
-        table.add_row(
-            name,
-            f"{r['greedy']:.1%}",
-            f"{r['sampled']:.1%}",
-            str(r.get("updates", "")),
-            str(r.get("sequences", "")),
-            f"{r.get('seconds', 0):.0f}",
-        )
+        table.add_row(name, f"{r['greedy']:.1%}", f"{r['sampled']:.1%}", *(f"{r[key]:.0f}" if key in r else "" for key in known))
     return table
 
 

@@ -42,34 +42,43 @@ def train(
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay)
     batches = prompt_batches(examples, config.prompts_per_step, config.seed)
     before = _evaluate(policy, held_out, config, rewards, log, step=0)
-    bad_steps = 0
-    for step in range(1, config.steps + 1):
-        start = time.perf_counter()
-        batch = make_batch(policy, next(batches), config, rewards)
-        seconds_rollout = time.perf_counter() - start
-        numbers = accumulate_gradients(policy, batch, config)
-        numbers |= optimizer_step(policy, optimizer, config, step, learn=numbers["active_sequences"] > 0)
-        seconds = time.perf_counter() - start
-        speed = {
-            "seconds": seconds,
-            "seconds_rollout": seconds_rollout,
-            "tokens_per_second": sum(len(m.response) for m in batch.members) / seconds,
-        }
-        row = {"step": step, **numbers, **reward_metrics(batch), **speed, "peak_memory_mib": peak_memory_mib()}
-        log.write(row)
-        progress.step(row)
-        bad_steps = bad_steps + 1 if row["skipped"] else 0
-        if bad_steps >= config.optim.bad_steps:
-            raise RuntimeError(
-                f"the gradient norm was {row['grad_norm']} for {bad_steps} steps in a row, up to step {step}: lower the learning rate."
-            )
-        if config.evaluate.every and step % config.evaluate.every == 0 and step < config.steps:
-            _evaluate(policy, held_out, config, rewards, log, step)
-        if config.save_every and step % config.save_every == 0 and step < config.steps:
-            save_checkpoint(policy, config.out / f"checkpoint-{step}")
+    step = bad_steps = 0
+    try:
+        for step in range(1, config.steps + 1):
+            row = train_step(policy, optimizer, next(batches), config, rewards, step)
+            log.write(row)
+            progress.step(row)
+            bad_steps = bad_steps + 1 if row["skipped"] else 0
+            if bad_steps >= config.optim.bad_steps:
+                raise RuntimeError(
+                    f"the gradient norm was {row['grad_norm']} for {bad_steps} steps in a row, up to step {step}: lower the lr."
+                )
+            if config.evaluate.every and step % config.evaluate.every == 0 and step < config.steps:
+                _evaluate(policy, held_out, config, rewards, log, step)
+            if config.save_every and step % config.save_every == 0 and step < config.steps:
+                save_checkpoint(policy, config.out / f"checkpoint-{step}")
+    except BaseException:
+        if step > 1:
+            progress.say(f"stopped in step {step}; the weights so far: {save_checkpoint(policy, config.out / 'stopped')}")
+        raise
     after = _evaluate(policy, held_out, config, rewards, log, config.steps) if config.steps else before
     save_checkpoint(policy, config.out / "model")
     return before, after
+
+
+def train_step(
+    policy: Policy, optimizer: torch.optim.Optimizer, examples: Sequence[Example], config: TrainConfig, rewards: RewardPool, step: int
+) -> dict:
+    """One step: groups, rewards, gradients, update; returns the step's numbers."""
+    start = time.perf_counter()
+    batch = make_batch(policy, examples, config, rewards)
+    rollout = time.perf_counter() - start
+    numbers = accumulate_gradients(policy, batch, config)
+    update = optimizer_step(policy, optimizer, config, step, learn=numbers["active_sequences"] > 0)
+    seconds = time.perf_counter() - start
+    tokens = sum(len(m.response) for m in batch.members)
+    speed = {"seconds": seconds, "seconds_rollout": rollout, "tokens_per_second": tokens / seconds, "peak_memory_mib": peak_memory_mib()}
+    return {"step": step, **numbers, **update, **reward_metrics(batch), **speed}
 
 
 def optimizer_step(

@@ -131,7 +131,9 @@ def test_train_logs_every_number_and_leaves_a_loadable_model(policy, rewards, tm
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     for (name, a), b in zip(loaded.named_parameters(), policy.model.parameters(), strict=True):
         assert torch.equal(a, b), name
-    assert AutoTokenizer.from_pretrained(tmp_path / "model")("ab=").input_ids == policy.encode_prompt("ab=")
+    again = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert (len(again), again("qgzb=").input_ids) == (29, policy.encode_prompt("qgzb="))
+    assert again.decode(policy.encode_response("bgqz"), skip_special_tokens=True) == "bgqz"
 
 
 def test_train_is_repeatable(rewards, tmp_path):

@@ -1,0 +1,129 @@
+"""The commands as a user types them, on a tiny local model."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from transformers import AutoModelForCausalLM
+
+from gft import cli, compare, sort_letters
+from gft.checkpoint import save_checkpoint
+from gft.metrics import read_metrics
+
+FAST = ["--steps", "2", "--prompts-per-step", "3", "--lr", "1e-3", "--max-new-tokens", "9", "--micro-batch", "8"]
+REWARD = ["--reward", "gft.sort_letters:reward"]
+
+
+@pytest.fixture
+def folder(policy, tmp_path):
+    policy.tokenizer.chat_template = "{{ messages[0]['content'] }}"
+    return save_checkpoint(policy, tmp_path / "base")
+
+
+def group_rows(path, count=8):
+    rows = [
+        {
+            "prompt": e.prompt,
+            "completions": [r.text for r in e.responses],
+            "sources": [r.source for r in e.responses],
+            "solution": e.solution,
+        }
+        for e in sort_letters.examples(count, seed=0)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def verl_rows(path, count=8):
+    rows = [
+        {
+            "data_source": "sort_letters", "prompt": [{"role": "user", "content": e.prompt}], "ability": "letters",
+            "reward_model": {"style": "rule", "ground_truth": e.solution}, "extra_info": {"answer": e.solution, "index": i},
+        }
+        for i, e in enumerate(sort_letters.examples(count, seed=0))
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return path
+
+
+def gft(*arguments):
+    cli.main([str(a) for a in arguments])
+
+
+def test_train_sft_then_gft_then_grpo_are_three_runs_of_one_command(folder, tmp_path):
+    data = group_rows(tmp_path / "groups.jsonl")
+    model = folder
+    for objective in ("sft", "gft", "grpo"):
+        gft("train", "--model", model, "--data", data, "--objective", objective, "--out", tmp_path / objective, *FAST, *REWARD)
+        model = tmp_path / objective / "model"
+        steps = [r for r in read_metrics(tmp_path / objective / "metrics.jsonl") if "loss" in r]
+        assert len(steps) == 2
+        assert (tmp_path / objective / "curves.png").stat().st_size > 10_000
+    assert AutoModelForCausalLM.from_pretrained(model).num_parameters() > 0
+
+
+def test_train_reads_verl_parquet_with_messages_and_holds_prompts_out(folder, tmp_path, capsys):
+    data = verl_rows(tmp_path / "verl.parquet", count=20)
+    options = ["--own", "3", "--prompts", "2", "--samples", "2", "--out", tmp_path / "run", *FAST, *REWARD]
+    gft("train", f"--model={folder}", "--data", data, *options)
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [r["step"] for r in rows if "eval_greedy" in r] == [0, 2]
+    assert all(r["reward_expert"] == 1.0 for r in rows if "loss" in r)
+    assert "held-out at step 2" in capsys.readouterr().out
+
+
+def test_eval_prints_greedy_and_sampled_accuracy(folder, tmp_path, capsys):
+    data = group_rows(tmp_path / "groups.jsonl")
+    gft("eval", "--model", folder, "--data", data, "--samples", "2", "--max-new-tokens", "9", *REWARD)
+    out = capsys.readouterr().out
+    assert "greedy" in out
+    assert "mean@2" in out
+
+
+def test_train_without_options_compares_and_draws(tmp_path, monkeypatch, capsys):
+    """The demo, shortened: the order of the methods, the table, the figure, the rows."""
+    monkeypatch.setattr(compare.embedded, "PRETRAIN_STEPS", 3)
+    monkeypatch.setattr(compare.embedded.pretrain, "__defaults__", (*compare.embedded.pretrain.__defaults__[:-1], 3))
+    gft("train", "--steps", "2", "--out", tmp_path, "--prompts", "4", "--samples", "2", "--every", "1")
+    out = capsys.readouterr().out
+    assert [name for name in ("base", *compare.METHODS) if name in out] == ["base", *compare.METHODS]
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+    lines = (tmp_path / "results.csv").read_text().splitlines()
+    assert [line.split(",")[1] for line in lines] == ["method", "base", *compare.METHODS]
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "gft" / "model").num_parameters() > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--model", "nowhere", "--data", "x.jsonl"), "x.jsonl: there is no such file"),
+        (("--model", "nowhere"), "give --model and --data together"),
+        (("--objective", "gft", "--experts", "0", "--teachers", "0", "--own", "0"), "0 expert"),
+    ],
+)
+def test_train_ends_with_one_line_on_bad_input(options, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(compare.embedded.pretrain, "__defaults__", (*compare.embedded.pretrain.__defaults__[:-1], 1))
+    with pytest.raises(SystemExit) as stop:
+        gft("train", *options, "--out", tmp_path)
+    assert str(stop.value.code).startswith("gft: ")
+    assert message in str(stop.value.code)
+
+
+def test_train_interrupted_keeps_the_weights(folder, tmp_path, monkeypatch):
+    from gft import train as loop
+
+    original, calls = loop.train_step, []
+
+    def third_is_interrupted(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(*args)
+
+    monkeypatch.setattr(loop, "train_step", third_is_interrupted)
+    data = group_rows(tmp_path / "groups.jsonl")
+    with pytest.raises(SystemExit) as stop:
+        gft("train", "--model", folder, "--data", data, "--objective", "sft", "--out", tmp_path / "run", *FAST, "--steps", "5")
+    assert stop.value.code == 130
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "stopped").num_parameters() > 0

@@ -18,7 +18,7 @@ $(VENV)/.ready: pyproject.toml
 	@$(PIP) -e '.[train,test,bench]'
 	@touch $@
 
-demo: setup  ## fine-tune the embedded model four ways; prints accuracies, draws runs/demo/curves.png
+demo: setup  ## fine-tune the embedded model three ways; prints accuracies, draws runs/demo/curves.png
 	$(BIN)/gft train
 
 test: setup

@@ -92,7 +92,9 @@ def group_advantages(
         raise ValueError(f"scale = {scale!r}: choose 'group', 'batch' or 'none'.")
     if singleton not in ("reward", "zero"):
         raise ValueError(f"singleton = {singleton!r}: choose 'reward' or 'zero'.")
-    rewards = rewards.detach()
+    dtype, rewards = rewards.dtype, rewards.detach()
+    if rewards.element_size() < 4:
+        rewards = rewards.float()  # squares of fp16 rewards overflow
     stats = group_statistics(rewards, group_ids)
     centred = rewards - stats.mean[stats.index]
     if scale == "group":
@@ -102,7 +104,7 @@ def group_advantages(
     advantages = torch.where(stats.spread[stats.index], centred, 0)
     if singleton == "reward":
         advantages = torch.where(stats.size[stats.index] == 1, rewards, advantages)
-    return advantages
+    return advantages.to(dtype)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ The coefficient touches only [K, D] factors: after exp and sum, no pass over [K,
 positive terms, exact for confident rows where 1 - exp(log p) has no digits left, and the entropy is free of charge.
 
 Cost: fused loss 6KDV for K active rows; log-prob op 2NDV forward, 6KDV backward for K rows with an upstream gradient.
-Memory: chunk * V (twice for softcap, entropy gradients and the log-prob forward), dweight in fp32, and for 16-bit inputs
+Memory: chunk * V (twice for softcap and the log-prob forward, three times for entropy gradients), dweight in fp32, and for 16-bit inputs
 an fp32 copy of the weight (logits are never rounded to 16 bits).
 """
 
@@ -81,19 +81,24 @@ def _forward_chunk(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets:
     return _Chunk(hidden * (head.scale / head.temperature), z, rest, exp_target, total, logprobs, shifted, maximum, at_target)
 
 
+def _row_dot(a: Tensor, b: Tensor) -> Tensor:
+    """[K] sums of a * b over each row, without the [K, V] product in memory."""
+    return torch.bmm(a[:, None], b[:, :, None]).flatten()
+
+
 def _entropy(chunk: _Chunk) -> Tensor:
     """[K] entropy from the shifted logits: log s - sum_j E_j (z_j - max z) / s."""
     assert chunk.shifted is not None
     own = chunk.shifted[chunk.target]
     chunk.shifted[chunk.target] = 0
-    others = torch.linalg.vecdot(chunk.grad, chunk.shifted)
+    others = _row_dot(chunk.grad, chunk.shifted)
     chunk.shifted[chunk.target] = own
     return chunk.total.log() - (others + chunk.exp_target * own) / chunk.total
 
 
 def _entropy_from_product(chunk: _Chunk, product: Tensor, bias: Tensor | None, head: Head) -> Tensor:
     """[K] entropy from G @ weight, which the gradient needs anyway: -log p - sum_j G_j z_j / s."""
-    gap = torch.linalg.vecdot(chunk.hidden, product)
+    gap = _row_dot(chunk.hidden, product)
     if bias is not None:
         gap += chunk.grad @ bias.clamp(min=-1e30) * (head.scale / head.temperature)
     entropy = -chunk.logprobs - gap / chunk.total

@@ -30,7 +30,8 @@ def linear_logprob(
         weight: [V, D], same choice of dtypes, not necessarily hidden's.
         targets: [N] integers; head.ignore_index marks masked rows.
         head: bias and logit transforms (`Head`); default a plain linear head.
-        backend: "auto", "chunked" or "eager". Autocast is ignored: the inputs' own dtypes decide.
+        backend: "auto", "chunked" or "eager". Autocast is ignored: the inputs' own dtypes decide; fp32 GEMMs follow
+            torch.set_float32_matmul_precision, so leave it at "highest" where fp32 is meant.
 
     Returns:
         LogProbs(logprobs, entropy): [N] each, fp32 (fp64 for fp64 inputs), entropy in nats, both differentiable into

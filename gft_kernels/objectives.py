@@ -32,9 +32,20 @@ def rectification(logprobs: Tensor, tau: float) -> Tensor:
 
 def _log_ratio(logprobs: Tensor, old_logprobs: Tensor | None) -> Tensor:
     """log pi/pi_old, finite at log p = -inf; without old log-probs the policy is its own old one (ratio 1)."""
-    logprobs = logprobs.clamp(min=torch.finfo(logprobs.dtype).min / 4)
-    old = logprobs.detach() if old_logprobs is None else old_logprobs.clamp(min=torch.finfo(logprobs.dtype).min / 4)
-    return logprobs - old
+    lowest = torch.finfo(logprobs.dtype).min / 4
+    logprobs = logprobs.clamp(min=lowest)
+    return logprobs - (logprobs.detach() if old_logprobs is None else old_logprobs.clamp(min=lowest))
+
+
+def _ratio(logprobs: Tensor, old_logprobs: Tensor | None) -> Tensor:
+    """pi/pi_old within e^-60..e^60 and flat beyond: an infinite ratio times a clipped gradient of 0 would be NaN."""
+    return _log_ratio(logprobs, old_logprobs).clamp(-60, 60).exp()
+
+
+def _k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """e^d - d - 1 with d = ref - log p, finite in fp32: past d = 60 the exponential stays at e^60."""
+    delta = -_log_ratio(logprobs, ref_logprobs)
+    return delta.clamp(max=60).exp() - delta - 1
 
 
 class Objective:
@@ -54,6 +65,9 @@ class Objective:
     def __add__(self, other: LossFunction) -> Objective:
         return _Sum(self, other)
 
+    def __radd__(self, other: LossFunction) -> Objective:
+        return _Sum(other, self)
+
 
 @dataclass(frozen=True)
 class SFT(Objective):
@@ -69,6 +83,9 @@ class DFT(Objective):
 
     def __call__(self, logprobs, **_):
         return -_times(logprobs.detach().exp(), logprobs)
+
+    def metrics(self, logprobs, **_):
+        return {"mean_c": logprobs.exp()}
 
 
 @dataclass(frozen=True)
@@ -116,7 +133,7 @@ class GRPO(Objective):
     zero_at_zero_advantage: ClassVar = True
 
     def __call__(self, logprobs, *, advantages, old_logprobs=None, **_):
-        ratio = _log_ratio(logprobs, old_logprobs).exp()
+        ratio = _ratio(logprobs, old_logprobs)
         clipped = ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
         loss = torch.maximum(-ratio * advantages, -clipped * advantages)
         if self.dual_clip is not None:
@@ -124,7 +141,7 @@ class GRPO(Objective):
         return loss
 
     def metrics(self, logprobs, *, advantages, old_logprobs=None, **_):
-        ratio = _log_ratio(logprobs, old_logprobs).exp()
+        ratio = _ratio(logprobs, old_logprobs)
         outside = ((ratio > 1 + self.clip_high) & (advantages > 0)) | ((ratio < 1 - self.clip_low) & (advantages < 0))
         return {"ratio": ratio, "clip_fraction": outside.to(ratio.dtype)}
 
@@ -139,11 +156,11 @@ class CISPO(Objective):
     zero_at_zero_advantage: ClassVar = True
 
     def __call__(self, logprobs, *, advantages, old_logprobs=None, **_):
-        ratio = _log_ratio(logprobs, old_logprobs).exp().detach()
+        ratio = _ratio(logprobs, old_logprobs).detach()
         return -_times(ratio.clamp(1 - self.clip_low, 1 + self.clip_high) * advantages, logprobs)
 
     def metrics(self, logprobs, *, old_logprobs=None, **_):
-        ratio = _log_ratio(logprobs, old_logprobs).exp()
+        ratio = _ratio(logprobs, old_logprobs)
         return {"ratio": ratio, "clip_fraction": (ratio > 1 + self.clip_high).to(ratio.dtype)}
 
 
@@ -155,18 +172,16 @@ class KL(Objective):
     needs: ClassVar = ("ref_logprobs",)
 
     def __call__(self, logprobs, *, ref_logprobs, **_):
-        delta = -_log_ratio(logprobs, ref_logprobs)
-        return self.beta * (delta.exp() - delta - 1)
+        return self.beta * _k3(logprobs, ref_logprobs)
 
     def metrics(self, logprobs, *, ref_logprobs, **_):
-        delta = -_log_ratio(logprobs, ref_logprobs)
-        return {"kl": delta.exp() - delta - 1}
+        return {"kl": _k3(logprobs, ref_logprobs)}
 
 
 class _Sum(Objective):
     """The sum of two objectives; a row may be skipped only where both allow it."""
 
-    def __init__(self, first: Objective, second: LossFunction) -> None:
+    def __init__(self, first: LossFunction, second: LossFunction) -> None:
         self.parts = (first, second)
         self.needs = tuple(dict.fromkeys(name for part in self.parts for name in getattr(part, "needs", ())))
         self.zero_at_zero_advantage = all(getattr(part, "zero_at_zero_advantage", False) for part in self.parts)
@@ -191,9 +206,16 @@ def losses_and_coefficients(objective: LossFunction, logprobs: Tensor, per_token
     Raises:
         ValueError: the objective's result is not one loss a row that depends on the log-probs.
     """
-    with torch.enable_grad():
-        leaf = logprobs.detach().requires_grad_()
-        losses = objective(leaf, **per_token)
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = logprobs.detach().clone().requires_grad_()  # clones: autograd cannot record tensors made in inference_mode
+        per_token = {name: x.clone() if x is not None and x.is_inference() else x for name, x in per_token.items()}
+        try:
+            losses = objective(leaf, **per_token)
+        except (RuntimeError, IndexError) as error:
+            raise ValueError(
+                f"objective {objective!r} failed on {len(leaf)} rows: {error}. It is called on chunks of the active rows, so per-row "
+                "data must reach it as advantages, old_logprobs or ref_logprobs."
+            ) from error
         if not isinstance(losses, Tensor) or losses.shape != leaf.shape:
             got = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
             raise ValueError(

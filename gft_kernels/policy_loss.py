@@ -52,7 +52,7 @@ def linear_policy_loss(
 
     Returns:
         PolicyLoss(loss, logprobs, entropy, coefficients, stats); only loss is differentiable, into hidden, weight and
-        bias. Advantages, old and reference log-probs are constants. A batch without active rows has loss 0 and
+        bias. Advantages, token_weights, old and reference log-probs are constants. A batch without active rows has loss 0 and
         gradients 0. Rows that cannot carry a gradient (masked, weight 0, and for the built-in objectives advantage 0)
         are left out of the head: see `Head.skip_rows` for what is reported there.
 
@@ -174,7 +174,6 @@ class LinearPolicyLoss(nn.Module):
         """See `linear_policy_loss` and `token_weights`; sequence_ids default to those of GroupRewards."""
         if sequence_ids is None and isinstance(advantages, GroupRewards):
             sequence_ids = advantages.sequence_ids
-            num_sequences = advantages.rewards.numel() if num_sequences is None else num_sequences
         weights = token_weights(
             self.reduction, targets != self.head.ignore_index, sequence_ids,
             num_tokens=num_tokens, num_sequences=num_sequences, max_length=self.max_length,

@@ -38,7 +38,7 @@ def token_weights(
         sequence_ids: [N] integers, needed by seq-mean-token-mean, and by the seq reductions without num_sequences.
             A sequence must lie whole in one micro-batch.
         num_tokens: trained tokens in the whole optimiser step, over all micro-batches and ranks; default: of this mask.
-        num_sequences: sequences in the whole optimiser step; default: distinct sequence_ids here.
+        num_sequences: sequences in the whole optimiser step; default: distinct sequence_ids of unmasked tokens here.
         max_length: L_max of seq-mean-token-sum-norm, a constant of the run.
 
     Data-parallel wrappers that average gradients over R ranks divide once more: multiply the result by R there.
@@ -61,7 +61,7 @@ def token_weights(
     if sequence_ids is not None and sequence_ids.shape != loss_mask.shape:
         raise ValueError(f"sequence_ids has shape {tuple(sequence_ids.shape)}; it must match loss_mask, {tuple(loss_mask.shape)}.")
     if num_sequences is None:
-        num_sequences = torch.unique(sequence_ids).numel()
+        num_sequences = torch.unique(sequence_ids[loss_mask]).numel()
     weights = mask / torch.as_tensor(num_sequences, device=mask.device).clamp(min=1)
     if reduction == "seq-mean-token-mean":
         _, index = torch.unique(sequence_ids, return_inverse=True)

@@ -57,13 +57,14 @@ def _transforms(config) -> tuple[float, float | None]:
 @torch.no_grad()
 def _verify(model: nn.Module, backbone: nn.Module, layer: nn.Linear, head: Head) -> None:
     tokens = torch.arange(1, 5, device=layer.weight.device)[None] % layer.weight.shape[0]
-    training = model.training
+    modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
         expected = model(input_ids=tokens, use_cache=False).logits[0].float()
         hidden = backbone(input_ids=tokens, use_cache=False).last_hidden_state[0]
     finally:
-        model.train(training)
+        for module, mode in modes.items():
+            module.training = mode
     found = head_logits(hidden, layer.weight, head)
     difference = (found.log_softmax(-1) - expected.log_softmax(-1)).abs().max().item()
     if not difference <= (1e-3 if layer.weight.dtype == torch.float32 else 0.25):

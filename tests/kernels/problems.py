@@ -88,10 +88,10 @@ def token_mean(targets: Tensor) -> Tensor:
 
 
 def naive_weights(reduction: str, mask: Tensor, sequence_ids: Tensor, max_length: int = 40) -> Tensor:
-    """The reduction's weights in fp64, one token at a time; every sequence id counts as a sequence."""
+    """The reduction's weights in fp64, one token at a time; every sequence with an unmasked token counts."""
     ids, live = sequence_ids.tolist(), mask.tolist()
     lengths = {i: sum(m for m, j in zip(live, ids, strict=True) if i == j) for i in ids}
-    tokens, sequences = sum(live), len(lengths)
+    tokens, sequences = sum(live), sum(length > 0 for length in lengths.values())
     weight_of = {
         "token-mean": lambda i: 1 / tokens,
         "seq-mean-token-sum": lambda i: 1 / sequences,

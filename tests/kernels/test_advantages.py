@@ -129,3 +129,13 @@ def test_group_rewards_of_a_masked_batch_without_responses():
     problem = make_problem(5, 4, 7)
     none = GroupRewards(torch.zeros(0), torch.zeros(0, dtype=torch.long), torch.zeros(5, dtype=torch.long))
     assert linear_policy_loss(*problem[:2], torch.full((5,), -100), none).loss == 0
+
+
+def test_group_advantages_of_half_precision_rewards_are_computed_in_fp32():
+    """Squares of fp16 rewards overflow, and bf16 sums lose two digits."""
+    for dtype in (torch.float16, torch.bfloat16):
+        rewards = torch.tensor([0.0, 300.0, 300.0, 0.0, 300.0, 300.0, 300.0], dtype=dtype)
+        found = group_advantages(rewards, torch.zeros(7, dtype=torch.long))
+        expected = group_advantages(rewards.double(), torch.zeros(7, dtype=torch.long))
+        assert found.dtype == dtype
+        torch.testing.assert_close(found, expected.to(dtype), rtol=0, atol=0)

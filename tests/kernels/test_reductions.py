@@ -60,7 +60,7 @@ def test_linear_policy_loss_micro_batches_add_up_to_the_batch(reduction):
         part = slice(start, stop)
         out = module(
             hidden[part], weight, targets[part], problem.advantages[part], sequence_ids=SEQUENCE_IDS[part],
-            num_tokens=int(MASK.sum()), num_sequences=6,
+            num_tokens=int(MASK.sum()), num_sequences=len(set(SEQUENCE_IDS[MASK].tolist())),
         )  # fmt: skip
         out.loss.backward()
         total = total + out.loss.detach()
@@ -90,3 +90,10 @@ def test_linear_policy_loss_default_is_the_mean_of_the_unmasked_tokens():
 def test_token_weights_refuse(reduction, mask, options, error, message):
     with pytest.raises(error, match=message):
         token_weights(reduction, mask, **options)
+
+
+@pytest.mark.parametrize("reduction", ["seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"])
+def test_token_weights_ignore_the_ids_of_masked_rows(reduction):
+    mask = torch.tensor([True, True, False, True, True, False])
+    found = token_weights(reduction, mask, torch.tensor([0, 0, -1, 1, 1, -1]), max_length=5)
+    assert torch.equal(found, token_weights(reduction, mask, torch.tensor([0, 0, 0, 1, 1, 1]), max_length=5))

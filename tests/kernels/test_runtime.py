@@ -47,6 +47,18 @@ def test_linear_logprob_holds_no_full_logits():
     assert recorder.largest() <= max(16 * 300, 300 * 8)
 
 
+@pytest.mark.parametrize(("softcap", "buffers"), [(None, 1), (2.0, 2)])
+def test_linear_policy_loss_holds_the_chunks_it_names(softcap, buffers):
+    shapes = record_policy_loss("chunked", softcap).shapes
+    assert [shape for shape in shapes if torch.Size(shape).numel() == 16 * 300] == [(16, 300)] * buffers
+
+
+def test_linear_logprob_forward_holds_two_chunks():
+    with Recorder() as recorder, torch.no_grad():
+        linear_logprob(torch.randn(128, 8), torch.randn(300, 8), torch.randint(0, 300, (128,)), head=Head(chunk_rows=16))
+    assert [shape for shape in recorder.shapes if torch.Size(shape).numel() == 16 * 300] == [(16, 300)] * 2
+
+
 def test_linear_policy_loss_frozen_weight_costs_no_gradient_memory_and_no_product():
     trained, frozen = record_policy_loss(), record_policy_loss(weight=False)
     assert trained.shapes.count((300, 8)) == 1

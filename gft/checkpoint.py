@@ -10,19 +10,29 @@ from .model import Policy
 
 
 def save_checkpoint(policy: Policy, path: Path) -> Path:
-    """Write model and tokenizer beside `path`, flush them to the disk, then rename; an older folder is replaced last."""
+    """Write model and tokenizer beside `path`, flush them to the disk, then rename; an older folder is removed last."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = path.with_name(path.name + ".saving"), path.with_name(path.name + ".old")
+    if old.exists() and not path.exists():
+        old.rename(path)  # an earlier save ended between its two renames
     for stale in (fresh, old):
         shutil.rmtree(stale, ignore_errors=True)
     policy.model.save_pretrained(fresh)
     policy.tokenizer.save_pretrained(fresh)
-    for file in fresh.iterdir():
-        with file.open("rb") as handle:
-            os.fsync(handle.fileno())
+    for entry in (*fresh.rglob("*"), fresh):
+        _flush(entry)
     if path.exists():
         path.rename(old)
     fresh.rename(path)
+    _flush(path.parent)
     shutil.rmtree(old, ignore_errors=True)
     return path
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

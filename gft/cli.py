@@ -26,6 +26,8 @@ from .rewards import RewardPool
 from .sort_letters import examples as embedded_examples
 from .train import train
 
+DESCRIPTION = "Group Fine-Tuning on fused head kernels. Without --model: the embedded task, with a recipe of its own."
+
 
 @dataclass(frozen=True)
 class EvaluateConfig:
@@ -35,9 +37,8 @@ class EvaluateConfig:
     """A local transformers folder."""
     data: str | None = None
     """As for train; None: the embedded task."""
-    reward: str = "number"
-    limit: int = 64
-    """Prompts."""
+    reward: str | None = None
+    prompts: int = 64
     samples: int = 16
     temperature: float = 1.0
     max_new_tokens: int = 512
@@ -74,22 +75,26 @@ def _materials(config: TrainConfig) -> tuple[Policy, list[Example], list[Example
     if (config.model is None) != (config.data is None):
         raise ValueError("give --model and --data together, or neither for the embedded task.")
     if config.model is None:
-        policy = make_policy(pretrain(config.seed), tokenizer())
-        return policy, embedded_examples(TRAIN_PROMPTS, config.seed), embedded_examples(config.evaluate.prompts, HELD_OUT_SEED)
+        policy = make_policy(pretrain(config.seed), tokenizer(), config.head_temperature())
+        return policy, embedded_examples(TRAIN_PROMPTS, config.seed), embedded_examples(config.evaluate.eval_prompts, HELD_OUT_SEED)
     examples = load_examples(config.data)
     if config.eval_data is not None:
-        held_out = load_examples(config.eval_data, limit=config.evaluate.prompts or 1)[: config.evaluate.prompts]
+        held_out = load_examples(config.eval_data, limit=max(config.evaluate.eval_prompts, 1), seed=HELD_OUT_SEED)
+        held_out = held_out[: config.evaluate.eval_prompts]
     else:
-        count = min(config.evaluate.prompts, len(examples) // 10)
+        count = min(config.evaluate.eval_prompts, len(examples) // 10)
         examples, held_out = examples[: len(examples) - count], examples[len(examples) - count :]
-    policy = load_policy(config.model, device=config.device, dtype=config.dtype, temperature=config.sampling.temperature)
+    policy = load_policy(config.model, device=config.device, dtype=config.dtype, temperature=config.head_temperature())
     return policy, examples, held_out
 
 
 def run_eval(config: EvaluateConfig) -> None:
     policy = load_policy(config.model, device=config.device)
-    examples = embedded_examples(config.limit, HELD_OUT_SEED) if config.data is None else load_examples(config.data, limit=config.limit)
-    reward = "gft.sort_letters:reward" if config.data is None else config.reward
+    if config.data is None:
+        examples, reward = embedded_examples(config.prompts, HELD_OUT_SEED), EMBEDDED.reward_name()
+    else:
+        examples = load_examples(config.data, limit=config.prompts, seed=HELD_OUT_SEED)
+        reward = TrainConfig(data=config.data, reward=config.reward).reward_name()
     with RewardPool(reward) as rewards:
         accuracy = evaluate(
             policy, examples, rewards, samples=config.samples, max_new_tokens=config.max_new_tokens, batch=config.batch,
@@ -104,8 +109,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point: `gft train [options]`, `gft eval [options]`. Bad input ends with one line, not a traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
     transformers_logging.disable_progress_bar()
-    named = any(a.split("=")[0] == "--model" for a in arguments)
-    defaults = TrainConfig() if named else EMBEDDED
+    sys.path.insert(0, os.getcwd())  # --reward module:function may lie beside the user's data
+    own_recipe = any(a.split("=")[0] in ("--model", "-h", "--help") for a in arguments)
+    defaults = TrainConfig() if own_recipe else EMBEDDED
     signal.signal(signal.SIGTERM, _interrupt)
     app = tyro.extras.SubcommandApp()
 
@@ -120,11 +126,15 @@ def main(arguments: list[str] | None = None) -> None:
         run_eval(config)
 
     try:
-        app.cli(args=arguments, prog="gft", description="Group Fine-Tuning on fused head kernels.")
-    except (ValueError, TypeError, FileNotFoundError, RuntimeError) as error:
+        app.cli(
+            args=arguments,
+            prog="gft",
+            description=DESCRIPTION,
+        )
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         if os.environ.get("GFT_TRACEBACK"):
             raise
-        sys.exit(f"gft: {error}")
+        sys.exit(f"gft: {error}\n(GFT_TRACEBACK=1 shows where)")
     except KeyboardInterrupt:
         print("gft: interrupted", file=sys.stderr)
         sys.exit(130)

@@ -48,17 +48,19 @@ def compare(config: TrainConfig, console: Console) -> dict[str, dict]:
     Returns:
         name -> {"greedy", "sampled", ...}, held-out accuracies after the run.
     """
+    if config.group != GroupConfig() or config.device or config.eval_data or config.evaluate.eval_prompts < 1:
+        raise ValueError("the comparison has groups and held-out prompts of its own, on the CPU: with those options, give an --objective.")
     with Progress("base", embedded.PRETRAIN_STEPS, console) as progress:
         start = time.perf_counter()
         base = embedded.pretrain(config.seed, lambda step, loss: progress.step({"nll": loss}))
         base_seconds = time.perf_counter() - start
     examples = sort_letters.examples(TRAIN_PROMPTS, seed=config.seed)
-    held_out = sort_letters.examples(config.evaluate.prompts, seed=HELD_OUT_SEED)
+    held_out = sort_letters.examples(config.evaluate.eval_prompts, seed=HELD_OUT_SEED)
     results, curves = {}, {}
-    with RewardPool(config.reward) as rewards:
+    with RewardPool(config.reward_name()) as rewards:
         for name, (objective, group) in METHODS.items():
             run = replace(config, objective=objective, group=group, out=config.out / name.lower().replace(" ", "-"))
-            policy = make_policy(copy.deepcopy(base), embedded.tokenizer())
+            policy = make_policy(copy.deepcopy(base), embedded.tokenizer(), run.head_temperature())
             start = time.perf_counter()
             with MetricsLog(run.out / "metrics.jsonl") as log, Progress(name, run.steps, console) as progress:
                 before, after = train(policy, examples, held_out, run, rewards, log, progress)
@@ -68,8 +70,8 @@ def compare(config: TrainConfig, console: Console) -> dict[str, dict]:
             results[name] = {**after._asdict(), "updates": run.steps, "sequences": size, "seconds": time.perf_counter() - start}
     title = f"Held-out accuracy on {len(held_out)} prompts, seed {config.seed}"
     write_results(results, config)
-    console.print(accuracy_table(list(results.items()), title, config.evaluate.samples))
-    figure = comparison_figure(curves, config.out / "curves.png", config.evaluate.samples)
+    console.print(accuracy_table(list(results.items()), title, config.evaluate.eval_samples))
+    figure = comparison_figure(curves, config.out / "curves.png", config.evaluate.eval_samples)
     console.print(f"curves: {figure}    models and metrics: {config.out}", highlight=False, soft_wrap=True)
     return results
 
@@ -78,7 +80,9 @@ def write_results(results: dict[str, dict], config: TrainConfig) -> None:
     """results.csv: a line a method."""
     with (config.out / "results.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(("seed", "method", "greedy", f"mean_of_{config.evaluate.samples}", "updates", "sequences_per_update", "seconds"))
+        writer.writerow(
+            ("seed", "method", "greedy", f"mean_of_{config.evaluate.eval_samples}", "updates", "sequences_per_update", "seconds")
+        )
         for name, r in results.items():
             numbers = (f"{r['greedy']:.4f}", f"{r['sampled']:.4f}", r.get("updates", 0), r.get("sequences", 0), f"{r['seconds']:.1f}")
             writer.writerow((config.seed, name, *numbers))

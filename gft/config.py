@@ -53,8 +53,7 @@ class OptimConfig:
     weight_decay: float = 0.01
     warmup: int = 0
     """Steps of linear warm-up, then constant."""
-    clip: float = 1.0
-    """Largest gradient norm."""
+    max_grad_norm: float = 1.0
     micro_batch: int = 8
     """Sequences a forward and backward pass; changes memory, not the result."""
     bad_steps: int = 5
@@ -63,11 +62,11 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    every: int = 0
+    eval_every: int = 0
     """Evaluate every this many steps (0: only before and after)."""
-    prompts: int = 0
+    eval_prompts: int = 0
     """Held-out prompts; 0 evaluates nothing (`gft eval` does it later)."""
-    samples: int = 16
+    eval_samples: int = 16
     """Samples a prompt at temperature 1, whose mean is the paper's metric; greedy is always reported."""
 
 
@@ -83,14 +82,15 @@ class TrainConfig:
     data: str | None = None
     """A .jsonl or .parquet file (GSM8K, group, TRL or verl columns), or rg:NAME for a reasoning-gym task."""
     eval_data: str | None = None
-    """Held-out data in the same formats; None holds out the last rows of --data, if --prompts asks for any."""
+    """Held-out data in the same formats; None holds out the last rows of --data, if --eval-prompts asks for any."""
     objective: ObjectiveName | None = None
-    """What is trained on the responses; None is gft with --model, and the comparison without."""
+    """What is trained on the responses; None is gft with --model, and the comparison without. Every rollout is used for one update,
+    so the ratio to the sampling policy is 1 and grpo, cispo and reinforce are the same."""
     tau: float = 0.7
     """Tokens with p below it get weight p, the others 1 (gft)."""
     reduction: Reduction = "token-mean"
-    reward: str = "number"
-    """exact, number, math, or package.module:function with verl's compute_score signature."""
+    reward: str | None = None
+    """exact, number, math, or package.module:function with verl's compute_score signature. None: exact for rg:NAME, else number."""
     steps: int = 100
     """Optimiser steps."""
     prompts_per_step: int = 8
@@ -109,8 +109,29 @@ class TrainConfig:
     """cuda, cpu, ...; None takes the GPU where there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 on a GPU, float32 elsewhere."""
-    backend: str = "auto"
-    """Head backend: auto, chunked or eager."""
+    backend: Literal["auto", "chunked", "eager"] = "auto"
+    """Of the head."""
+
+    def __post_init__(self) -> None:
+        counts = {
+            "steps": (self.steps, 0), "prompts-per-step": (self.prompts_per_step, 1), "micro-batch": (self.optim.micro_batch, 1),
+            "batch": (self.sampling.batch, 1), "max-prompt-tokens": (self.sampling.max_prompt_tokens, 1),
+            "max-given-tokens": (self.sampling.max_given_tokens, 1), "max-new-tokens": (self.sampling.max_new_tokens, 1),
+            "eval-prompts": (self.evaluate.eval_prompts, 0), "eval-samples": (self.evaluate.eval_samples, 1),
+        }  # fmt: skip
+        for name, (value, least) in counts.items():
+            if value < least:
+                raise ValueError(f"--{name} is {value}; it must be at least {least}.")
+        for name, value in (("temperature", self.sampling.temperature), ("lr", self.optim.lr), ("max-grad-norm", self.optim.max_grad_norm)):
+            if not value > 0:
+                raise ValueError(f"--{name} is {value}; it must be positive.")
+
+    def head_temperature(self) -> float:
+        """That of the log-probs: the sampling policy's where there are samples, 1 for given responses alone."""
+        return self.sampling.temperature if self.composition()[2] else 1.0
+
+    def reward_name(self) -> str:
+        return self.reward or ("exact" if (self.data or "").startswith("rg:") else "number")
 
     def composition(self) -> tuple[int, int, int]:
         """(experts, teachers, own) of a group."""
@@ -131,6 +152,6 @@ class TrainConfig:
 EMBEDDED = TrainConfig(
     reward="gft.sort_letters:reward", steps=150, prompts_per_step=16, out=Path("runs/demo"),
     sampling=SamplingConfig(max_prompt_tokens=16, max_new_tokens=9, batch=4096),
-    optim=OptimConfig(lr=5e-4, micro_batch=128), evaluate=EvalConfig(every=15, prompts=256),
+    optim=OptimConfig(lr=5e-4, micro_batch=128), evaluate=EvalConfig(eval_every=15, eval_prompts=256),
 )  # fmt: skip
 """The recipe of the embedded task."""

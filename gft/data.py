@@ -20,12 +20,13 @@ __all__ = ["BadRow", "Example", "Response", "Source", "load_examples", "reasonin
 WARNINGS_SHOWN = 5
 
 
-def load_examples(path: str | Path, *, limit: int | None = None, max_bad_fraction: float = 0.01) -> list[Example]:
-    """Read a data file, or "rg:NAME" for a task of reasoning-gym (`limit` entries, 1000 by default, seed 0).
+def load_examples(path: str | Path, *, limit: int | None = None, max_bad_fraction: float = 0.01, seed: int = 0) -> list[Example]:
+    """Read a data file, or "rg:NAME" for a task of reasoning-gym (`limit` entries, 1000 by default).
 
     Args:
         path: a .jsonl or .parquet file whose columns are one of `FORMATS`; other columns are ignored.
         limit: stop after this many good rows.
+        seed: of "rg:NAME" entries; entry i is made from seed + i, so held-out entries want a distant one.
         max_bad_fraction: bad rows are listed on stderr; more of them than this fraction of the rows read is an error.
 
     Raises:
@@ -33,7 +34,7 @@ def load_examples(path: str | Path, *, limit: int | None = None, max_bad_fractio
         ValueError: an unknown extension or set of columns, too many bad rows, or no good one.
     """
     if str(path).startswith("rg:"):
-        return reasoning_gym_examples(str(path)[3:], 1000 if limit is None else limit, seed=0)
+        return reasoning_gym_examples(str(path)[3:], 1000 if limit is None else limit, seed)
     if limit is not None and limit < 1:
         raise ValueError(f"limit = {limit} must be positive, or None for all rows.")
     path = Path(path)

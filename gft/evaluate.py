@@ -24,15 +24,19 @@ def evaluate(
     policy: Policy, examples: Sequence[Example], rewards: RewardPool, *,
     samples: int = 16, max_new_tokens: int = 512, batch: int = 128, temperature: float = 1.0, seed: int = 0,
 ) -> Accuracy:  # fmt: skip
-    """Mean reward of the greedy response and of `samples` samples a prompt; the caller's random state is left as it was."""
+    """Mean reward of the greedy response and of `samples` samples a prompt; the caller's random state is left as it was.
+
+    Raises:
+        ValueError: an example has no solution to score with.
+    """
+    unsolved = [e.origin for e in examples if not e.solution.strip()]
+    if unsolved:
+        raise ValueError(f"{len(unsolved)} of {len(examples)} held-out examples have no solution to score with, the first: {unsolved[0]}.")
     prompts = [policy.encode_prompt(e.prompt) for e in examples]
-    state = torch.get_rng_state()
-    torch.manual_seed(seed)
-    try:
+    with torch.random.fork_rng(devices=[policy.device] if policy.device.type == "cuda" else []):
+        torch.manual_seed(seed)
         greedy, failed = _mean_reward(policy, examples, prompts, rewards, max_new_tokens, 0.0, batch)
         drawn, more = _mean_reward(policy, list(examples) * samples, prompts * samples, rewards, max_new_tokens, temperature, batch)
-    finally:
-        torch.set_rng_state(state)
     return Accuracy(greedy, drawn, samples, failed + more)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,6 +30,7 @@ class Member:
     example: Example
     reward: float | None = None
     advantage: float = 0.0
+    spread: bool = True  # the rewards of its group differ
 
 
 @dataclass
@@ -41,9 +43,36 @@ class Batch:
 
 
 def fit_prompts(policy: Policy, examples: Sequence[Example], max_tokens: int) -> tuple[list[Example], int]:
-    """Examples whose prompt fits, and how many did not."""
-    kept = [e for e in examples if len(policy.encode_prompt(e.prompt)) <= max_tokens]
+    """Examples whose prompt has 1 to max_tokens tokens, and how many have not."""
+    kept = [e for e in examples if 0 < len(policy.encode_prompt(e.prompt)) <= max_tokens]
     return kept, len(examples) - len(kept)
+
+
+def check_examples(examples: Sequence[Example], config: TrainConfig) -> list[str]:
+    """What of the asked-for groups the data cannot fill, in words.
+
+    Raises:
+        ValueError: a group would be empty, or could not be scored.
+    """
+    experts, teachers, own = config.composition()
+    notes = []
+    for source, asked in (("expert", experts), ("teacher", teachers)):
+        found = sum(min(asked, sum(r.source == source for r in e.responses)) for e in examples) / len(examples)
+        if found < asked:
+            notes.append(f"{source} responses in the data: {found:.3g} a group, {asked} asked for")
+    empty = [e.origin for e in examples if not own and not any(r.source != "self" for r in e.responses)]
+    if empty:
+        raise ValueError(
+            f"{len(empty)} of {len(examples)} examples have no response to train on, the first: {empty[0]}. Give --own, or drop them."
+        )
+    if "advantages" in config.objective_function().needs:
+        unsolved = [e.origin for e in examples if not e.solution.strip() and (own or any(r.reward is None for r in e.responses))]
+        if unsolved:
+            raise ValueError(
+                f"{len(unsolved)} of {len(examples)} examples have no solution to score responses with, the first: {unsolved[0]}. "
+                f"{config.objective or 'gft'} needs rewards: add a solution column, or train with --objective sft."
+            )
+    return notes
 
 
 def make_batch(policy: Policy, examples: Sequence[Example], config: TrainConfig, rewards: RewardPool) -> Batch:
@@ -58,16 +87,21 @@ def make_batch(policy: Policy, examples: Sequence[Example], config: TrainConfig,
     scored = rewards.score([(policy.decode(m.response), m.example) for m in unscored], [m.truncated for m in unscored])
     for member, score in zip(unscored, scored, strict=True):
         member.reward = score.value
-    errors = sum(s.value is None for s in scored)
+    errors = [s.error for s in scored if s.value is None]
+    asked = Counter(m.group for m in members)
     members = [m for m in members if m.reward is not None]
     if not members:
-        raise RuntimeError(f"no response of this step could be scored; the first reason: {next(s.error for s in scored if s.error)}")
+        raise RuntimeError(f"no response of this step could be scored; the first reason: {errors[0]}")
     values = torch.tensor([m.reward for m in members], dtype=torch.float64)
     groups = torch.tensor([m.group for m in members])
     advantages = group_advantages(values, groups, scale=config.group.scale, singleton=config.group.singleton)
-    for member, advantage in zip(members, advantages.tolist(), strict=True):
-        member.advantage = advantage
-    return Batch(members, 1 - group_statistics(values, groups).spread.double().mean().item(), errors)
+    statistics = group_statistics(values, groups)
+    spread, size = statistics.spread[statistics.index], statistics.size[statistics.index]
+    for i, member in enumerate(members):
+        lone = size[i] == 1 and asked[member.group] > 1  # its fellows could not be scored: there is nothing to compare it with
+        member.advantage = 0.0 if lone else advantages[i].item()
+        member.spread = bool(spread[i])
+    return Batch(members, 1 - statistics.spread.double().mean().item(), len(errors))
 
 
 def _given(policy: Policy, examples: Sequence[Example], config: TrainConfig) -> list[Member]:

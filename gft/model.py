@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -16,13 +17,17 @@ from gft_kernels.integrations.hf import split_head
 
 @dataclass
 class Policy:
-    """What the loop needs of a model; logits are formed by `generate` only, never in training."""
+    """What the loop needs of a model; logits are formed by `generate` only, never in training.
+
+    Parameters stay in fp32: a learning rate of 1e-6 moves almost no bf16 weight. `compute` is what matrix products run in.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     backbone: torch.nn.Module
     weight: Tensor  # [V, D]
     head: Head
+    compute: torch.dtype = torch.float32
 
     @property
     def device(self) -> torch.device:
@@ -35,9 +40,27 @@ class Policy:
         listed = configured if isinstance(configured, list) else [configured]
         return {t for t in (*listed, self.tokenizer.eos_token_id) if t is not None}
 
+    @cached_property
+    def end_token(self) -> int:
+        """The token a finished response ends with: what the chat template puts after the assistant's turn, else the tokenizer's."""
+        if self.tokenizer.chat_template is not None:
+            turns = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
+            asked, answered = (
+                self.tokenizer.apply_chat_template(list(some), tokenize=False, add_generation_prompt=prompt)
+                for some, prompt in ((turns[:1], True), (turns, False))
+            )
+            after = self.tokenizer(answered.removeprefix(asked), add_special_tokens=False).input_ids
+            return next((token for token in after if token in self.end_tokens), self.tokenizer.eos_token_id)
+        return self.tokenizer.eos_token_id
+
+    def precision(self) -> torch.autocast:
+        """The context that forward passes of the backbone run in."""
+        return torch.autocast(self.device.type, self.compute, enabled=self.compute != torch.float32)
+
     def hidden(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """[B, T, D] last hidden states of right-padded tokens [B, T]."""
-        return self.backbone(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
+        with self.precision():
+            return self.backbone(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
 
     def encode_prompt(self, prompt: str | tuple[dict, ...]) -> list[int]:
         """Chat messages go through the chat template, up to the assistant's turn; text is taken as it is."""
@@ -52,13 +75,15 @@ class Policy:
 
     def encode_response(self, text: str) -> list[int]:
         """Tokens of a finished response, with its end token."""
-        return [*self.tokenizer(text, add_special_tokens=False).input_ids, self.tokenizer.eos_token_id]
+        return [*self.tokenizer(text, add_special_tokens=False).input_ids, self.end_token]
 
     def decode(self, tokens: list[int]) -> str:
         return self.tokenizer.decode(tokens, skip_special_tokens=True)
 
 
-def make_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, temperature: float = 1.0) -> Policy:
+def make_policy(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, temperature: float = 1.0, compute: torch.dtype = torch.float32
+) -> Policy:
     """Check that tokenizer and head fit, and split the head off.
 
     Raises:
@@ -73,11 +98,13 @@ def make_policy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, temp
         raise ValueError(
             f"the tokenizer has {len(tokenizer)} tokens but the head {parts.weight.shape[0]} rows: they do not belong together."
         )
-    return Policy(model, tokenizer, *parts)
+    return Policy(model, tokenizer, *parts, compute)
 
 
 def load_policy(path: Path, *, device: str | None = None, dtype: str = "auto", temperature: float = 1.0) -> Policy:
-    """Load a local transformers folder; trust_remote_code is off.
+    """Load a local transformers folder with fp32 parameters; trust_remote_code is off.
+
+    dtype is what the backbone computes in: "auto" is bfloat16 on a GPU and float32 elsewhere.
 
     Raises:
         FileNotFoundError: no model there.
@@ -88,6 +115,6 @@ def load_policy(path: Path, *, device: str | None = None, dtype: str = "auto", t
     chosen = (torch.bfloat16 if device.startswith("cuda") else torch.float32) if dtype == "auto" else getattr(torch, dtype)
     flash = device.startswith("cuda") and chosen == torch.bfloat16 and importlib.util.find_spec("flash_attn") is not None
     attention = "flash_attention_2" if flash else "sdpa"
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=chosen, attn_implementation=attention, local_files_only=True).to(device)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation=attention, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    return make_policy(model.eval(), tokenizer, temperature)
+    return make_policy(model.to(device).eval(), tokenizer, temperature, chosen)

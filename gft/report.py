@@ -56,8 +56,13 @@ def accuracy_table(rows: Sequence[tuple[str, dict]], title: str, samples: int) -
     titles = {"sequences": "sequences/update"}
     table = Table("", "greedy", f"mean@{samples}", *(titles.get(key, key) for key in known), title=title)
     for name, r in rows:
-        table.add_row(name, f"{r['greedy']:.1%}", f"{r['sampled']:.1%}", *(f"{r[key]:.0f}" if key in r else "" for key in known))
+        table.add_row(name, _share(r["greedy"]), _share(r["sampled"]), *(f"{r[key]:.0f}" if key in r else "" for key in known))
     return table
+
+
+def _share(value: float | None) -> str:
+    """A percentage; "-" where nothing could be scored."""
+    return "-" if value is None or value != value else f"{value:.1%}"
 
 
 def run_table(rows: Sequence[dict], title: str) -> Table:
@@ -70,7 +75,7 @@ def run_table(rows: Sequence[dict], title: str) -> Table:
         if key not in ("step", "skipped") and all(columns):
             table.add_row(key, *(f"{sum(c) / len(c):.4g}" for c in columns))
     for r in (r for r in rows if "eval_greedy" in r):
-        table.add_row(f"held-out at step {r['step']}", f"greedy {r['eval_greedy']:.1%}", f"sampled {r['eval_sampled']:.1%}")
+        table.add_row(f"held-out at step {r['step']}", f"greedy {_share(r['eval_greedy'])}", f"sampled {_share(r['eval_sampled'])}")
     return table
 
 
@@ -80,7 +85,7 @@ def comparison_figure(curves: dict[str, list[dict]], path: Path, samples: int) -
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
     for axis, key, title in ((axes[0], "eval_sampled", f"mean of {samples} samples, temperature 1"), (axes[1], "eval_greedy", "greedy")):
         for name, rows in curves.items():
-            points = [(r["step"], r[key]) for r in rows if key in r]
+            points = [(r["step"], r[key]) for r in rows if r.get(key) is not None] or [(0, 0.0)]
             axis.plot(*zip(*points, strict=True), marker=".", label=name)
         axis.set(title=title, xlabel="updates", ylim=(0, 1.02))
         axis.grid(alpha=0.3)

@@ -113,8 +113,8 @@ class RewardPool:
     def score(self, items: Sequence[tuple[str, Example]], truncated: Sequence[bool]) -> list[Scored]:
         """Score each (response text, example), in order.
 
-        A truncated response scores 0 with the built-in rewards, whatever its text: it finished no answer. A user's function is
-        told by extra_info["truncated"]. An example without a solution is an error.
+        A truncated response is scored as an empty one by the built-in rewards, whatever its text: it finished no answer. A user's
+        function is told by extra_info["truncated"]. An example without a solution is an error.
         """
         if len(items) != len(truncated):
             raise ValueError(f"{len(items)} items with {len(truncated)} truncation flags: give one flag per item.")
@@ -123,9 +123,8 @@ class RewardPool:
         for i, ((text, example), cut) in enumerate(zip(items, truncated, strict=True)):
             if not example.solution.strip():
                 results[i] = Scored(None, f"{example.origin or 'example'}: there is no solution to compare with")
-            elif cut and self._built_in:
-                results[i] = Scored(0.0, None)
             else:
+                text = "" if cut and self._built_in else text
                 extra_info = {"prompt": example.prompt, "truncated": bool(cut)}
                 calls[i] = (example.data_source, text, example.solution, extra_info)
         results.update(zip(calls, self._run(list(calls.values())), strict=True))

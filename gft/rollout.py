@@ -22,12 +22,9 @@ def sample(policy: Policy, prompts: list[list[int]], *, max_new_tokens: int, tem
     The model's own generation settings (top-k, top-p, penalties) are not used: the samples are the policy's distribution,
     which the log-probs of the loss are taken from.
     """
-    config = GenerationConfig(
-        max_new_tokens=max_new_tokens, do_sample=temperature > 0, top_k=0, top_p=1.0, temperature=temperature or 1.0,
-        eos_token_id=sorted(policy.end_tokens), pad_token_id=policy.tokenizer.pad_token_id,
-    ) if temperature > 0 else GenerationConfig(
-        max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=sorted(policy.end_tokens), pad_token_id=policy.tokenizer.pad_token_id,
-    )  # fmt: skip
+    drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {"do_sample": False}
+    ends = {"eos_token_id": sorted(policy.end_tokens), "pad_token_id": policy.tokenizer.pad_token_id}
+    config = GenerationConfig(max_new_tokens=max_new_tokens, **drawn, **ends)
     training = policy.model.training
     policy.model.eval()
     own, policy.model.generation_config = policy.model.generation_config, config
@@ -42,7 +39,8 @@ def sample(policy: Policy, prompts: list[list[int]], *, max_new_tokens: int, tem
             for row, i in enumerate(chosen):
                 tokens[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
                 mask[row, width - len(prompts[i]) :] = 1
-            full = policy.model.generate(input_ids=tokens.to(policy.device), attention_mask=mask.to(policy.device))
+            with policy.precision():
+                full = policy.model.generate(input_ids=tokens.to(policy.device), attention_mask=mask.to(policy.device))
             for i, response in zip(chosen, full[:, width:].tolist(), strict=True):
                 out[i] = _until_end(response, policy.end_tokens)
     finally:

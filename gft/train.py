@@ -15,7 +15,7 @@ from .checkpoint import save_checkpoint
 from .config import TrainConfig
 from .data import Example
 from .evaluate import Accuracy, evaluate
-from .groups import Batch, Member, fit_prompts, make_batch
+from .groups import Batch, Member, check_examples, fit_prompts, make_batch
 from .metrics import Mean, MetricsLog, peak_memory_mib
 from .model import Policy
 from .report import Progress
@@ -35,9 +35,11 @@ def train(
     """
     examples, too_long = fit_prompts(policy, examples, config.sampling.max_prompt_tokens)
     if not examples:
-        raise ValueError(f"no prompt fits in max_prompt_tokens = {config.sampling.max_prompt_tokens}; {too_long} are longer.")
+        raise ValueError(f"none of {too_long} prompts has 1 to {config.sampling.max_prompt_tokens} tokens (--max-prompt-tokens).")
     if too_long:
-        progress.say(f"{too_long} prompts are longer than {config.sampling.max_prompt_tokens} tokens and were left out")
+        progress.say(f"{too_long} prompts are empty or longer than {config.sampling.max_prompt_tokens} tokens and were left out")
+    for note in check_examples(examples, config):
+        progress.say(note)
     torch.manual_seed(config.seed)
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay)
     batches = prompt_batches(examples, config.prompts_per_step, config.seed)
@@ -48,12 +50,14 @@ def train(
             row = train_step(policy, optimizer, next(batches), config, rewards, step)
             log.write(row)
             progress.step(row)
+            if step == 1 and row.get("reward_expert") == 0:
+                progress.say(f"every expert response of the first step scored 0: is {config.reward_name()} the reward for this data?")
             bad_steps = bad_steps + 1 if row["skipped"] else 0
             if bad_steps >= config.optim.bad_steps:
                 raise RuntimeError(
                     f"the gradient norm was {row['grad_norm']} for {bad_steps} steps in a row, up to step {step}: lower the lr."
                 )
-            if config.evaluate.every and step % config.evaluate.every == 0 and step < config.steps:
+            if config.evaluate.eval_every and step % config.evaluate.eval_every == 0 and step < config.steps:
                 _evaluate(policy, held_out, config, rewards, log, step)
             if config.save_every and step % config.save_every == 0 and step < config.steps:
                 save_checkpoint(policy, config.out / f"checkpoint-{step}")
@@ -61,8 +65,8 @@ def train(
         if step > 1:
             progress.say(f"stopped in step {step}; the weights so far: {save_checkpoint(policy, config.out / 'stopped')}")
         raise
-    after = _evaluate(policy, held_out, config, rewards, log, config.steps) if config.steps else before
     save_checkpoint(policy, config.out / "model")
+    after = _evaluate(policy, held_out, config, rewards, log, config.steps) if config.steps else before
     return before, after
 
 
@@ -90,7 +94,7 @@ def optimizer_step(
     norm = torch.nn.utils.get_total_norm([p.grad for p in policy.model.parameters() if p.grad is not None]).item()
     finite = math.isfinite(norm)
     if finite and learn:
-        torch.nn.utils.clip_grads_with_norm_(policy.model.parameters(), config.optim.clip, torch.tensor(norm))
+        torch.nn.utils.clip_grads_with_norm_(policy.model.parameters(), config.optim.max_grad_norm, torch.tensor(norm))
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return {"grad_norm": norm, "skipped": not finite, "lr": optimizer.param_groups[0]["lr"]}
@@ -114,7 +118,7 @@ def accumulate_gradients(policy: Policy, batch: Batch, config: TrainConfig) -> d
     objective = config.objective_function()
     skip = objective.zero_at_zero_advantage
     active = [m for m in batch.members if not skip or m.advantage != 0]
-    counted = batch.members if config.group.count_flat else active
+    counted = [m for m in batch.members if m.spread or config.group.count_flat]
     longest = max(config.sampling.max_given_tokens, config.sampling.max_new_tokens)
     counts = {"num_tokens": sum(len(m.response) for m in counted), "num_sequences": len(counted), "max_length": longest}
     policy.model.train()
@@ -182,7 +186,7 @@ def _evaluate(
         policy,
         held_out,
         rewards,
-        samples=config.evaluate.samples,
+        samples=config.evaluate.eval_samples,
         max_new_tokens=config.sampling.max_new_tokens,
         batch=config.sampling.batch,
     )

@@ -1,6 +1,7 @@
 """The commands as a user types them, on a tiny local model."""
 
 import json
+import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -65,7 +66,7 @@ def test_train_sft_then_gft_then_grpo_are_three_runs_of_one_command(folder, tmp_
 
 def test_train_reads_verl_parquet_with_messages_and_holds_prompts_out(folder, tmp_path, capsys):
     data = verl_rows(tmp_path / "verl.parquet", count=20)
-    options = ["--own", "3", "--prompts", "2", "--samples", "2", "--out", tmp_path / "run", *FAST, *REWARD]
+    options = ["--own", "3", "--eval-prompts", "2", "--eval-samples", "2", "--out", tmp_path / "run", *FAST, *REWARD]
     gft("train", f"--model={folder}", "--data", data, *options)
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [r["step"] for r in rows if "eval_greedy" in r] == [0, 2]
@@ -85,7 +86,7 @@ def test_train_without_options_compares_and_draws(tmp_path, monkeypatch, capsys)
     """The demo, shortened: the order of the methods, the table, the figure, the rows."""
     monkeypatch.setattr(compare.embedded, "PRETRAIN_STEPS", 3)
     monkeypatch.setattr(compare.embedded.pretrain, "__defaults__", (*compare.embedded.pretrain.__defaults__[:-1], 3))
-    gft("train", "--steps", "2", "--out", tmp_path, "--prompts", "4", "--samples", "2", "--every", "1")
+    gft("train", "--steps", "2", "--out", tmp_path, "--eval-prompts", "4", "--eval-samples", "2", "--eval-every", "1")
     out = capsys.readouterr().out
     assert [name for name in ("base", *compare.METHODS) if name in out] == ["base", *compare.METHODS]
     assert (tmp_path / "curves.png").stat().st_size > 10_000
@@ -127,3 +128,16 @@ def test_train_interrupted_keeps_the_weights(folder, tmp_path, monkeypatch):
         gft("train", "--model", folder, "--data", data, "--objective", "sft", "--out", tmp_path / "run", *FAST, "--steps", "5")
     assert stop.value.code == 130
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "stopped").num_parameters() > 0
+
+
+def test_train_finds_a_reward_beside_the_users_data(folder, tmp_path, monkeypatch):
+    (tmp_path / "beside.py").write_text("def half(data_source, solution_str, ground_truth, extra_info=None):\n    return 0.5\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(tmp_path))])
+    gft("train", "--model", folder, "--data", group_rows(tmp_path / "g.jsonl"), "--reward", "beside:half", "--out", tmp_path / "run", *FAST)
+    assert all(r["reward"] == 0.5 and r["flat_groups"] == 1.0 for r in read_metrics(tmp_path / "run" / "metrics.jsonl"))
+
+
+def test_train_refuses_options_the_comparison_cannot_honour(tmp_path):
+    with pytest.raises(SystemExit, match="the comparison has groups"):
+        gft("train", "--own", "2", "--out", tmp_path)

@@ -7,7 +7,7 @@ import pytest
 from gft import sort_letters
 from gft.config import EMBEDDED, GroupConfig, SamplingConfig
 from gft.data import Example, Response
-from gft.groups import fit_prompts, make_batch
+from gft.groups import check_examples, fit_prompts, make_batch
 from gft.rewards import Scored
 
 
@@ -83,3 +83,68 @@ def test_fit_prompts_counts_what_does_not_fit(policy):
 def test_composition_refuses_an_empty_group():
     with pytest.raises(ValueError, match="0 expert \\+ 0 teacher \\+ 0 own"):
         config(0, 0, 0).composition()
+
+
+def test_make_batch_gives_no_advantage_to_the_only_response_that_could_be_scored(policy):
+    """A group of one keeps its reward as advantage, but only where one was asked for: alone by accident is not SFT."""
+
+    class OnlyTheFirst:
+        def score(self, items, truncated):
+            return [Scored(1.0, None)] + [Scored(None, "timed out")] * (len(items) - 1)
+
+    batch = make_batch(policy, sort_letters.examples(1, seed=0), config(0, 0, 4, "grpo"), OnlyTheFirst())
+    assert [(m.reward, m.advantage) for m in batch.members] == [(1.0, 0.0)]
+    alone = make_batch(policy, sort_letters.examples(1, seed=0), config(1, 0, 0), OnlyTheFirst())
+    assert [(m.reward, m.advantage) for m in alone.members] == [(1.0, 1.0)]
+
+
+def test_fit_prompts_leaves_out_prompts_without_tokens(policy):
+    kept, dropped = fit_prompts(policy, [Example("", "a"), Example("ba=", "ab")], max_tokens=16)
+    assert ([e.prompt for e in kept], dropped) == (["ba="], 1)
+
+
+def test_check_examples_names_what_the_groups_lack():
+    expert_only = Example("ba=", "ab", (Response("ab", "expert"),))
+    assert check_examples([expert_only], config(1, 3, 4)) == ["teacher responses in the data: 0 a group, 3 asked for"]
+    assert check_examples(sort_letters.examples(4, seed=0), config(1, 3, 0)) == []
+
+
+SCORED = (Response("ab", "expert", 1.0),)
+
+
+@pytest.mark.parametrize(
+    ("example", "settings", "message"),
+    [
+        (Example("ba=", "ab", origin="x:1"), config(1, 0, 0, "sft"), "no response to train on, the first: x:1"),
+        (Example("ba=", "", SCORED, origin="x:2"), config(1, 0, 4), "no solution to score responses with, the first: x:2"),
+        (Example("ba=", "", (Response("ab", "expert"),), origin="x:3"), config(1, 0, 0), "no solution to score"),
+    ],
+)
+def test_check_examples_refuses_groups_that_could_not_learn(example, settings, message):
+    with pytest.raises(ValueError, match=message):
+        check_examples([example], settings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompts_per_step": 0}, "--prompts-per-step is 0"),
+        ({"sampling": SamplingConfig(temperature=0.0)}, r"--temperature is 0\.0"),
+        ({"sampling": SamplingConfig(batch=0)}, "--batch is 0; it must be at least 1"),
+    ],
+)
+def test_train_config_names_the_flag_that_is_out_of_range(changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(EMBEDDED, **changes)
+
+
+def test_train_config_tempers_the_head_only_where_there_are_samples():
+    cool = SamplingConfig(temperature=0.5)
+    assert replace(EMBEDDED, sampling=cool, objective="gft").head_temperature() == 0.5
+    assert replace(EMBEDDED, sampling=cool, objective="sft").head_temperature() == 1.0
+
+
+def test_train_config_takes_the_reward_that_fits_the_data():
+    bare = replace(EMBEDDED, reward=None)
+    assert replace(bare, data="rg:chain_sum").reward_name() == "exact"
+    assert replace(bare, data="train.parquet").reward_name() == "number"

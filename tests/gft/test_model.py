@@ -89,3 +89,21 @@ def test_encode_prompt_wants_a_chat_template_for_messages(policy):
 def test_encode_response_ends_with_the_end_token(policy):
     assert policy.encode_response("cab")[-1] == policy.tokenizer.eos_token_id
     assert policy.encode_response("") == [policy.tokenizer.eos_token_id]
+
+
+def test_encode_response_ends_as_the_chat_template_does(policy):
+    """A model whose turns end with another token than its eos, as Gemma's do."""
+    letter = policy.tokenizer("z").input_ids[0]
+    policy.model.generation_config.eos_token_id = [1, letter]
+    turn = "{% if m['role'] == 'assistant' %}z{% else %}={% endif %}"
+    policy.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}" + turn + "{% endfor %}"
+    assert policy.encode_response("cab")[-1] == letter
+    assert policy.end_tokens == {1, letter}
+
+
+def test_split_head_leaves_every_module_in_its_mode():
+    model = AutoModelForCausalLM.from_config(CONFIGS["llama"]).train()
+    model.model.layers[0].eval()
+    split_head(model)
+    assert model.training
+    assert not model.model.layers[0].training

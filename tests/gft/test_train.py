@@ -11,8 +11,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from gft import sort_letters
 from gft.checkpoint import save_checkpoint
 from gft.config import EMBEDDED, EvalConfig, GroupConfig, OptimConfig
+from gft.embedded import tokenizer, untrained
 from gft.groups import make_batch
 from gft.metrics import MetricsLog, read_metrics
+from gft.model import make_policy
 from gft.report import Progress
 from gft.train import accumulate_gradients, collate, prompt_batches, train
 
@@ -34,7 +36,8 @@ def fixed_batch(policy, rewards, settings):
     torch.manual_seed(0)
     batch = make_batch(policy, EXAMPLES[:3], settings, rewards)
     for m in batch.members:
-        m.advantage = 0.0 if m.group == 2 else m.advantage
+        if m.group == 2:
+            m.advantage, m.spread = 0.0, False
     return batch
 
 
@@ -70,8 +73,10 @@ def _full_logits_loss(policy, batch, settings):
 
 
 def test_accumulate_gradients_can_leave_flat_groups_out_of_the_mean(policy, rewards):
+    """A member whose reward is its group's mean has advantage 0 too, but its group is not flat: it stays in the mean."""
     batch = fixed_batch(policy, rewards, config())
-    every, active = (sum(len(m.response) for m in batch.members if keep(m)) for keep in (lambda m: True, lambda m: m.advantage != 0))
+    batch.members[0].advantage = 0.0
+    every, active = (sum(len(m.response) for m in batch.members if keep(m)) for keep in (lambda m: True, lambda m: m.group != 2))
     assert active < every
     counted = accumulate_gradients(policy, batch, config())["loss"]
     excluded = accumulate_gradients(policy, batch, config(group=GroupConfig(1, 3, 2, count_flat=False)))["loss"]
@@ -116,7 +121,7 @@ def run(policy, rewards, tmp_path, settings, held_out=()):
 
 
 def test_train_logs_every_number_and_leaves_a_loadable_model(policy, rewards, tmp_path):
-    settings = config(evaluate=EvalConfig(every=1, prompts=2, samples=2), save_every=1)
+    settings = config(evaluate=EvalConfig(eval_every=1, eval_prompts=2, eval_samples=2), save_every=1)
     (before, after), rows = run(policy, rewards, tmp_path, settings, sort_letters.examples(2, seed=9))
     steps = [r for r in rows if "loss" in r]
     wanted = {
@@ -137,9 +142,6 @@ def test_train_logs_every_number_and_leaves_a_loadable_model(policy, rewards, tm
 
 
 def test_train_is_repeatable(rewards, tmp_path):
-    from gft.embedded import tokenizer, untrained
-    from gft.model import make_policy
-
     losses = []
     for i in range(2):
         _, rows = run(make_policy(untrained(0), tokenizer()), rewards, tmp_path / str(i), config(steps=3))
@@ -179,6 +181,33 @@ def _gap(policy, rewards, group, objective):
     return total / len(batch.members)
 
 
+def test_train_moves_bf16_computed_parameters_at_the_default_rate(rewards, tmp_path):
+    """Parameters in bf16 would not: 1e-6 is far below half a step of a weight of 0.02."""
+    policy = make_policy(untrained(0), tokenizer(), compute=torch.bfloat16)
+    first = [p.detach().clone() for p in policy.model.parameters()]
+    run(policy, rewards, tmp_path, config(steps=3, objective="sft", optim=OptimConfig(lr=1e-6, weight_decay=0.0)))
+    moved = sum((a != b).sum().item() for a, b in zip(first, policy.model.parameters(), strict=True))
+    assert moved > 0.9 * sum(p.numel() for p in first)
+
+
+def test_train_keeps_the_model_when_the_last_evaluation_is_interrupted(policy, rewards, tmp_path, monkeypatch):
+    from gft import train as loop
+
+    original, calls = loop.evaluate, []
+
+    def second_is_interrupted(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(loop, "evaluate", second_is_interrupted)
+    settings = config(objective="sft", evaluate=EvalConfig(eval_prompts=2, eval_samples=1))
+    with pytest.raises(KeyboardInterrupt):
+        run(policy, rewards, tmp_path, settings, sort_letters.examples(2, seed=9))
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "model") is not None
+
+
 def test_prompt_batches_see_every_prompt_once_an_epoch():
     batches = prompt_batches(EXAMPLES, 3, seed=0)
     seen = [e.origin for _ in range(8) for e in next(batches)]
@@ -192,6 +221,23 @@ def test_save_checkpoint_replaces_an_older_one_whole(policy, tmp_path):
     save_checkpoint(policy, target)
     assert not (target / "stale.txt").exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
+
+
+def test_save_checkpoint_takes_tokenizers_that_save_folders(policy, tmp_path):
+    policy.tokenizer.chat_template = {"default": "{{ messages }}", "tools": "{{ tools }}"}
+    save_checkpoint(policy, tmp_path / "model")
+    assert AutoTokenizer.from_pretrained(tmp_path / "model").chat_template == policy.tokenizer.chat_template
+
+
+def test_save_checkpoint_recovers_from_a_crash_between_its_renames(policy, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError("no space left on device")
+
+    save_checkpoint(policy, tmp_path / "model").rename(tmp_path / "model.old")
+    monkeypatch.setattr(policy.model, "save_pretrained", full)
+    with pytest.raises(OSError, match="no space"):
+        save_checkpoint(policy, tmp_path / "model")
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "model") is not None
 
 
 def test_save_checkpoint_keeps_the_old_one_when_saving_fails(policy, tmp_path, monkeypatch):

@@ -38,8 +38,8 @@ MUTANTS = (
         "clip sides are swapped", f"{NAIVE}[dapo-token-mean-plain-chunked]",
     ),
     Mutant(
-        "objectives.py", "delta = -_log_ratio(logprobs, ref_logprobs)\n        return self.beta",
-        "delta = _log_ratio(logprobs, ref_logprobs)\n        return self.beta",
+        "objectives.py", "delta = -_log_ratio(logprobs, ref_logprobs)",
+        "delta = _log_ratio(logprobs, ref_logprobs)",
         "the KL is taken the wrong way round", f"{NAIVE}[kl-token-mean-plain-chunked]",
     ),
     Mutant(

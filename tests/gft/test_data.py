@@ -262,3 +262,12 @@ def test_load_examples_reads_all_of_gsm8k():
         examples = load_examples(folder / name, max_bad_fraction=0.0)
         assert len(examples) == rows
         assert not any("<<" in example.responses[0].text for example in examples)
+
+
+def test_load_examples_of_a_task_differ_with_the_seed():
+    """Held-out entries are made from a distant seed: entry i comes from seed + i, so near seeds share entries."""
+    pytest.importorskip("reasoning_gym")
+    trained = {e.prompt for e in load_examples("rg:chain_sum", limit=20)}
+    held_out = {e.prompt for e in load_examples("rg:chain_sum", limit=20, seed=1_000_003)}
+    assert len(trained) == len(held_out) == 20
+    assert not trained & held_out

@@ -56,7 +56,7 @@ def run_train(config: TrainConfig) -> None:
     config.out.mkdir(parents=True, exist_ok=True)
     path = config.out / "metrics.jsonl"
     with (
-        RewardPool(config.reward) as rewards,
+        RewardPool(config.reward_name()) as rewards,
         MetricsLog(path) as log,
         Progress(config.objective or "gft", config.steps, console) as progress,
     ):

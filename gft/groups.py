@@ -26,6 +26,7 @@ class Member:
     source: Source
     prompt: list[int]
     response: list[int]
+    text: str  # what the reward function reads
     truncated: bool
     example: Example
     reward: float | None = None
@@ -84,7 +85,7 @@ def make_batch(policy: Policy, examples: Sequence[Example], config: TrainConfig,
     if "advantages" not in config.objective_function().needs:
         return Batch(members, 0.0, 0)
     unscored = [m for m in members if m.reward is None]
-    scored = rewards.score([(policy.decode(m.response), m.example) for m in unscored], [m.truncated for m in unscored])
+    scored = rewards.score([(m.text, m.example) for m in unscored], [m.truncated for m in unscored])
     for member, score in zip(unscored, scored, strict=True):
         member.reward = score.value
     errors = [s.error for s in scored if s.value is None]
@@ -117,7 +118,7 @@ def _given(policy: Policy, examples: Sequence[Example], config: TrainConfig) -> 
             tokens, limit = policy.encode_response(response.text), config.sampling.max_given_tokens
             cut = len(tokens) > limit
             reward = 0.0 if cut else response.reward
-            members.append(Member(group, response.source, prompt, tokens[:limit], cut, example, reward))
+            members.append(Member(group, response.source, prompt, tokens[:limit], response.text, cut, example, reward))
     return members
 
 
@@ -130,4 +131,7 @@ def _own(policy: Policy, examples: Sequence[Example], config: TrainConfig) -> li
     rollouts = sample(
         policy, [prompts[g] for g in owners], max_new_tokens=sampling.max_new_tokens, temperature=sampling.temperature, batch=sampling.batch
     )
-    return [Member(g, "self", prompts[g], r.tokens, r.truncated, examples[g]) for g, r in zip(owners, rollouts, strict=True)]
+    return [
+        Member(g, "self", prompts[g], r.tokens, policy.decode(r.tokens), r.truncated, examples[g])
+        for g, r in zip(owners, rollouts, strict=True)
+    ]

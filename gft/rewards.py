@@ -99,6 +99,8 @@ class RewardPool:
     def __init__(self, reward: str | RewardFunction, *, workers: int = 2, seconds: float = 5.0, memory_mib: int = 1024) -> None:
         if workers < 1 or not seconds > 0 or memory_mib < 1:
             raise ValueError(f"workers = {workers}, seconds = {seconds} and memory_mib = {memory_mib} must all be positive.")
+        if not isinstance(reward, str) and not callable(reward):
+            raise TypeError(f"reward is {reward!r} ({type(reward).__name__}); give a name or a function.")
         if isinstance(reward, str) and not (reward in IN_PLACE or reward in IN_WORKERS or re.fullmatch(r"[\w.]+:\w+", reward)):
             names = ", ".join(map(repr, [*IN_PLACE, *IN_WORKERS]))
             raise ValueError(f"reward = {reward!r} is unknown: choose {names} or 'package.module:function'.")

@@ -141,3 +141,14 @@ def test_train_finds_a_reward_beside_the_users_data(folder, tmp_path, monkeypatc
 def test_train_refuses_options_the_comparison_cannot_honour(tmp_path):
     with pytest.raises(SystemExit, match="the comparison has groups"):
         gft("train", "--own", "2", "--out", tmp_path)
+
+
+def test_train_reads_gsm8k_and_scores_it_by_number(folder, tmp_path):
+    """The default reward of the default format: experts, whose answers end in `#### N`, all score 1."""
+    rows = [{"question": f"{'ab' * (i + 1)}", "answer": f"{'c' * i}\n#### {i}"} for i in range(6)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "gsm8k.parquet")
+    options = ["--own", "2", "--max-prompt-tokens", "400", "--out", tmp_path / "run", *FAST]
+    gft("train", "--model", folder, "--data", tmp_path / "gsm8k.parquet", *options)
+    steps = [r for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if "loss" in r]
+    assert [r["reward_errors"] for r in steps] == [0, 0]
+    assert [r["reward_expert"] for r in steps] == [1.0, 1.0]

@@ -149,6 +149,11 @@ def test_math_reward_of_a_power_tower_does_not_hang(maths):
     assert time.monotonic() - start < 10
 
 
+def test_reward_pool_refuses_what_is_no_reward():
+    with pytest.raises(TypeError, match="reward is None"):
+        RewardPool(None)
+
+
 def test_reward_pool_names_the_choices_when_the_reward_is_unknown():
     with pytest.raises(ValueError, match=r"reward = 'maths' is unknown: choose 'exact', 'number', 'math'"):
         RewardPool("maths")

@@ -27,6 +27,7 @@ test: setup
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/mypy gft_kernels
 
 bench: setup  ## the head against its peers on this machine; rows go to benchmarks/results/
 	$(BIN)/python -m benchmarks

@@ -97,7 +97,7 @@ def make_batch(policy: Policy, examples: Sequence[Example], config: TrainConfig,
     groups = torch.tensor([m.group for m in members])
     advantages = group_advantages(values, groups, scale=config.group.scale, singleton=config.group.singleton)
     statistics = group_statistics(values, groups)
-    spread, size = statistics.spread[statistics.index], statistics.size[statistics.index]
+    spread, size = statistics.spread[statistics.group_of], statistics.size[statistics.group_of]
     for i, member in enumerate(members):
         lone = size[i] == 1 and asked[member.group] > 1  # its fellows could not be scored: there is nothing to compare it with
         member.advantage = 0.0 if lone else advantages[i].item()

@@ -16,9 +16,9 @@ Singleton = Literal["reward", "zero"]
 
 
 class GroupStatistics(NamedTuple):
-    """Per group [G]; `index` [B] maps a response to its group."""
+    """Per group [G]; `group_of` [B] maps a response to its group."""
 
-    index: Tensor
+    group_of: Tensor  # [B]
     size: Tensor
     mean: Tensor
     std: Tensor
@@ -96,14 +96,14 @@ def group_advantages(
     if rewards.element_size() < 4:
         rewards = rewards.float()  # squares of fp16 rewards overflow
     stats = group_statistics(rewards, group_ids)
-    centred = rewards - stats.mean[stats.index]
+    centred = rewards - stats.mean[stats.group_of]
     if scale == "group":
-        centred = centred / (stats.std[stats.index] + eps)
+        centred = centred / (stats.std[stats.group_of] + eps)
     elif scale == "batch" and rewards.numel() > 1:
         centred = centred / (rewards.std() + eps)
-    advantages = torch.where(stats.spread[stats.index], centred, 0)
+    advantages = torch.where(stats.spread[stats.group_of], centred, 0)
     if singleton == "reward":
-        advantages = torch.where(stats.size[stats.index] == 1, rewards, advantages)
+        advantages = torch.where(stats.size[stats.group_of] == 1, rewards, advantages)
     return advantages.to(dtype)
 
 

@@ -156,6 +156,7 @@ def _logprob_gradients(
         grad, factor = chunk.grad, -grad_logprobs[position] / chunk.total
         if grad_entropy is not None:
             # d entropy / dz_j = -p_j (log p_j + entropy); the row's factor is then 1 / s, its coefficients inside grad.
+            assert chunk.shifted is not None
             g_lp, g_h = grad_logprobs[position], grad_entropy[position]
             surprise = _entropy(chunk) - chunk.total.log()
             own = g_lp * chunk.rest - g_h * chunk.exp_target * (chunk.shifted[chunk.target] + surprise)
@@ -215,7 +216,7 @@ def _refuse_double_backward() -> None:
 
 def _cast(grads: _Gradients, *inputs: Tensor | None) -> tuple[Tensor | None, ...]:
     found = (grads.hidden, grads.weight, grads.bias)
-    return tuple(None if g is None else g.to(x.dtype) for g, x in zip(found, inputs, strict=True))
+    return tuple(None if g is None or x is None else g.to(x.dtype) for g, x in zip(found, inputs, strict=True))
 
 
 class _PolicyLoss(torch.autograd.Function):
@@ -242,7 +243,7 @@ class _PolicyLoss(torch.autograd.Function):
                 entropy[at] = _entropy(chunk)
             factor = -coefficients[at] * plan.weights[at] / chunk.total
             product = grads.add(index, chunk, chunk.grad, factor, weight_c, head)
-            if entropy_from_gemm:
+            if product is not None and entropy_from_gemm:
                 entropy[at] = _entropy_from_product(chunk, product, bias_c, head)
         ctx.grads, ctx.plan = grads, plan
         ctx.save_for_backward(hidden, weight, bias, coefficients * plan.weights)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -55,11 +55,12 @@ class Objective:
     zero_at_zero_advantage: ClassVar[bool] = False  # True: rows with A = 0 may be skipped
     rowwise: ClassVar[bool] = True  # a row's loss depends on that row alone; what is not an Objective is checked for it
 
-    def __call__(self, logprobs: Tensor, **per_token: Tensor | None) -> Tensor:
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """loss [K] of (logprobs [K], advantages=, old_logprobs=, ref_logprobs=)."""
         raise NotImplementedError
 
-    def metrics(self, logprobs: Tensor, **per_token: Tensor | None) -> dict[str, Tensor]:
-        """Per-token vectors [K] whose means are reported beside the loss."""
+    def metrics(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """From the same arguments, per-token vectors [K] whose means are reported beside the loss."""
         return {}
 
     def __add__(self, other: LossFunction) -> Objective:
@@ -183,9 +184,13 @@ class _Sum(Objective):
 
     def __init__(self, first: LossFunction, second: LossFunction) -> None:
         self.parts = (first, second)
-        self.needs = tuple(dict.fromkeys(name for part in self.parts for name in getattr(part, "needs", ())))
-        self.zero_at_zero_advantage = all(getattr(part, "zero_at_zero_advantage", False) for part in self.parts)
-        self.rowwise = all(getattr(part, "rowwise", False) for part in self.parts)
+        needs = dict.fromkeys(name for part in self.parts for name in getattr(part, "needs", ()))
+        self.needs = tuple(needs)  # type: ignore[misc]
+        self.zero_at_zero_advantage = self._all("zero_at_zero_advantage")  # type: ignore[misc]
+        self.rowwise = self._all("rowwise")  # type: ignore[misc]
+
+    def _all(self, name: str) -> bool:
+        return all(getattr(part, name, False) for part in self.parts)
 
     def __call__(self, logprobs, **per_token):
         return self.parts[0](logprobs, **per_token) + self.parts[1](logprobs, **per_token)

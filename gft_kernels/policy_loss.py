@@ -88,8 +88,13 @@ def linear_policy_loss(
     if head.validate and not getattr(objective, "rowwise", False):
         _check_rowwise(plan, result.logprobs)
     scored = torch.where(valid, torch.nan, 0.0).to(dtype)  # what rows outside the plan report
-    vectors = (_scatter(x, rows, base) for x, base in zip(result[1:], (scored, scored, torch.zeros_like(scored)), strict=True))
-    return PolicyLoss(result.loss, *vectors, _stats(plan, result.logprobs, result.entropy, valid))
+    return PolicyLoss(
+        result.loss,
+        _scatter(result.logprobs, rows, scored),
+        _scatter(result.entropy, rows, scored),
+        _scatter(result.coefficients, rows, torch.zeros_like(scored)),
+        _stats(plan, result.logprobs, result.entropy, valid),
+    )
 
 
 def _active_rows(valid: Tensor, weights: Tensor, advantages: Tensor | None, objective: LossFunction, head: Head) -> Tensor | None:

@@ -61,6 +61,7 @@ def token_weights(
     if sequence_ids is not None and sequence_ids.shape != loss_mask.shape:
         raise ValueError(f"sequence_ids has shape {tuple(sequence_ids.shape)}; it must match loss_mask, {tuple(loss_mask.shape)}.")
     if num_sequences is None:
+        assert sequence_ids is not None
         num_sequences = torch.unique(sequence_ids[loss_mask]).numel()
     weights = mask / torch.as_tensor(num_sequences, device=mask.device).clamp(min=1)
     if reduction == "seq-mean-token-mean":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ class HeadParts(NamedTuple):
     head: Head  # with the model's bias and transforms
 
 
-def split_head(model: nn.Module, *, temperature: float = 1.0, **options) -> HeadParts:
+def split_head(model: Any, *, temperature: float = 1.0, **options) -> HeadParts:
     """Backbone, head weight and `Head` of a transformers causal LM, checked against the model's own logits.
 
     Equivalent to `model(input_ids).logits == head(backbone(input_ids).last_hidden_state @ weight.T)`, which is verified on
@@ -55,7 +55,7 @@ def _transforms(config) -> tuple[float, float | None]:
 
 
 @torch.no_grad()
-def _verify(model: nn.Module, backbone: nn.Module, layer: nn.Linear, head: Head) -> None:
+def _verify(model: Any, backbone: nn.Module, layer: nn.Linear, head: Head) -> None:
     tokens = torch.arange(1, 5, device=layer.weight.device)[None] % layer.weight.shape[0]
     modes = {module: module.training for module in model.modules()}
     model.eval()

@@ -93,7 +93,7 @@ MUTANTS = (
         "every micro-batch is averaged on its own", f"{REDUCTIONS}::test_token_weights_use_the_counts_of_the_step",
     ),
     Mutant(
-        "advantages.py", "centred = rewards - stats.mean[stats.index]", "centred = rewards - rewards.mean()",
+        "advantages.py", "centred = rewards - stats.mean[stats.group_of]", "centred = rewards - rewards.mean()",
         "the mean of the batch in place of the group's", f"{ADVANTAGES}::test_group_advantages_follow_the_definition",
     ),
     Mutant(
@@ -101,8 +101,16 @@ MUTANTS = (
         "K in place of K - 1 in the std", f"{ADVANTAGES}::test_group_advantages_follow_the_definition",
     ),
     Mutant(
-        "advantages.py", "torch.where(stats.spread[stats.index], centred, 0)", "centred",
+        "advantages.py", "torch.where(stats.spread[stats.group_of], centred, 0)", "centred",
         "groups without spread keep rounding noise over eps",
         f"{ADVANTAGES}::test_group_advantages_equal_rewards_are_exactly_zero",
+    ),
+    Mutant(
+        "objectives.py", ".clamp(-60, 60).exp()", ".exp()",
+        "an infinite ratio times a clipped gradient of 0", "tests/kernels/test_objectives.py",
+    ),
+    Mutant(
+        "reductions.py", "torch.unique(sequence_ids[loss_mask])", "torch.unique(sequence_ids)",
+        "the ids of padding are counted as sequences", f"{REDUCTIONS}::test_token_weights_ignore_the_ids_of_masked_rows",
     ),
 )  # fmt: skip

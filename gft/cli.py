@@ -126,11 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
         run_eval(config)
 
     try:
-        app.cli(
-            args=arguments,
-            prog="gft",
-            description=DESCRIPTION,
-        )
+        app.cli(args=arguments, prog="gft", description=DESCRIPTION)
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         if os.environ.get("GFT_TRACEBACK"):
             raise

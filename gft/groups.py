@@ -61,7 +61,8 @@ def check_examples(examples: Sequence[Example], config: TrainConfig) -> list[str
         found = sum(min(asked, sum(r.source == source for r in e.responses)) for e in examples) / len(examples)
         if found < asked:
             notes.append(f"{source} responses in the data: {found:.3g} a group, {asked} asked for")
-    empty = [e.origin for e in examples if not own and not any(r.source != "self" for r in e.responses)]
+    wanted = {source for source, asked in (("expert", experts), ("teacher", teachers)) if asked}
+    empty = [e.origin for e in examples if not own and not any(r.source in wanted for r in e.responses)]
     if empty:
         raise ValueError(
             f"{len(empty)} of {len(examples)} examples have no response to train on, the first: {empty[0]}. Give --own, or drop them."

@@ -118,7 +118,7 @@ def accumulate_gradients(policy: Policy, batch: Batch, config: TrainConfig) -> d
     objective = config.objective_function()
     skip = objective.zero_at_zero_advantage
     active = [m for m in batch.members if not skip or m.advantage != 0]
-    counted = [m for m in batch.members if m.spread or config.group.count_flat]
+    counted = [m for m in batch.members if m.spread or m.advantage != 0 or config.group.count_flat]
     longest = max(config.sampling.max_given_tokens, config.sampling.max_new_tokens)
     counts = {"num_tokens": sum(len(m.response) for m in counted), "num_sequences": len(counted), "max_length": longest}
     policy.model.train()

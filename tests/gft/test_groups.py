@@ -116,6 +116,7 @@ SCORED = (Response("ab", "expert", 1.0),)
     ("example", "settings", "message"),
     [
         (Example("ba=", "ab", origin="x:1"), config(1, 0, 0, "sft"), "no response to train on, the first: x:1"),
+        (Example("ba=", "ab", SCORED, origin="x:4"), config(0, 3, 0), "no response to train on, the first: x:4"),
         (Example("ba=", "", SCORED, origin="x:2"), config(1, 0, 4), "no solution to score responses with, the first: x:2"),
         (Example("ba=", "", (Response("ab", "expert"),), origin="x:3"), config(1, 0, 0), "no solution to score"),
     ],

@@ -83,6 +83,15 @@ def test_accumulate_gradients_can_leave_flat_groups_out_of_the_mean(policy, rewa
     assert excluded == pytest.approx(counted * every / active, rel=1e-5)
 
 
+def test_accumulate_gradients_counts_groups_of_one(policy, rewards):
+    """A group of one has no spread but its reward as advantage: it is trained on, so it counts."""
+    settings = config(group=GroupConfig(1, 0, 0))
+    batch = make_batch(policy, EXAMPLES[:3], settings, rewards)
+    assert all(m.advantage == 1.0 for m in batch.members)
+    without = config(group=GroupConfig(1, 0, 0, count_flat=False))
+    assert accumulate_gradients(policy, batch, without)["loss"] == accumulate_gradients(policy, batch, settings)["loss"]
+
+
 def test_accumulate_gradients_of_all_flat_groups_is_nothing(policy, rewards):
     batch = fixed_batch(policy, rewards, config())
     for m in batch.members:

@@ -14,7 +14,7 @@ import tyro
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from .compare import HELD_OUT_SEED, TRAIN_PROMPTS, compare
+from .compare import HELD_OUT_SEED, TRAIN_PROMPTS, check_embedded, compare
 from .config import EMBEDDED, TrainConfig
 from .data import Example, load_examples
 from .embedded import pretrain, tokenizer
@@ -75,6 +75,7 @@ def _materials(config: TrainConfig) -> tuple[Policy, list[Example], list[Example
     if (config.model is None) != (config.data is None):
         raise ValueError("give --model and --data together, or neither for the embedded task.")
     if config.model is None:
+        check_embedded(config)
         policy = make_policy(pretrain(config.seed), tokenizer(), config.head_temperature())
         return policy, embedded_examples(TRAIN_PROMPTS, config.seed), embedded_examples(config.evaluate.eval_prompts, HELD_OUT_SEED)
     examples = load_examples(config.data)

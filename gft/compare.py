@@ -30,6 +30,14 @@ METHODS = {
 }
 
 
+def check_embedded(config: TrainConfig) -> None:
+    """Refuse options that the embedded task would ignore."""
+    if config.eval_data or config.device not in (None, "cpu") or config.dtype == "bfloat16":
+        raise ValueError(
+            "the embedded task runs on the CPU in float32 with held-out prompts of its own: --device, --dtype, --eval-data need --model."
+        )
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """The model is too small for threads to help; with one, the same seed gives the same numbers whatever the core count."""
@@ -48,8 +56,9 @@ def compare(config: TrainConfig, console: Console) -> dict[str, dict]:
     Returns:
         name -> {"greedy", "sampled", ...}, held-out accuracies after the run.
     """
-    if config.group != GroupConfig() or config.device or config.eval_data or config.evaluate.eval_prompts < 1:
-        raise ValueError("the comparison has groups and held-out prompts of its own, on the CPU: with those options, give an --objective.")
+    check_embedded(config)
+    if config.group != GroupConfig() or config.evaluate.eval_prompts < 1:
+        raise ValueError("the comparison has groups of its own and evaluates: for group options or no evaluation, give an --objective.")
     with Progress("base", embedded.PRETRAIN_STEPS, console) as progress:
         start = time.perf_counter()
         base = embedded.pretrain(config.seed, lambda step, loss: progress.step({"nll": loss}))

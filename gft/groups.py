@@ -12,7 +12,7 @@ from gft_kernels import group_advantages
 from gft_kernels.advantages import group_statistics
 
 from .config import TrainConfig
-from .data import Example, Source
+from .data import Example, Response, Source
 from .model import Policy
 from .rewards import RewardPool
 from .rollout import sample
@@ -56,19 +56,20 @@ def check_examples(examples: Sequence[Example], config: TrainConfig) -> list[str
         ValueError: a group would be empty, or could not be scored.
     """
     experts, teachers, own = config.composition()
+    used = [given_responses(e, config) for e in examples]
     notes = []
     for source, asked in (("expert", experts), ("teacher", teachers)):
-        found = sum(min(asked, sum(r.source == source for r in e.responses)) for e in examples) / len(examples)
+        found = sum(r.source == source for responses in used for r in responses) / len(examples)
         if found < asked:
             notes.append(f"{source} responses in the data: {found:.3g} a group, {asked} asked for")
-    wanted = {source for source, asked in (("expert", experts), ("teacher", teachers)) if asked}
-    empty = [e.origin for e in examples if not own and not any(r.source in wanted for r in e.responses)]
+    empty = [e.origin for e, responses in zip(examples, used, strict=True) if not own and not responses]
     if empty:
         raise ValueError(
             f"{len(empty)} of {len(examples)} examples have no response to train on, the first: {empty[0]}. Give --own, or drop them."
         )
     if "advantages" in config.objective_function().needs:
-        unsolved = [e.origin for e in examples if not e.solution.strip() and (own or any(r.reward is None for r in e.responses))]
+        unscored = [own or any(r.reward is None for r in responses) for responses in used]
+        unsolved = [e.origin for e, ask in zip(examples, unscored, strict=True) if ask and not e.solution.strip()]
         if unsolved:
             raise ValueError(
                 f"{len(unsolved)} of {len(examples)} examples have no solution to score responses with, the first: {unsolved[0]}. "
@@ -106,17 +107,25 @@ def make_batch(policy: Policy, examples: Sequence[Example], config: TrainConfig,
     return Batch(members, 1 - statistics.spread.double().mean().item(), len(errors))
 
 
+def given_responses(example: Example, config: TrainConfig) -> list[Response]:
+    """The first asked-for experts and teachers of an example, in its order."""
+    left = dict(zip(("expert", "teacher"), config.composition()[:2], strict=True)) | {"self": 0}
+    chosen = []
+    for response in example.responses:
+        if left[response.source]:
+            left[response.source] -= 1
+            chosen.append(response)
+    return chosen
+
+
 def _given(policy: Policy, examples: Sequence[Example], config: TrainConfig) -> list[Member]:
-    """The first experts and teachers of each example; one cut at the length limit has no end token and reward 0."""
-    experts, teachers, _ = config.composition()
+    """The given responses as members; one cut at the length limit has no end token and reward 0."""
+    limit = config.sampling.max_given_tokens
     members = []
     for group, example in enumerate(examples):
-        prompt, left = policy.encode_prompt(example.prompt), {"expert": experts, "teacher": teachers, "self": 0}
-        for response in example.responses:
-            if left[response.source] == 0:
-                continue
-            left[response.source] -= 1
-            tokens, limit = policy.encode_response(response.text), config.sampling.max_given_tokens
+        prompt = policy.encode_prompt(example.prompt)
+        for response in given_responses(example, config):
+            tokens = policy.encode_response(response.text)
             cut = len(tokens) > limit
             reward = 0.0 if cut else response.reward
             members.append(Member(group, response.source, prompt, tokens[:limit], response.text, cut, example, reward))

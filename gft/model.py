@@ -114,7 +114,9 @@ def load_policy(path: Path, *, device: str | None = None, dtype: str = "auto", t
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     chosen = (torch.bfloat16 if device.startswith("cuda") else torch.float32) if dtype == "auto" else getattr(torch, dtype)
     flash = device.startswith("cuda") and chosen == torch.bfloat16 and importlib.util.find_spec("flash_attn") is not None
-    attention = "flash_attention_2" if flash else "sdpa"
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation=attention, local_files_only=True)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    return make_policy(model.to(device).eval(), tokenizer, temperature, chosen)
+    policy = make_policy(model.to(device).eval(), tokenizer, temperature, chosen)  # checked in fp32, which flash-attn does not take
+    if flash:
+        model.set_attn_implementation("flash_attention_2")
+    return policy

@@ -82,8 +82,9 @@ def _forward_chunk(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets:
 
 
 def _row_dot(a: Tensor, b: Tensor) -> Tensor:
-    """[K] sums of a * b over each row, without the [K, V] product in memory."""
-    return torch.bmm(a[:, None], b[:, :, None]).flatten()
+    """[K] sums of a * b over each row without the [K, V] product in memory, in tiles: one long fp32 dot loses two digits."""
+    tiles = zip(a.split(512, 1), b.split(512, 1), strict=True)
+    return torch.stack([torch.bmm(x[:, None], y[:, :, None]).flatten() for x, y in tiles]).sum(0)
 
 
 def _entropy(chunk: _Chunk) -> Tensor:

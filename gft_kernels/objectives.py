@@ -43,9 +43,10 @@ def _ratio(logprobs: Tensor, old_logprobs: Tensor | None) -> Tensor:
 
 
 def _k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """e^d - d - 1 with d = ref - log p, finite in fp32: past d = 60 the exponential stays at e^60."""
+    """e^d - d - 1 with d = ref - log p, finite in fp32: past d = 60 value and slope of the exponential stay at e^60."""
     delta = -_log_ratio(logprobs, ref_logprobs)
-    return delta.clamp(max=60).exp() - delta - 1
+    bounded = delta.detach().clamp(max=60) + (delta - delta.detach())
+    return bounded.exp() - delta - 1
 
 
 class Objective:
@@ -67,7 +68,7 @@ class Objective:
         return _Sum(self, other)
 
     def __radd__(self, other: LossFunction) -> Objective:
-        return _Sum(other, self)
+        return _Sum(other, self) if callable(other) else NotImplemented
 
 
 @dataclass(frozen=True)
@@ -216,6 +217,8 @@ def losses_and_coefficients(objective: LossFunction, logprobs: Tensor, per_token
         per_token = {name: x.clone() if x is not None and x.is_inference() else x for name, x in per_token.items()}
         try:
             losses = objective(leaf, **per_token)
+        except torch.OutOfMemoryError:
+            raise
         except (RuntimeError, IndexError) as error:
             raise ValueError(
                 f"objective {objective!r} failed on {len(leaf)} rows: {error}. It is called on chunks of the active rows, so per-row "

@@ -138,9 +138,19 @@ def test_train_finds_a_reward_beside_the_users_data(folder, tmp_path, monkeypatc
     assert all(r["reward"] == 0.5 and r["flat_groups"] == 1.0 for r in read_metrics(tmp_path / "run" / "metrics.jsonl"))
 
 
-def test_train_refuses_options_the_comparison_cannot_honour(tmp_path):
-    with pytest.raises(SystemExit, match="the comparison has groups"):
-        gft("train", "--own", "2", "--out", tmp_path)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--own", "2"), "the comparison has groups"),
+        (("--eval-prompts", "0"), "the comparison has groups"),
+        (("--device", "cuda"), "need --model"),
+        (("--objective", "gft", "--eval-data", "x.jsonl"), "need --model"),
+        (("--objective", "gft", "--dtype", "bfloat16"), "need --model"),
+    ],
+)
+def test_train_refuses_options_the_embedded_task_cannot_honour(options, message, tmp_path):
+    with pytest.raises(SystemExit, match=message):
+        gft("train", *options, "--out", tmp_path)
 
 
 def test_train_reads_gsm8k_and_scores_it_by_number(folder, tmp_path):

@@ -109,6 +109,12 @@ def test_check_examples_names_what_the_groups_lack():
     assert check_examples(sort_letters.examples(4, seed=0), config(1, 3, 0)) == []
 
 
+def test_check_examples_asks_for_a_solution_only_where_a_response_needs_one():
+    scored = (Response("ab", "expert", 1.0), Response("ba", "teacher", 0.0))
+    unused = (Response("xx", "self"), Response("ba", "teacher"))  # not of an asked-for source, and beyond the asked-for count
+    assert check_examples([Example("ba=", "", scored + unused)], config(1, 1, 0)) == []
+
+
 SCORED = (Response("ab", "expert", 1.0),)
 
 

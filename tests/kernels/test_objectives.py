@@ -31,6 +31,7 @@ def test_kl_stays_finite_far_from_the_reference():
     assert coefficients.isfinite().all()
     torch.testing.assert_close(losses[1], 0.5 * (torch.tensor(30.0).exp() - 31))
     assert losses[3] > losses[1]
+    assert (coefficients[1:4] < -1e12).all()  # however far, back towards the reference
 
 
 def test_sum_of_a_function_and_an_objective_in_either_order():
@@ -43,6 +44,11 @@ def test_sum_of_a_function_and_an_objective_in_either_order():
     for x, y in zip(left, right, strict=True):
         torch.testing.assert_close(x, y, equal_nan=True)
     assert (weighted + kl(0.1)).needs == ("ref_logprobs",)
+
+
+def test_sum_with_something_that_is_no_function_is_refused():
+    with pytest.raises(TypeError, match="unsupported operand"):
+        sum([gft(), kl(0.1)])
 
 
 def test_dft_reports_its_weight():

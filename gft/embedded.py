@@ -42,14 +42,14 @@ def untrained(seed: int) -> Qwen2ForCausalLM:
     return Qwen2ForCausalLM(config)
 
 
-def pretrain(seed: int, on_step: Callable[[int, float], None] = lambda step, loss: None, steps: int = PRETRAIN_STEPS) -> Qwen2ForCausalLM:
-    """The base model: next-token training on the corpus, AdamW with warm-up and a cosine."""
+def pretrain(seed: int, on_step: Callable[[int, float], None] = lambda step, loss: None) -> Qwen2ForCausalLM:
+    """The base model: PRETRAIN_STEPS steps of next-token training on the corpus, AdamW with warm-up and a cosine."""
     model, rng, encode = untrained(seed), random.Random(seed), tokenizer()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.98), weight_decay=0.01)
-    rate = lambda s: min(1, (s + 1) / 30) * max(0.05, 0.5 * (1 + math.cos(math.pi * s / steps)))  # noqa: E731
+    rate = lambda s: min(1, (s + 1) / 30) * max(0.05, 0.5 * (1 + math.cos(math.pi * s / PRETRAIN_STEPS)))  # noqa: E731
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     start = LENGTH + 1
-    for step in range(steps):
+    for step in range(PRETRAIN_STEPS):
         tokens = torch.tensor([[*encode(q + a).input_ids, encode.eos_token_id] for q, a in (corpus_line(rng) for _ in range(128))])
         hidden = model.base_model(tokens).last_hidden_state[:, start - 1 : -1]
         loss = linear_policy_loss(hidden.flatten(0, 1), model.lm_head.weight, tokens[:, start:].flatten(), objective=sft()).loss

@@ -85,8 +85,8 @@ def comparison_figure(curves: dict[str, list[dict]], path: Path, samples: int) -
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
     for axis, key, title in ((axes[0], "eval_sampled", f"mean of {samples} samples, temperature 1"), (axes[1], "eval_greedy", "greedy")):
         for name, rows in curves.items():
-            points = [(r["step"], r[key]) for r in rows if r.get(key) is not None] or [(0, 0.0)]
-            axis.plot(*zip(*points, strict=True), marker=".", label=name)
+            points = [(r["step"], r[key]) for r in rows if r.get(key) is not None]
+            axis.plot([step for step, _ in points], [value for _, value in points], marker=".", label=name)
         axis.set(title=title, xlabel="updates", ylim=(0, 1.02))
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("held-out accuracy")

@@ -21,7 +21,7 @@ def linear_logprob(
 
     Equivalent to, without ever holding the [N, V] logits::
 
-        log_p = head.transform(hidden @ weight.T).float().log_softmax(-1)
+        log_p = reference.head_logits(hidden, weight, head).log_softmax(-1)  # [N, V]
         logprobs = log_p.gather(1, targets[:, None]).squeeze(1)
         entropy = -(log_p.exp() * log_p).sum(-1)
 

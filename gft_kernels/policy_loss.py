@@ -31,7 +31,7 @@ def linear_policy_loss(
 
     Equivalent to::
 
-        logprobs = head.transform(hidden @ weight.T).float().log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
+        logprobs = linear_logprob(hidden, weight, targets, head=head).logprobs
         losses = objective(logprobs, advantages=advantages, old_logprobs=old_logprobs, ref_logprobs=ref_logprobs)
         loss = (token_weights * losses)[targets != -100].sum()
 

@@ -85,7 +85,6 @@ def test_eval_prints_greedy_and_sampled_accuracy(folder, tmp_path, capsys):
 def test_train_without_options_compares_and_draws(tmp_path, monkeypatch, capsys):
     """The demo, shortened: the order of the methods, the table, the figure, the rows."""
     monkeypatch.setattr(compare.embedded, "PRETRAIN_STEPS", 3)
-    monkeypatch.setattr(compare.embedded.pretrain, "__defaults__", (*compare.embedded.pretrain.__defaults__[:-1], 3))
     gft("train", "--steps", "2", "--out", tmp_path, "--eval-prompts", "4", "--eval-samples", "2", "--eval-every", "1")
     out = capsys.readouterr().out
     assert [name for name in ("base", *compare.METHODS) if name in out] == ["base", *compare.METHODS]
@@ -104,7 +103,7 @@ def test_train_without_options_compares_and_draws(tmp_path, monkeypatch, capsys)
     ],
 )
 def test_train_ends_with_one_line_on_bad_input(options, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(compare.embedded.pretrain, "__defaults__", (*compare.embedded.pretrain.__defaults__[:-1], 1))
+    monkeypatch.setattr(compare.embedded, "PRETRAIN_STEPS", 1)
     with pytest.raises(SystemExit) as stop:
         gft("train", *options, "--out", tmp_path)
     assert str(stop.value.code).startswith("gft: ")

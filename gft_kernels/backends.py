@@ -1,23 +1,46 @@
-"""The backends by name, and the choice `auto` makes. A new backend is one file and one line here."""
+"""The backends by name, and the choice `auto` makes. A new backend is one engine and one line here."""
 
 from __future__ import annotations
+
+import functools
 
 import torch
 
 from . import chunked, reference
-from .plan import Backend
+from .fused import backend_of
+from .plan import Backend, Engine
 
-BACKENDS: dict[str, Backend] = {b.name: b for b in (reference.BACKEND, chunked.BACKEND)}
+NAMES = ("eager", "chunked", "triton")
 
 
-def resolve_backend(name: str, device: torch.device) -> Backend:
-    """The backend called `name`; "auto" is the fastest one for `device`.
+@functools.cache
+def resolve_engine(name: str) -> Engine:
+    """The engine behind a fused backend; Triton is imported when first asked for."""
+    if name == "triton":
+        from . import triton
+
+        return triton.ENGINE
+    return chunked.ENGINE
+
+
+@functools.cache
+def _backend(name: str) -> Backend:
+    return reference.BACKEND if name == "eager" else backend_of(resolve_engine(name))
+
+
+def backend_name(name: str, device: torch.device, dtype: torch.dtype) -> str:
+    """`name` itself, or what "auto" means: Triton on CUDA and ROCm for up to 32 bits, else chunked.
 
     Raises:
         ValueError: no backend has that name.
     """
     if name == "auto":
-        return BACKENDS["chunked"]
-    if name not in BACKENDS:
-        raise ValueError(f"backend = {name!r} is unknown: choose 'auto' or one of {', '.join(map(repr, BACKENDS))} (device {device}).")
-    return BACKENDS[name]
+        return "triton" if device.type == "cuda" and dtype != torch.float64 else "chunked"
+    if name not in NAMES:
+        raise ValueError(f"backend = {name!r} is unknown: choose 'auto' or one of {', '.join(map(repr, NAMES))} (device {device}).")
+    return name
+
+
+def resolve_backend(name: str, device: torch.device, dtype: torch.dtype) -> Backend:
+    """The differentiable backend called `name` (see `backend_name`)."""
+    return _backend(backend_name(name, device, dtype))

@@ -1,4 +1,4 @@
-"""The chunked backend in plain PyTorch: any device, no [N, V] tensor, gradients of the fused loss formed in the forward.
+"""The chunked engine in plain PyTorch: any device, no [N, V] tensor, gradients of the fused loss formed in the forward.
 
 For a chunk of K rows, with E_j = exp(z_j - max z) and the target's own entry taken out of the sum,
 
@@ -22,11 +22,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .head import Head, LogProbs
+from .gradients import Gradients, Index
+from .head import Head, compute_dtype
 from .objectives import losses_and_coefficients
-from .plan import Backend, LossPlan, PlanResult, compute_dtype
-
-Index = slice | Tensor
+from .plan import Engine, LossPlan, PlanResult, Scores, Wanted
 
 
 def chunk_rows(hidden_size: int, head: Head) -> int:
@@ -44,7 +43,7 @@ def _chunks(count: int, size: int, rows: Tensor | None) -> list[tuple[slice, Ind
 class _Chunk:
     """The softmax of one chunk of rows, held as unnormalised exponentials."""
 
-    hidden: Tensor  # [K, D] so that dz = hidden @ dweight^T: scale and temperature folded in
+    hidden: Tensor  # [K, D]
     grad: Tensor  # [K, V] G above
     rest: Tensor  # [K]
     exp_target: Tensor  # [K] E_y
@@ -78,7 +77,7 @@ def _forward_chunk(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets:
     total = rest + exp_target
     logprobs = torch.where(exp_target > 0.5, -torch.log1p(rest / exp_target), target_logit - total.log())
     z[at_target] = -rest
-    return _Chunk(hidden * (head.scale / head.temperature), z, rest, exp_target, total, logprobs, shifted, maximum, at_target)
+    return _Chunk(hidden, z, rest, exp_target, total, logprobs, shifted, maximum, at_target)
 
 
 def _row_dot(a: Tensor, b: Tensor) -> Tensor:
@@ -101,8 +100,8 @@ def _entropy_from_product(chunk: _Chunk, product: Tensor, bias: Tensor | None, h
     """[K] entropy from G @ weight, which the gradient needs anyway: -log p - sum_j G_j z_j / s."""
     gap = _row_dot(chunk.hidden, product)
     if bias is not None:
-        gap += chunk.grad @ bias.clamp(min=-1e30) * (head.scale / head.temperature)
-    entropy = -chunk.logprobs - gap / chunk.total
+        gap += chunk.grad @ bias.clamp(min=-1e30)
+    entropy = -chunk.logprobs - gap * (head.scale / head.temperature) / chunk.total
     remote = (chunk.logprobs < -1e3).nonzero().squeeze(1)  # the two terms cancel there, or are infinite
     if len(remote):
         exps = chunk.grad[remote].clamp(min=0)  # the target's own E is 0
@@ -110,172 +109,83 @@ def _entropy_from_product(chunk: _Chunk, product: Tensor, bias: Tensor | None, h
     return entropy
 
 
-class _Gradients:
-    """Accumulators of dhidden, dweight and dbias in the compute dtype; what nobody wants is never allocated."""
-
-    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: tuple[bool, bool, bool]) -> None:
-        dtype = compute_dtype(hidden, weight)
-        self.wanted = wanted
-        self.hidden = torch.zeros_like(hidden, dtype=dtype) if wanted[0] else None
-        self.weight = torch.zeros_like(weight, dtype=dtype) if wanted[1] else None
-        self.bias = torch.zeros_like(bias, dtype=dtype) if wanted[2] and bias is not None else None
-
-    def add(self, index: Index, chunk: _Chunk, grad: Tensor, factor: Tensor, weight: Tensor, head: Head) -> Tensor | None:
-        """Add dz = factor * grad of one chunk; returns grad @ weight [K, D] where dhidden is wanted."""
-        if head.softcap is not None:
-            assert chunk.shifted is not None
-            tanh = chunk.shifted.add_(chunk.maximum[:, None]).mul_(head.temperature / head.softcap)
-            grad = grad.mul_(tanh.square_().neg_().add_(1))
-        slope = head.scale / head.temperature
-        product = None
-        if self.hidden is not None:
-            product = grad @ weight
-            self.hidden[index] = product * (factor * slope)[:, None]
-        if self.weight is not None:
-            self.weight.addmm_(grad.T, chunk.hidden * factor[:, None])
-        if self.bias is not None:
-            self.bias.addmv_(grad.T, factor * slope)
-        return product
+def _remove_softcap(chunk: _Chunk, grad: Tensor, head: Head) -> Tensor:
+    """grad times the slope of the soft cap, 1 - tanh^2, in place; uses up `shifted`."""
+    assert chunk.shifted is not None
+    assert head.softcap is not None
+    tanh = chunk.shifted.add_(chunk.maximum[:, None]).mul_(head.temperature / head.softcap)
+    return grad.mul_(tanh.square_().neg_().add_(1))
 
 
 def _buffers(count: int, rows: int, weight: Tensor, pair: bool) -> list[Tensor]:
     return [weight.new_empty(min(rows, count), weight.shape[0]) for _ in range(2 if pair else 1)]
 
 
-def _logprob_gradients(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head,
-    rows: Tensor | None, grad_logprobs: Tensor, grad_entropy: Tensor | None, wanted: tuple[bool, bool, bool],
-) -> _Gradients:  # fmt: skip
-    """Recompute the chosen rows' softmax and accumulate the gradients of an upstream [K] on log p and entropy."""
-    out = _Gradients(hidden, weight, bias, wanted)
+def score(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head, rows: Tensor | None) -> Scores:
     dtype, size = compute_dtype(hidden, weight), chunk_rows(hidden.shape[1], head)
-    weight_c, bias_c = weight.to(dtype), None if bias is None else bias.to(dtype)
+    weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+    count = len(targets) if rows is None else len(rows)
+    logprobs, entropy = hidden.new_empty(count, dtype=dtype), hidden.new_empty(count, dtype=dtype)
+    buffers = _buffers(count, size, weight, pair=True)
+    for at, index in _chunks(count, size, rows):
+        chunk = _forward_chunk(hidden[index].to(dtype), weight, bias, targets[index], head, buffers)
+        logprobs[at], entropy[at] = chunk.logprobs, _entropy(chunk)
+    return Scores(logprobs, entropy, logprobs.new_empty(0))
+
+
+def score_gradients(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head, rows: Tensor | None,
+    scores: Scores, upstream: tuple[Tensor, Tensor | None], wanted: Wanted,
+) -> Gradients:  # fmt: skip
+    """Recompute the chosen rows' softmax and accumulate the gradients of an upstream [K] on log p and entropy."""
+    grad_logprobs, grad_entropy = upstream
+    out = Gradients(hidden, weight, bias, wanted)
+    dtype, size = compute_dtype(hidden, weight), chunk_rows(hidden.shape[1], head)
+    weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
     count = len(grad_logprobs)
-    buffers = _buffers(count, size, weight_c, pair=head.softcap is not None or grad_entropy is not None)
-    for position, index in _chunks(count, size, rows):
-        chunk = _forward_chunk(hidden[index].to(dtype), weight_c, bias_c, targets[index], head, buffers)
-        grad, factor = chunk.grad, -grad_logprobs[position] / chunk.total
+    buffers = _buffers(count, size, weight, pair=head.softcap is not None or grad_entropy is not None)
+    for at, index in _chunks(count, size, rows):
+        chunk = _forward_chunk(hidden[index].to(dtype), weight, bias, targets[index], head, buffers)
+        grad, factor = chunk.grad, -grad_logprobs[at] / chunk.total
         if grad_entropy is not None:
             # d entropy / dz_j = -p_j (log p_j + entropy); the row's factor is then 1 / s, its coefficients inside grad.
             assert chunk.shifted is not None
-            g_lp, g_h = grad_logprobs[position], grad_entropy[position]
+            g_lp, g_h = grad_logprobs[at], grad_entropy[at]
             surprise = _entropy(chunk) - chunk.total.log()
             own = g_lp * chunk.rest - g_h * chunk.exp_target * (chunk.shifted[chunk.target] + surprise)
             slope = (chunk.shifted + surprise[:, None]).mul_(g_h[:, None]).add_(g_lp[:, None])
             grad = grad.mul_(slope).neg_()
             grad[chunk.target] = own
             factor = 1 / chunk.total
-        out.add(index, chunk, grad, factor, weight_c, head)
+        if head.softcap is not None:
+            grad = _remove_softcap(chunk, grad, head)
+        out.add(index, grad, chunk.hidden, weight, head.scale / head.temperature, factor)
     return out
 
 
-def _nonzero_rows(*grads: Tensor | None) -> Tensor | None:
-    """Rows where some upstream gradient is not 0 (NaN counts as not 0); None for all."""
-    live = torch.stack([g != 0 for g in grads if g is not None]).any(0)
-    return None if bool(live.all()) else live.nonzero().squeeze(1)
+def loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, plan: LossPlan, wanted: Wanted) -> tuple[PlanResult, Gradients]:
+    """Loss and per-row results over the plan's rows, with the gradients for an upstream gradient of 1."""
+    head, dtype = plan.head, compute_dtype(hidden, weight)
+    size, count = chunk_rows(hidden.shape[1], head), len(plan.weights)
+    grads = Gradients(hidden, weight, bias, wanted)
+    weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+    entropy_from_gemm = wanted[0] and head.softcap is None
+    losses, logprobs, entropy, coefficients = (hidden.new_empty(count, dtype=dtype) for _ in range(4))
+    buffers = _buffers(count, size, weight, pair=not entropy_from_gemm)
+    for at, index in _chunks(count, size, plan.rows):
+        chunk = _forward_chunk(hidden[index].to(dtype), weight, bias, plan.targets[index], head, buffers)
+        per_token = {name: None if x is None else x[at] for name, x in plan.per_token.items()}
+        logprobs[at] = chunk.logprobs
+        losses[at], coefficients[at] = losses_and_coefficients(plan.objective, chunk.logprobs, per_token)
+        if not entropy_from_gemm:
+            entropy[at] = _entropy(chunk)
+        grad, factor = chunk.grad, -coefficients[at] * plan.weights[at] / chunk.total
+        if head.softcap is not None and any(wanted):
+            grad = _remove_softcap(chunk, grad, head)
+        product = grads.add(index, grad, chunk.hidden, weight, head.scale / head.temperature, factor)
+        if product is not None and entropy_from_gemm:
+            entropy[at] = _entropy_from_product(chunk, product, bias, head)
+    return PlanResult((losses * plan.weights).sum(), logprobs, entropy, coefficients), grads
 
 
-class _LogProb(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, hidden, weight, bias, targets, head):
-        dtype, size = compute_dtype(hidden, weight), chunk_rows(hidden.shape[1], head)
-        weight_c, bias_c = weight.to(dtype), None if bias is None else bias.to(dtype)
-        valid = targets != head.ignore_index
-        rows = None if bool(valid.all()) else valid.nonzero().squeeze(1)
-        count = len(targets) if rows is None else len(rows)
-        logprobs, entropy = hidden.new_zeros(len(targets), dtype=dtype), hidden.new_zeros(len(targets), dtype=dtype)
-        buffers = _buffers(count, size, weight_c, pair=True)
-        for _, index in _chunks(count, size, rows):
-            chunk = _forward_chunk(hidden[index].to(dtype), weight_c, bias_c, targets[index], head, buffers)
-            logprobs[index], entropy[index] = chunk.logprobs, _entropy(chunk)
-        ctx.head = head
-        ctx.save_for_backward(hidden, weight, bias, targets)
-        return logprobs, entropy
-
-    @staticmethod
-    def backward(ctx, grad_logprobs, grad_entropy):
-        _refuse_double_backward()
-        hidden, weight, bias, targets = ctx.saved_tensors
-        valid = targets != ctx.head.ignore_index
-        grad_logprobs = torch.where(valid, grad_logprobs, 0)
-        grad_entropy = torch.where(valid, grad_entropy, 0)
-        if not bool((grad_entropy != 0).any()):
-            grad_entropy = None
-        rows = _nonzero_rows(grad_logprobs, grad_entropy)
-        if rows is not None:
-            grad_logprobs, grad_entropy = grad_logprobs[rows], None if grad_entropy is None else grad_entropy[rows]
-        with torch.autocast(hidden.device.type, enabled=False):
-            grads = _logprob_gradients(hidden, weight, bias, targets, ctx.head, rows, grad_logprobs, grad_entropy, ctx.needs_input_grad[:3])
-        return *_cast(grads, hidden, weight, bias), None, None
-
-
-def _refuse_double_backward() -> None:
-    """Gradients of these gradients do not exist, and autograd would leave them out in silence."""
-    if torch.is_grad_enabled():
-        raise RuntimeError("the chunked head is differentiable once: for create_graph=True use backend='eager'.")
-
-
-def _cast(grads: _Gradients, *inputs: Tensor | None) -> tuple[Tensor | None, ...]:
-    found = (grads.hidden, grads.weight, grads.bias)
-    return tuple(None if g is None or x is None else g.to(x.dtype) for g, x in zip(found, inputs, strict=True))
-
-
-class _PolicyLoss(torch.autograd.Function):
-    """Forms the gradients for an upstream gradient of 1 while the chunk's exponentials are at hand.
-
-    The first backward scales and hands them over; a further one (retain_graph) recomputes them.
-    """
-
-    @staticmethod
-    def forward(ctx, hidden, weight, bias, plan, grad_enabled):
-        head, dtype = plan.head, compute_dtype(hidden, weight)
-        size, count = chunk_rows(hidden.shape[1], head), len(plan.weights)
-        weight_c, bias_c = weight.to(dtype), None if bias is None else bias.to(dtype)
-        grads = _Gradients(hidden, weight, bias, tuple(grad_enabled and need for need in ctx.needs_input_grad[:3]))
-        entropy_from_gemm = grads.wanted[0] and head.softcap is None
-        losses, logprobs, entropy, coefficients = (hidden.new_empty(count, dtype=dtype) for _ in range(4))
-        buffers = _buffers(count, size, weight_c, pair=not entropy_from_gemm)
-        for at, index in _chunks(count, size, plan.rows):
-            chunk = _forward_chunk(hidden[index].to(dtype), weight_c, bias_c, plan.targets[index], head, buffers)
-            per_token = {name: None if x is None else x[at] for name, x in plan.per_token.items()}
-            logprobs[at] = chunk.logprobs
-            losses[at], coefficients[at] = losses_and_coefficients(plan.objective, chunk.logprobs, per_token)
-            if not entropy_from_gemm:
-                entropy[at] = _entropy(chunk)
-            factor = -coefficients[at] * plan.weights[at] / chunk.total
-            product = grads.add(index, chunk, chunk.grad, factor, weight_c, head)
-            if product is not None and entropy_from_gemm:
-                entropy[at] = _entropy_from_product(chunk, product, bias_c, head)
-        ctx.grads, ctx.plan = grads, plan
-        ctx.save_for_backward(hidden, weight, bias, coefficients * plan.weights)
-        ctx.mark_non_differentiable(logprobs, entropy, coefficients)
-        return (losses * plan.weights).sum(), logprobs, entropy, coefficients
-
-    @staticmethod
-    def backward(ctx, grad_loss, *_):
-        _refuse_double_backward()
-        hidden, weight, bias, upstream = ctx.saved_tensors
-        grads, ctx.grads = ctx.grads, None
-        with torch.autocast(hidden.device.type, enabled=False):
-            if grads is None:
-                plan = ctx.plan
-                grads = _logprob_gradients(
-                    hidden, weight, bias, plan.targets, plan.head, plan.rows, upstream, None, ctx.needs_input_grad[:3]
-                )
-            for gradient in (grads.hidden, grads.weight, grads.bias):
-                if gradient is not None:
-                    gradient.mul_(grad_loss)  # before the cast: a loss scale must reach fp16 gradients in fp32
-        return *_cast(grads, hidden, weight, bias), None, None
-
-
-def linear_logprob(hidden: Tensor, weight: Tensor, targets: Tensor, head: Head) -> LogProbs:
-    with torch.autocast(hidden.device.type, enabled=False):
-        return LogProbs(*_LogProb.apply(hidden, weight, head.bias, targets, head))
-
-
-def policy_loss(hidden: Tensor, weight: Tensor, plan: LossPlan) -> PlanResult:
-    with torch.autocast(hidden.device.type, enabled=False):
-        return PlanResult(*_PolicyLoss.apply(hidden, weight, plan.head.bias, plan, torch.is_grad_enabled()))
-
-
-BACKEND = Backend("chunked", linear_logprob, policy_loss)
+ENGINE = Engine("chunked", score, score_gradients, loss)

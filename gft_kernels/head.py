@@ -13,7 +13,13 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
+
+
+def compute_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
+    """Dtype of logits, statistics and accumulators: fp64 if an input is, else fp32."""
+    return torch.float64 if torch.float64 in (hidden.dtype, weight.dtype) else torch.float32
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .backends import resolve_backend
-from .head import Head, LogProbs
+from .head import Head, LogProbs, compute_dtype
 from .validation import check_head_inputs
 
 
@@ -30,7 +30,7 @@ def linear_logprob(
         weight: [V, D], same choice of dtypes, not necessarily hidden's.
         targets: [N] integers; head.ignore_index marks masked rows.
         head: bias and logit transforms (`Head`); default a plain linear head.
-        backend: "auto", "chunked" or "eager". Autocast is ignored: the inputs' own dtypes decide; fp32 GEMMs follow
+        backend: "auto", "triton", "chunked" or "eager". Autocast is ignored: the inputs' own dtypes decide; fp32 GEMMs follow
             torch.set_float32_matmul_precision, so leave it at "highest" where fp32 is meant.
 
     Returns:
@@ -45,4 +45,4 @@ def linear_logprob(
     """
     head = Head() if head is None else head
     targets = check_head_inputs(hidden, weight, targets, head)
-    return resolve_backend(backend, hidden.device).linear_logprob(hidden, weight, targets, head)
+    return resolve_backend(backend, hidden.device, compute_dtype(hidden, weight)).linear_logprob(hidden, weight, targets, head)

@@ -1,4 +1,4 @@
-"""What a backend is handed: inputs already validated, rows already chosen. A backend knows nothing else."""
+"""What an engine is handed, inputs validated and rows chosen, and what it gives back."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
+from .advantages import GroupRewards
+from .gradients import Gradients
 from .head import Head, LogProbs
 from .objectives import LossFunction
 
-
-def compute_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
-    """Dtype of logits, statistics and accumulators: fp64 if an input is, else fp32."""
-    return torch.float64 if torch.float64 in (hidden.dtype, weight.dtype) else torch.float32
+Wanted = tuple[bool, bool, bool]  # whether gradients of hidden, weight and bias are wanted
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,23 +26,63 @@ class LossPlan:
     per_token: dict[str, Tensor | None]  # [K] each, compute dtype
     objective: LossFunction
     head: Head
+    groups: GroupRewards | None = None  # where the advantages came from: an engine may normalise them itself
+
+
+class Scores(NamedTuple):
+    """Per-row results of the softmax, detached."""
+
+    logprobs: Tensor  # [K]
+    entropy: Tensor  # [K]
+    normaliser: Tensor  # [2, K] offset m and log sum exp(z - m), or empty where the engine's backward does not need it
 
 
 class PlanResult(NamedTuple):
-    loss: Tensor  # scalar, differentiable
+    loss: Tensor  # scalar
     logprobs: Tensor  # [K] detached
     entropy: Tensor  # [K] detached
     coefficients: Tensor  # [K] detached
 
 
 @dataclass(frozen=True)
+class Engine:
+    """The streaming head on one kind of device: three functions without autograd, over chosen rows.
+
+    score(hidden, weight, bias, targets [N], head, rows) -> Scores [K].
+    score_gradients(hidden, weight, bias, targets, head, rows, scores, (grad_logprobs, grad_entropy or None) [K], wanted) -> Gradients.
+    loss(hidden, weight, bias, plan, wanted) -> (PlanResult, Gradients for an upstream gradient of 1).
+    """
+
+    name: str
+    score: Callable[[Tensor, Tensor, Tensor | None, Tensor, Head, Tensor | None], Scores]
+    score_gradients: Callable[..., Gradients]
+    loss: Callable[[Tensor, Tensor, Tensor | None, LossPlan, Wanted], tuple[PlanResult, Gradients]]
+
+
+@dataclass(frozen=True)
 class Backend:
-    """The two functions a backend provides.
+    """The two differentiable functions behind the public ops.
 
     linear_logprob(hidden, weight, targets, head) -> LogProbs [N], differentiable, 0 at masked rows.
-    policy_loss(hidden, weight, plan) -> PlanResult over the plan's active rows.
+    policy_loss(hidden, weight, plan) -> PlanResult over the plan's active rows, loss differentiable.
     """
 
     name: str
     linear_logprob: Callable[[Tensor, Tensor, Tensor, Head], LogProbs]
     policy_loss: Callable[[Tensor, Tensor, LossPlan], PlanResult]
+
+
+def chosen(mask: Tensor) -> Tensor | None:
+    """Indices of the True rows of a mask [N], ascending, None for all: one wait for the device."""
+    rows = mask.nonzero().squeeze(1)
+    return None if len(rows) == len(mask) else rows
+
+
+def pick(values: Tensor, rows: Tensor | None) -> Tensor:
+    """values[rows], where None is all rows."""
+    return values if rows is None else values[rows]
+
+
+def scatter(values: Tensor, rows: Tensor | None, base: Tensor) -> Tensor:
+    """values at `rows` of a copy of `base` [N]; None is all rows."""
+    return values if rows is None else base.index_copy(0, rows, values)

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from .advantages import GroupRewards
 from .backends import resolve_backend
-from .head import Head, PolicyLoss
+from .head import Head, PolicyLoss, compute_dtype
 from .objectives import LossFunction, Objective, gft
-from .plan import LossPlan, compute_dtype
+from .plan import LossPlan, chosen, pick, scatter
 from .reductions import Reduction, token_weights
 from .validation import check_floats, check_head_inputs, check_per_token
 
@@ -48,7 +48,7 @@ def linear_policy_loss(
         old_logprobs: [N] log-probs of the sampling policy, for ratios.
         ref_logprobs: [N] log-probs of the reference policy, for kl().
         head: bias, logit transforms and how to run (`Head`).
-        backend: "auto", "chunked" or "eager". Autocast is ignored: the inputs' own dtypes decide.
+        backend: "auto", "triton", "chunked" or "eager". Autocast is ignored: the inputs' own dtypes decide.
 
     Returns:
         PolicyLoss(loss, logprobs, entropy, coefficients, stats); only loss is differentiable, into hidden, weight and
@@ -65,11 +65,30 @@ def linear_policy_loss(
     """
     head = Head() if head is None else head
     targets = check_head_inputs(hidden, weight, targets, head)
-    valid = targets != head.ignore_index
-    dtype = compute_dtype(hidden, weight)
-    if isinstance(advantages, GroupRewards):
-        advantages = advantages.per_token(valid)
     given = {"advantages": advantages, "old_logprobs": old_logprobs, "ref_logprobs": ref_logprobs}
+    plan, valid = _make_plan(hidden, compute_dtype(hidden, weight), targets, given, token_weights, objective, head)
+    result = resolve_backend(backend, hidden.device, compute_dtype(hidden, weight)).policy_loss(hidden, weight, plan)
+    if head.validate and not getattr(objective, "rowwise", False):
+        _check_rowwise(plan, result.logprobs)
+    skipped = torch.where(valid, torch.nan, 0.0).to(result.logprobs.dtype)  # what rows outside the plan report
+    return PolicyLoss(
+        result.loss,
+        scatter(result.logprobs, plan.rows, skipped),
+        scatter(result.entropy, plan.rows, skipped),
+        scatter(result.coefficients, plan.rows, torch.zeros_like(skipped)),
+        _stats(plan, result.logprobs, result.entropy, valid),
+    )
+
+
+def _make_plan(
+    hidden: Tensor, dtype: torch.dtype, targets: Tensor, given: dict, token_weights: Tensor | None, objective: LossFunction, head: Head
+) -> tuple[LossPlan, Tensor]:
+    """The plan of a call and the mask [N] of its unmasked rows; waits for the device to check values and to choose rows."""
+    valid = targets != head.ignore_index
+    groups = None
+    if isinstance(given["advantages"], GroupRewards):
+        groups = given["advantages"]
+        given = given | {"advantages": groups.per_token(valid)}
     for name in getattr(objective, "needs", ()):
         if given[name] is None:
             raise ValueError(f"objective {objective!r} needs {name} [N]; none were given.")
@@ -82,19 +101,8 @@ def linear_policy_loss(
     given = {name: None if x is None else x.detach().to(dtype) for name, x in given.items()}
     weights = torch.where(valid, weights.detach(), 0).to(dtype)
     rows = _active_rows(valid, weights, given["advantages"], objective, head)
-    select = (lambda x: x) if rows is None else (lambda x: x[rows])
-    plan = LossPlan(targets, rows, select(weights), {name: None if x is None else select(x) for name, x in given.items()}, objective, head)
-    result = resolve_backend(backend, hidden.device).policy_loss(hidden, weight, plan)
-    if head.validate and not getattr(objective, "rowwise", False):
-        _check_rowwise(plan, result.logprobs)
-    scored = torch.where(valid, torch.nan, 0.0).to(dtype)  # what rows outside the plan report
-    return PolicyLoss(
-        result.loss,
-        _scatter(result.logprobs, rows, scored),
-        _scatter(result.entropy, rows, scored),
-        _scatter(result.coefficients, rows, torch.zeros_like(scored)),
-        _stats(plan, result.logprobs, result.entropy, valid),
-    )
+    per_token = {name: None if x is None else pick(x, rows) for name, x in given.items()}
+    return LossPlan(targets, rows, pick(weights, rows), per_token, objective, head, groups), valid
 
 
 def _active_rows(valid: Tensor, weights: Tensor, advantages: Tensor | None, objective: LossFunction, head: Head) -> Tensor | None:
@@ -104,11 +112,7 @@ def _active_rows(valid: Tensor, weights: Tensor, advantages: Tensor | None, obje
         active = active & (weights != 0)
         if getattr(objective, "zero_at_zero_advantage", False):
             active = active & (advantages != 0)
-    return None if bool(active.all()) else active.nonzero().squeeze(1)
-
-
-def _scatter(values: Tensor, rows: Tensor | None, base: Tensor) -> Tensor:
-    return values if rows is None else base.index_copy(0, rows, values)
+    return chosen(active)
 
 
 @torch.no_grad()

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .head import Head, LogProbs
+from .head import Head, LogProbs, compute_dtype
 from .objectives import losses_and_coefficients
-from .plan import Backend, LossPlan, PlanResult, compute_dtype
+from .plan import Backend, LossPlan, PlanResult
 
 
 def head_logits(hidden: Tensor, weight: Tensor, head: Head) -> Tensor:

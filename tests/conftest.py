@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before gft_kernels.triton is imported: kernels run on the CPU, one program at a time
 
 ALLOCATORS = ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty"))
 PLAIN = [getattr(owner, name) for owner, name in ALLOCATORS]

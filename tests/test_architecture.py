@@ -13,16 +13,19 @@ import gft_kernels
 
 ROOT = Path(__file__).parent.parent
 FILE_LINES, FUNCTION_LINES, PARAMETERS = 300, 60, 10
+KERNEL_LINES, KERNEL_PARAMETERS = 100, 40  # a kernel takes one pointer a tensor, and its constants one by one
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 # A part of gft_kernels may import parts of a lower layer only. A new file needs a line here.
 LAYERS = {
     "head": 0, "objectives": 0, "advantages": 0, "reductions": 0,
-    "plan": 1, "validation": 1,
-    "reference": 2, "chunked": 2, "triton": 2,
-    "backends": 3,
-    "linear_logprob": 4, "policy_loss": 4,
-    "__init__": 5, "check": 5, "env": 5, "integrations": 5,
+    "gradients": 1, "validation": 1,
+    "plan": 2,
+    "reference": 3, "chunked": 3, "triton": 3,
+    "fused": 4,
+    "backends": 5,
+    "linear_logprob": 6, "policy_loss": 6,
+    "__init__": 7, "check": 7, "env": 7, "integrations": 7,
 }  # fmt: skip
 FOREIGN = {"gft", "transformers", "trl", "verl", "benchmarks", "tests"}
 
@@ -84,6 +87,10 @@ def test_imports_are_seen_by_the_layer_check():
     assert sorted(imported(path, module_level(tree))) == sorted(everywhere[:3])
 
 
+def is_kernel(function: ast.FunctionDef) -> bool:
+    return any(ast.unparse(decorator) == "triton.jit" for decorator in function.decorator_list)
+
+
 def code_lines(function: ast.FunctionDef) -> int:
     """Lines of a function, its docstring apart."""
     first = function.body[0]
@@ -95,7 +102,8 @@ def code_lines(function: ast.FunctionDef) -> int:
 def test_sources_stay_small(path):
     text = path.read_text()
     assert text.count("\n") <= FILE_LINES
-    long = {f.name: code_lines(f) for f in ast.walk(ast.parse(text)) if isinstance(f, FUNCTIONS) and code_lines(f) > FUNCTION_LINES}
+    functions = [f for f in ast.walk(ast.parse(text)) if isinstance(f, FUNCTIONS)]
+    long = {f.name: code_lines(f) for f in functions if code_lines(f) > (KERNEL_LINES if is_kernel(f) else FUNCTION_LINES)}
     assert not long
 
 
@@ -112,7 +120,7 @@ def test_public_functions_take_ten_parameters_at_most(path):
     for function in public_functions(ast.parse(path.read_text())):
         a = function.args
         names = [p.arg for p in (*a.posonlyargs, *a.args, *a.kwonlyargs) if p.arg not in ("self", "cls", "ctx")]
-        assert len(names) <= PARAMETERS, f"{function.name}({', '.join(names)})"
+        assert len(names) <= (KERNEL_PARAMETERS if is_kernel(function) else PARAMETERS), f"{function.name}({', '.join(names)})"
 
 
 @pytest.mark.parametrize("name", gft_kernels.__all__)

@@ -19,7 +19,7 @@ from .problems import (
     naive_weights,
 )
 
-BACKENDS = ("eager", "chunked")
+BACKENDS = ("eager", "chunked", "triton")
 TRANSFORMS = {
     "plain": {},
     "cool": {"temperature": 0.6},

@@ -1,0 +1,106 @@
+"""Autograd around an engine: which rows it sees, what is saved, how an upstream gradient reaches the sums."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .gradients import Gradients
+from .head import Head, LogProbs, compute_dtype
+from .plan import Backend, Engine, LossPlan, PlanResult, Scores, Wanted, chosen, pick, scatter
+
+
+def scored(
+    engine: Engine, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probs and entropies [N], 0 at masked rows, and the engine's normaliser ([2, N] or empty)."""
+    rows = chosen(targets != head.ignore_index)
+    scores = engine.score(hidden, weight, bias, targets, head, rows)
+    zeros = hidden.new_zeros(len(targets), dtype=compute_dtype(hidden, weight))
+    normaliser = scores.normaliser
+    if rows is not None and normaliser.numel():
+        normaliser = zeros.expand(2, -1).index_copy(1, rows, normaliser)
+    return scatter(scores.logprobs, rows, zeros), scatter(scores.entropy, rows, zeros), normaliser
+
+
+def scored_gradients(
+    engine: Engine, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head,
+    scores: Scores, upstream: tuple[Tensor, Tensor], wanted: Wanted,
+) -> Gradients:  # fmt: skip
+    """Gradients of an upstream [N] on log-probs and entropies; only rows where one of them is not 0 reach the head."""
+    valid = targets != head.ignore_index
+    grad_logprobs, grad_entropy = (torch.where(valid, g, 0) for g in upstream)
+    rows = chosen((grad_logprobs != 0) | (grad_entropy != 0))  # NaN counts as not 0
+    grad_entropy = pick(grad_entropy, rows)
+    live = bool((grad_entropy != 0).any())
+    normaliser = scores.normaliser
+    if rows is not None and normaliser.numel():
+        normaliser = normaliser[:, rows]
+    scores = Scores(pick(scores.logprobs, rows), pick(scores.entropy, rows), normaliser)
+    upstream_k = (pick(grad_logprobs, rows), grad_entropy if live else None)
+    return engine.score_gradients(hidden, weight, bias, targets, head, rows, scores, upstream_k, wanted)
+
+
+def _refuse_double_backward(engine: Engine) -> None:
+    """Gradients of these gradients do not exist, and autograd would leave them out in silence."""
+    if torch.is_grad_enabled():
+        raise RuntimeError(f"the {engine.name} head is differentiable once: for create_graph=True use backend='eager'.")
+
+
+class _LogProb(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, targets, head, engine):
+        logprobs, entropy, normaliser = scored(engine, hidden, weight, bias, targets, head)
+        ctx.head, ctx.engine = head, engine
+        ctx.save_for_backward(hidden, weight, bias, targets, logprobs, entropy, normaliser)
+        return logprobs, entropy
+
+    @staticmethod
+    def backward(ctx, *upstream):
+        _refuse_double_backward(ctx.engine)
+        hidden, weight, bias, targets, *scores = ctx.saved_tensors
+        with torch.autocast(hidden.device.type, enabled=False):
+            grads = scored_gradients(
+                ctx.engine, hidden, weight, bias, targets, ctx.head, Scores(*scores), upstream, ctx.needs_input_grad[:3]
+            )
+            return *grads.finish(None, (hidden, weight, bias)), None, None, None
+
+
+class _PolicyLoss(torch.autograd.Function):
+    """Forms the gradients for an upstream gradient of 1 while the chunk's exponentials are at hand.
+
+    The first backward scales and hands them over; a further one (retain_graph) runs the pass again.
+    """
+
+    @staticmethod
+    def forward(ctx, hidden, weight, bias, plan, engine, grad_enabled):
+        wanted = tuple(grad_enabled and need for need in ctx.needs_input_grad[:3])
+        result, ctx.grads = engine.loss(hidden, weight, bias, plan, wanted)
+        ctx.plan, ctx.engine = plan, engine
+        ctx.save_for_backward(hidden, weight, bias)
+        ctx.mark_non_differentiable(*result[1:])
+        return tuple(result)
+
+    @staticmethod
+    def backward(ctx, grad_loss, *_):
+        _refuse_double_backward(ctx.engine)
+        hidden, weight, bias = ctx.saved_tensors
+        grads, ctx.grads = ctx.grads, None
+        with torch.autocast(hidden.device.type, enabled=False):
+            if grads is None:
+                _, grads = ctx.engine.loss(hidden, weight, bias, ctx.plan, ctx.needs_input_grad[:3])
+            return *grads.finish(grad_loss, (hidden, weight, bias)), None, None, None
+
+
+def backend_of(engine: Engine) -> Backend:
+    """The differentiable backend of an engine; autocast is off inside, the inputs' dtypes decide."""
+
+    def linear_logprob(hidden: Tensor, weight: Tensor, targets: Tensor, head: Head) -> LogProbs:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return LogProbs(*_LogProb.apply(hidden, weight, head.bias, targets, head, engine))
+
+    def policy_loss(hidden: Tensor, weight: Tensor, plan: LossPlan) -> PlanResult:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return PlanResult(*_PolicyLoss.apply(hidden, weight, plan.head.bias, plan, engine, torch.is_grad_enabled()))
+
+    return Backend(engine.name, linear_logprob, policy_loss)

@@ -1,0 +1,99 @@
+"""Accumulators of dhidden, dweight and dbias over chunks of rows, in fp32 (fp64 for fp64 inputs), rounded once at the end."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from .head import compute_dtype
+
+Index = slice | Tensor
+HALVES = (torch.float16, torch.bfloat16)
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b, accumulated and returned in fp32 where the operands have 16 bits."""
+    if a.dtype not in HALVES:
+        return a @ b
+    if a.device.type == "cuda":
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return a.float() @ b.float()
+
+
+def add_matmul(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    """total + a @ b, in place, in total's precision; a @ b where total is None."""
+    if total is None:
+        return matmul(a, b)
+    if a.dtype not in HALVES:
+        return total.addmm_(a, b)
+    if a.device.type == "cuda" and _adds_in_place(a.dtype, a.device):
+        return torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
+    for at in range(0, len(total), 8192):  # slices: the product must not cost a second dweight
+        total[at : at + 8192] += matmul(a[at : at + 8192], b)
+    return total
+
+
+@functools.cache
+def _adds_in_place(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether this torch adds a 16-bit product to an fp32 matrix in one GEMM (some releases demand a 16-bit addend)."""
+    a, total = torch.eye(16, dtype=dtype, device=device), torch.ones(16, 16, device=device)
+    try:
+        torch.addmm(total, a, a, out_dtype=torch.float32, out=total)
+    except (RuntimeError, TypeError):
+        return False
+    return bool((total == 1 + a).all())
+
+
+class Gradients:
+    """What the chunks' logit gradients add up to; what nobody wants is never allocated.
+
+    A chunk's dz is factor[:, None] * grad, the factor kept on the [K, D] side of both GEMMs. The sums are held in
+    multiples of `unit` (None is 1), which keeps fp16 operands in range.
+    """
+
+    def __init__(
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: tuple[bool, bool, bool], unit: Tensor | None = None
+    ) -> None:
+        self.wanted = (wanted[0], wanted[1], wanted[2] and bias is not None)
+        self.unit = unit
+        self.hidden = torch.zeros_like(hidden, dtype=compute_dtype(hidden, weight)) if wanted[0] else None
+        self.weight: Tensor | None = None  # [V, D], made by the first chunk
+        self.bias: Tensor | None = None  # [V, 2], likewise: high and low part
+
+    def add(self, index: Index, grad: Tensor, hidden: Tensor, weight: Tensor, slope: float, factor: Tensor | None) -> Tensor | None:
+        """Add one chunk, dz = factor * grad [K, V], logits = slope * hidden @ weight.T; returns grad @ weight where dhidden is wanted."""
+        product = None
+        if self.hidden is not None:
+            product = matmul(grad, weight)
+            self.hidden[index] = product * slope if factor is None else product * (factor * slope)[:, None]
+        if self.wanted[1]:
+            right = torch.empty_like(hidden, memory_format=torch.contiguous_format)
+            torch.mul(hidden, slope if factor is None else (factor * slope)[:, None], out=right)
+            self.weight = add_matmul(self.weight, grad.T, right)
+        if self.wanted[2]:
+            column = grad.new_full((len(grad),), slope, dtype=compute_dtype(grad, grad)) if factor is None else factor * slope
+            high = column.to(grad.dtype)
+            low = (column - high).to(grad.dtype)  # a 16-bit factor would be off by a rounding: carry its remainder
+            self.bias = add_matmul(self.bias, grad.T, torch.stack((high, low), 1))
+        return product
+
+    def finish(self, grad_loss: Tensor | None, inputs: tuple[Tensor, Tensor, Tensor | None]) -> tuple[Tensor | None, ...]:
+        """The gradients times grad_loss in the dtypes of the inputs, multiplied before the one rounding; consumes the sums."""
+        scale = self.unit if grad_loss is None else grad_loss if self.unit is None else grad_loss * self.unit
+        sums = (self.hidden, self.weight, None if self.bias is None else self.bias.sum(1))
+        self.hidden = self.weight = self.bias = None
+        return tuple(
+            None if x is None or not wanted else torch.zeros_like(x) if total is None else _scaled(total, scale, x)
+            for total, x, wanted in zip(sums, inputs, self.wanted, strict=True)
+        )
+
+
+def _scaled(gradient: Tensor, scale: Tensor | None, like: Tensor) -> Tensor:
+    """gradient * scale in the dtype of `like`, computed before the rounding and in place where no rounding follows."""
+    if gradient.dtype == like.dtype:
+        return gradient if scale is None else gradient.mul_(scale)
+    if scale is None:
+        return gradient.to(like.dtype)
+    return torch.mul(gradient, scale, out=torch.empty_like(gradient, dtype=like.dtype))

@@ -1,0 +1,68 @@
+"""From scaled exponentials to logit gradients, in place.
+
+    exps_j <- exps_j * e^(o_t - m) * scale        exps_y <- target
+
+o_t is the tile's offset, m the row's. A tile whose rows all keep their values is not read: only its targets' entries are written.
+In bf16 and fp32 that is every tile unless a target lies 40 nats under its row's maximum. In fp16 every tile is rewritten, times
+powers of two.
+
+Cost: 4 bytes a row and tile read; 2KV elements more where a tile is rewritten.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .configs import Config, launch_options, per_tile
+from .finalise import Rows
+from .tile import power_of_two_ratio
+
+
+@triton.jit
+def rescale_kernel(
+    exps_ptr, partials_ptr, offset_ptr, target_ptr, scale_ptr, targets_ptr, K, V, stride_ek,
+    PER_TILE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr,
+):  # fmt: skip
+    """One tile of BLOCK_V columns, the forward's own, and BLOCK_N rows a program."""
+    tiles = tl.cdiv(V, BLOCK_V)
+    tile = tl.program_id(0) % tiles
+    row = tl.program_id(0) // tiles * BLOCK_N + tl.arange(0, BLOCK_N)
+    live = row < K
+    offset = tl.load(partials_ptr + tile.to(tl.int64) * K + row, mask=live, other=0.0)
+    above = offset - tl.load(offset_ptr + row, mask=live, other=0.0)
+    above = tl.minimum(above, 0.0)  # a tile without mass may lie above: its entries are 0
+    own = tl.load(target_ptr + row, mask=live, other=0.0)
+    if PER_TILE:
+        multiplier = power_of_two_ratio(above) * tl.load(scale_ptr + row, mask=live, other=0.0)
+    else:
+        multiplier = tl.exp(above)
+    target = tl.load(targets_ptr + row, mask=live, other=-1).to(tl.int32)
+    exps = exps_ptr + row.to(tl.int64) * stride_ek
+    changed = tl.max(tl.where(live & (multiplier != 1.0), 1, 0), 0)
+    if changed > 0:
+        col = tile * BLOCK_V + tl.arange(0, BLOCK_V)
+        mask = live[:, None] & (col < V)[None, :]
+        values = tl.load(exps[:, None] + col[None, :], mask=mask, other=0.0)
+        values = tl.where(col[None, :] == target[:, None], own[:, None], values.to(own.dtype) * multiplier[:, None])
+        tl.store(exps[:, None] + col[None, :], values.to(exps_ptr.dtype.element_ty), mask=mask)
+    else:
+        here = live & (target >= tile * BLOCK_V) & (target < (tile + 1) * BLOCK_V)
+        tl.store(exps + target, own.to(exps_ptr.dtype.element_ty), mask=here)
+
+
+def rescale(
+    exps: Tensor,  # [K, V]
+    partials: Tensor,  # [3, tiles, K]
+    rows: Rows,
+    targets: Tensor,  # [K]
+    config: Config,
+) -> None:
+    """Turn a chunk's exponentials into its logit gradients over `rows.factor`."""
+    count, vocabulary = exps.shape
+    rescale_kernel[(triton.cdiv(count, 16) * partials.shape[1],)](
+        exps_ptr=exps, partials_ptr=partials, offset_ptr=rows.offset, target_ptr=rows.target, scale_ptr=rows.scale, targets_ptr=targets,
+        K=count, V=vocabulary, stride_ek=exps.stride(0), PER_TILE=per_tile(exps.dtype), BLOCK_N=16, BLOCK_V=config.block_v,
+        **launch_options(4, 1),
+    )  # fmt: skip

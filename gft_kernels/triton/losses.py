@@ -1,0 +1,127 @@
+"""objectives.py and advantages.py in Triton: loss and coefficient of a row from its log-prob and its constants.
+
+The formulas are those of the two files, including where a ratio stops (e^60) and what 0 * -inf is; a test holds the
+two together on every branch. KIND is one of the constants below, chosen by `objective_kind` on the host.
+"""
+
+import triton
+import triton.language as tl
+
+OUTSIDE = tl.constexpr(0)  # no kernel formula: the caller takes the coefficients by autograd
+SFT = tl.constexpr(1)
+DFT = tl.constexpr(2)
+GFT = tl.constexpr(3)
+REINFORCE = tl.constexpr(4)
+GRPO = tl.constexpr(5)
+CISPO = tl.constexpr(6)
+GIVEN = tl.constexpr(7)  # the coefficients come in place of the advantages
+
+GROUP_SCALE = tl.constexpr(0)
+BATCH_SCALE = tl.constexpr(1)
+NO_SCALE = tl.constexpr(2)
+
+LOWEST = tl.constexpr(-8.507058e37)  # finfo(float32).min / 4, where the log of a ratio is cut
+
+
+@triton.jit
+def times(coefficient, logprobs):
+    return tl.where(coefficient == 0, 0.0, coefficient * logprobs)
+
+
+@triton.jit
+def log_ratio(logprobs, other):
+    return tl.maximum(logprobs, LOWEST) - tl.maximum(other, LOWEST)
+
+
+@triton.jit
+def log1p(x):
+    """log(1 + x) for x >= 0 to the last digits: 2 atanh(x / (2 + x)) by its series where x is small."""
+    t = x / (2.0 + x)
+    q = t * t
+    series = 1.0 / 17
+    for n in tl.static_range(8):
+        series = 1.0 / (15 - 2 * n) + q * series
+    return tl.where(x < 0.25, 2.0 * t * series, tl.log(1.0 + x))
+
+
+@triton.jit
+def objective_terms(
+    logprobs, advantages, old, ref, KIND: tl.constexpr, TAU: tl.constexpr, CLIP_LOW: tl.constexpr, CLIP_HIGH: tl.constexpr,
+    DUAL_CLIP: tl.constexpr, BETA: tl.constexpr,
+):  # fmt: skip
+    """(loss, d loss / d log p) of each row; DUAL_CLIP 0 and BETA 0 are none."""
+    p = tl.exp(logprobs)
+    if KIND == GRPO:
+        delta = log_ratio(logprobs, old)
+        bounded = tl.minimum(tl.maximum(delta, -60.0), 60.0)
+        ratio = tl.exp(bounded)
+        clipped = tl.minimum(tl.maximum(ratio, 1.0 - CLIP_LOW), 1.0 + CLIP_HIGH)
+        plain = -ratio * advantages
+        loss = tl.maximum(plain, -clipped * advantages)
+        coefficient = tl.where((plain >= -clipped * advantages) & (bounded == delta) & (logprobs >= LOWEST), plain, 0.0)
+        if DUAL_CLIP > 0:
+            cut = (advantages < 0) & (loss > -DUAL_CLIP * advantages)
+            loss = tl.where(cut, -DUAL_CLIP * advantages, loss)
+            coefficient = tl.where(cut, 0.0, coefficient)
+    else:
+        if KIND == GIVEN:
+            coefficient = advantages
+        elif KIND == SFT:
+            coefficient = -tl.full(logprobs.shape, 1.0, logprobs.dtype)
+        elif KIND == DFT:
+            coefficient = -p
+        elif KIND == GFT:
+            coefficient = -advantages * tl.where(p < TAU, p, 1.0)
+        elif KIND == CISPO:
+            ratio = tl.exp(tl.minimum(tl.maximum(log_ratio(logprobs, old), -60.0), 60.0))
+            coefficient = -tl.minimum(tl.maximum(ratio, 1.0 - CLIP_LOW), 1.0 + CLIP_HIGH) * advantages
+        else:
+            coefficient = -advantages
+        loss = coefficient * logprobs if KIND == SFT else times(coefficient, logprobs)
+    if BETA != 0:
+        delta = -log_ratio(logprobs, ref)
+        power = tl.exp(tl.minimum(delta, 60.0))
+        loss += BETA * (power - delta - 1.0)
+        coefficient += tl.where(logprobs >= LOWEST, BETA * (1.0 - power), 0.0)
+    return loss, coefficient
+
+
+@triton.jit
+def group_advantage(
+    sequence, live, rewards_ptr, group_ids_ptr, B, SCALE: tl.constexpr, KEEP_SINGLE: tl.constexpr, EPS: tl.constexpr, BLOCK_B: tl.constexpr,
+):  # fmt: skip
+    """(R - mean) / (std + EPS) of the group of each row's sequence, 0 without spread; two passes over the B rewards."""
+    own = tl.load(rewards_ptr + sequence, mask=live, other=0.0)
+    group = tl.load(group_ids_ptr + sequence, mask=live, other=0)
+    size = tl.zeros_like(own)
+    total = tl.zeros_like(own)
+    low = own
+    high = own
+    everything = 0.0
+    for start in range(0, B, BLOCK_B):
+        other = start + tl.arange(0, BLOCK_B)
+        rewards = tl.load(rewards_ptr + other, mask=other < B, other=0.0)
+        everything += tl.sum(rewards, 0)
+        member = (tl.load(group_ids_ptr + other, mask=other < B, other=0)[None, :] == group[:, None]) & (other < B)[None, :]
+        size += tl.sum(tl.where(member, 1.0, 0.0), 1)
+        total += tl.sum(tl.where(member, rewards[None, :], 0.0), 1)
+        low = tl.minimum(low, tl.min(tl.where(member, rewards[None, :], float("inf")), 1))
+        high = tl.maximum(high, tl.max(tl.where(member, rewards[None, :], float("-inf")), 1))
+    mean = total / tl.maximum(size, 1.0)
+    scale = tl.zeros_like(own) + 1.0
+    if SCALE != NO_SCALE:
+        squares = tl.zeros_like(own)
+        for start in range(0, B, BLOCK_B):
+            other = start + tl.arange(0, BLOCK_B)
+            rewards = tl.load(rewards_ptr + other, mask=other < B, other=0.0)[None, :]
+            if SCALE == GROUP_SCALE:
+                member = (tl.load(group_ids_ptr + other, mask=other < B, other=0)[None, :] == group[:, None]) & (other < B)[None, :]
+                squares += tl.sum(tl.where(member, (rewards - mean[:, None]) * (rewards - mean[:, None]), 0.0), 1)
+            else:
+                squares += tl.sum(tl.where((other < B)[None, :], (rewards - everything / B) * (rewards - everything / B), 0.0), 1)
+        count = size if SCALE == GROUP_SCALE else tl.zeros_like(size) + B
+        scale = tl.where(count > 1, tl.sqrt(squares / tl.maximum(count - 1.0, 1.0)) + EPS, 1.0)
+    advantage = tl.where(low != high, (own - mean) / scale, 0.0)
+    if KEEP_SINGLE:
+        advantage = tl.where(size == 1, own, advantage)
+    return tl.where(live, advantage, 0.0)

@@ -1,0 +1,80 @@
+"""The one matrix product of every kernel: a [BLOCK_N, BLOCK_V] tile of raw logits in registers, and the head's transforms.
+
+Cost: 2 * BLOCK_N * BLOCK_V * D a tile. Padding columns are computed on wrapped addresses (no mask inside the loop); the caller
+masks them after the transforms.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def tile_position(K, V, BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr, GROUP: tl.constexpr):
+    """(row block, vocabulary tile) of this program: GROUP row blocks share their vocabulary tiles in L2."""
+    pid = tl.program_id(0)
+    row_blocks = tl.cdiv(K, BLOCK_N)
+    programs = GROUP * tl.cdiv(V, BLOCK_V)
+    first = pid // programs * GROUP
+    height = tl.minimum(row_blocks - first, GROUP)
+    return first + pid % programs % height, pid % programs // height
+
+
+@triton.jit
+def raw_logits(
+    hidden_ptr, weight_ptr, bias_ptr, row, col, K, V, D, stride_wv,
+    HAS_BIAS: tl.constexpr, EVEN_D: tl.constexpr, BLOCK_D: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """hidden [K, D] @ weight [V, D].T + bias at rows `row`, columns `col`, accumulated in ACC; fp32 operands are never TF32."""
+    depth = tl.arange(0, BLOCK_D)
+    hidden_ptrs = hidden_ptr + (row % K).to(tl.int64)[:, None] * D + depth[None, :]
+    weight_ptrs = weight_ptr + (col % V).to(tl.int64)[None, :] * stride_wv + depth[:, None]
+    acc = tl.zeros((row.shape[0], col.shape[0]), dtype=ACC)
+    for start in range(0, D, BLOCK_D):
+        if EVEN_D:
+            hidden = tl.load(hidden_ptrs)
+            weight = tl.load(weight_ptrs)
+        else:
+            hidden = tl.load(hidden_ptrs, mask=depth[None, :] < D - start, other=0.0)
+            weight = tl.load(weight_ptrs, mask=depth[:, None] < D - start, other=0.0)
+        acc = tl.dot(hidden, weight, acc, input_precision="ieee", out_dtype=ACC)
+        hidden_ptrs += BLOCK_D
+        weight_ptrs += BLOCK_D
+    if HAS_BIAS:
+        acc += tl.load(bias_ptr + col % V).to(ACC)[None, :]
+    return acc
+
+
+@triton.jit
+def tanh(x):
+    e = tl.exp(-2.0 * tl.abs(x))
+    t = (1.0 - e) / (1.0 + e)
+    return tl.where(x < 0, -t, t)
+
+
+@triton.jit
+def power_of_two_above(x):
+    """k ln 2 >= x, the smallest such up to rounding."""
+    return tl.ceil(x * 1.4426950408889634) * 0.6931471805599453
+
+
+@triton.jit
+def power_of_two_ratio(x):
+    """e^x exactly as a power of two, for x a difference of two results of `power_of_two_above`."""
+    return tl.exp2(tl.floor(x * 1.4426950408889634 + 0.5))
+
+
+@triton.jit
+def transform(raw, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, TEMPERATURE: tl.constexpr):
+    """z of raw logits: scale, soft cap (0 is none), temperature."""
+    if SOFTCAP > 0:
+        return tanh(raw * (SCALE / SOFTCAP)) * (SOFTCAP / TEMPERATURE)
+    return raw * (SCALE / TEMPERATURE)
+
+
+@triton.jit
+def uncap(grad, z, SOFTCAP: tl.constexpr, TEMPERATURE: tl.constexpr):
+    """grad on z times the slope of the soft cap, 1 - tanh^2; SCALE / TEMPERATURE is left to the GEMMs."""
+    if SOFTCAP > 0:
+        t = z * (TEMPERATURE / SOFTCAP)
+        return grad * (1.0 - t * t)
+    return grad

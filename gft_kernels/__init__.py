@@ -3,6 +3,7 @@
 from .advantages import GroupRewards, group_advantages
 from .head import Head, LogProbs, PolicyLoss
 from .linear_logprob import linear_logprob
+from .logits_loss import logits_policy_loss
 from .objectives import cispo, dft, gft, grpo, kl, reinforce, sft
 from .policy_loss import LinearPolicyLoss, linear_policy_loss
 from .reductions import token_weights
@@ -22,6 +23,7 @@ __all__ = [
     "kl",
     "linear_logprob",
     "linear_policy_loss",
+    "logits_policy_loss",
     "reinforce",
     "sft",
     "token_weights",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 
 import torch
 
@@ -24,23 +25,28 @@ def resolve_engine(name: str) -> Engine:
 
 
 @functools.cache
-def _backend(name: str) -> Backend:
-    return reference.BACKEND if name == "eager" else backend_of(resolve_engine(name))
+def _runs_triton(device: torch.device) -> bool:
+    """Whether Triton is installed and `device` is a GPU it has matrix instructions for: ROCm, or NVIDIA from Ampere on."""
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return False
+    return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
+@torch.compiler.assume_constant_result
 def backend_name(name: str, device: torch.device, dtype: torch.dtype) -> str:
-    """`name` itself, or what "auto" means: Triton on CUDA and ROCm for up to 32 bits, else chunked.
+    """`name` itself, or what "auto" means: Triton on GPUs that run it, for up to 32 bits; else chunked.
 
     Raises:
         ValueError: no backend has that name.
     """
     if name == "auto":
-        return "triton" if device.type == "cuda" and dtype != torch.float64 else "chunked"
+        return "triton" if dtype != torch.float64 and _runs_triton(device) else "chunked"
     if name not in NAMES:
         raise ValueError(f"backend = {name!r} is unknown: choose 'auto' or one of {', '.join(map(repr, NAMES))} (device {device}).")
     return name
 
 
-def resolve_backend(name: str, device: torch.device, dtype: torch.dtype) -> Backend:
-    """The differentiable backend called `name` (see `backend_name`)."""
-    return _backend(backend_name(name, device, dtype))
+@functools.cache
+def resolve_backend(name: str) -> Backend:
+    """The differentiable backend of a name that `backend_name` returned."""
+    return reference.BACKEND if name == "eager" else backend_of(resolve_engine(name))

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .gradients import Gradients, Index
+from .gradients import Gradients, Index, unit_of
 from .head import Head, compute_dtype
 from .objectives import losses_and_coefficients
 from .plan import Engine, LossPlan, PlanResult, Scores, Wanted
@@ -43,7 +43,6 @@ def _chunks(count: int, size: int, rows: Tensor | None) -> list[tuple[slice, Ind
 class _Chunk:
     """The softmax of one chunk of rows, held as unnormalised exponentials."""
 
-    hidden: Tensor  # [K, D]
     grad: Tensor  # [K, V] G above
     rest: Tensor  # [K]
     exp_target: Tensor  # [K] E_y
@@ -56,20 +55,24 @@ class _Chunk:
 
 def _forward_chunk(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head, buffers: list[Tensor]) -> _Chunk:
     """Logits, transforms and exponentials of one chunk; a second buffer asks for `shifted`."""
-    at_target = (torch.arange(len(targets), device=targets.device), targets)
     factor = head.scale if head.softcap is not None else head.scale / head.temperature
     z = torch.mm(hidden * factor, weight.T, out=buffers[0][: len(targets)])
     if bias is not None:
         z.add_(bias * factor)
     if head.softcap is not None:
         z.div_(head.softcap).tanh_().mul_(head.softcap / head.temperature)
+    return _softmax(z, targets, buffers[1] if len(buffers) > 1 else None)
+
+
+def _softmax(z: Tensor, targets: Tensor, shifted: Tensor | None = None) -> _Chunk:
+    """Logits [K, V] to exponentials, in place; z - max z is kept in `shifted` where given."""
+    at_target = (torch.arange(len(targets), device=targets.device), targets)
     maximum = z.amax(1)
     z.sub_(maximum[:, None])
     target_logit = z[at_target]
-    shifted = None
-    if len(buffers) > 1:
+    if shifted is not None:
         # 0 * -inf is NaN in the entropy sum; a large finite number has the same exponential, 0.
-        shifted = torch.clamp(z, min=-1e30, out=buffers[1][: len(targets)])
+        shifted = torch.clamp(z, min=-1e30, out=shifted[: len(targets)])
     z.exp_()
     exp_target = z[at_target]
     z[at_target] = 0
@@ -77,7 +80,7 @@ def _forward_chunk(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets:
     total = rest + exp_target
     logprobs = torch.where(exp_target > 0.5, -torch.log1p(rest / exp_target), target_logit - total.log())
     z[at_target] = -rest
-    return _Chunk(hidden, z, rest, exp_target, total, logprobs, shifted, maximum, at_target)
+    return _Chunk(z, rest, exp_target, total, logprobs, shifted, maximum, at_target)
 
 
 def _row_dot(a: Tensor, b: Tensor) -> Tensor:
@@ -96,9 +99,9 @@ def _entropy(chunk: _Chunk) -> Tensor:
     return chunk.total.log() - (others + chunk.exp_target * own) / chunk.total
 
 
-def _entropy_from_product(chunk: _Chunk, product: Tensor, bias: Tensor | None, head: Head) -> Tensor:
+def _entropy_from_product(chunk: _Chunk, hidden: Tensor, product: Tensor, bias: Tensor | None, head: Head) -> Tensor:
     """[K] entropy from G @ weight, which the gradient needs anyway: -log p - sum_j G_j z_j / s."""
-    gap = _row_dot(chunk.hidden, product)
+    gap = _row_dot(hidden, product)
     if bias is not None:
         gap += chunk.grad @ bias.clamp(min=-1e30)
     entropy = -chunk.logprobs - gap * (head.scale / head.temperature) / chunk.total
@@ -145,7 +148,8 @@ def score_gradients(
     count = len(grad_logprobs)
     buffers = _buffers(count, size, weight, pair=head.softcap is not None or grad_entropy is not None)
     for at, index in _chunks(count, size, rows):
-        chunk = _forward_chunk(hidden[index].to(dtype), weight, bias, targets[index], head, buffers)
+        part = hidden[index].to(dtype)
+        chunk = _forward_chunk(part, weight, bias, targets[index], head, buffers)
         grad, factor = chunk.grad, -grad_logprobs[at] / chunk.total
         if grad_entropy is not None:
             # d entropy / dz_j = -p_j (log p_j + entropy); the row's factor is then 1 / s, its coefficients inside grad.
@@ -159,7 +163,7 @@ def score_gradients(
             factor = 1 / chunk.total
         if head.softcap is not None:
             grad = _remove_softcap(chunk, grad, head)
-        out.add(index, grad, chunk.hidden, weight, head.scale / head.temperature, factor)
+        out.add(index, grad, part, weight, head.scale / head.temperature, factor)
     return out
 
 
@@ -173,7 +177,8 @@ def loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, plan: LossPlan, wa
     losses, logprobs, entropy, coefficients = (hidden.new_empty(count, dtype=dtype) for _ in range(4))
     buffers = _buffers(count, size, weight, pair=not entropy_from_gemm)
     for at, index in _chunks(count, size, plan.rows):
-        chunk = _forward_chunk(hidden[index].to(dtype), weight, bias, plan.targets[index], head, buffers)
+        part = hidden[index].to(dtype)
+        chunk = _forward_chunk(part, weight, bias, plan.targets[index], head, buffers)
         per_token = {name: None if x is None else x[at] for name, x in plan.per_token.items()}
         logprobs[at] = chunk.logprobs
         losses[at], coefficients[at] = losses_and_coefficients(plan.objective, chunk.logprobs, per_token)
@@ -182,10 +187,36 @@ def loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, plan: LossPlan, wa
         grad, factor = chunk.grad, -coefficients[at] * plan.weights[at] / chunk.total
         if head.softcap is not None and any(wanted):
             grad = _remove_softcap(chunk, grad, head)
-        product = grads.add(index, grad, chunk.hidden, weight, head.scale / head.temperature, factor)
+        product = grads.add(index, grad, part, weight, head.scale / head.temperature, factor)
         if product is not None and entropy_from_gemm:
-            entropy[at] = _entropy_from_product(chunk, product, bias, head)
+            entropy[at] = _entropy_from_product(chunk, part, product, bias, head)
     return PlanResult((losses * plan.weights).sum(), logprobs, entropy, coefficients), grads
 
 
-ENGINE = Engine("chunked", score, score_gradients, loss)
+def logits_loss(logits: Tensor, plan: LossPlan, grad: Tensor | None) -> tuple[PlanResult, Tensor | None]:
+    """The loss on logits [N, V] and its gradient into `grad`, which may be the logits: one chunk of rows in the compute dtype at a time."""
+    dtype, count = compute_dtype(logits, logits), len(plan.weights)
+    unit = unit_of(logits.dtype, plan.weights)
+    size = plan.head.chunk_rows or max(1, (1 << 23) // logits.shape[1])
+    losses, logprobs, entropy, coefficients = (logits.new_empty(count, dtype=dtype) for _ in range(4))
+    buffer = logits.new_empty(min(size, count), logits.shape[1], dtype=dtype)
+    for at, index in _chunks(count, size, plan.rows):
+        chunk = _softmax(logits[index].to(dtype) / plan.head.temperature, plan.targets[index], buffer)
+        per_token = {name: None if x is None else x[at] for name, x in plan.per_token.items()}
+        logprobs[at], entropy[at] = chunk.logprobs, _entropy(chunk)
+        losses[at], coefficients[at] = losses_and_coefficients(plan.objective, chunk.logprobs, per_token)
+        if grad is not None:
+            factor = -coefficients[at] * plan.weights[at] / (chunk.total * plan.head.temperature)
+            factor = factor if unit is None else factor / unit
+            grad[index] = chunk.grad.mul_(factor[:, None]).to(grad.dtype)
+    if grad is not None and plan.rows is not None:
+        skipped = torch.ones(len(logits), dtype=torch.bool, device=logits.device).index_fill_(0, plan.rows, False)
+        grad[skipped] = 0
+    return PlanResult((losses * plan.weights).sum(), logprobs, entropy, coefficients), unit
+
+
+def scale_(values: Tensor, scale: Tensor) -> None:
+    values.mul_(scale)
+
+
+ENGINE = Engine("chunked", score, score_gradients, loss, logits_loss, scale_)

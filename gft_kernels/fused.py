@@ -92,6 +92,30 @@ class _PolicyLoss(torch.autograd.Function):
             return *grads.finish(grad_loss, (hidden, weight, bias)), None, None, None
 
 
+class _LogitsLoss(torch.autograd.Function):
+    """The gradient is formed in the forward, over the logits themselves where asked; nothing [N, V] is kept beside it."""
+
+    @staticmethod
+    def forward(ctx, logits, plan, engine, grad_enabled, inplace):
+        ctx.engine, ctx.grad = engine, None
+        if grad_enabled and ctx.needs_input_grad[0]:
+            ctx.grad = logits.detach() if inplace else torch.empty_like(logits)
+        result, ctx.unit = engine.logits_loss(logits, plan, ctx.grad)
+        if inplace and ctx.grad is not None:
+            torch.autograd.graph.increment_version(logits)  # whoever saved them must not use them unawares
+        ctx.mark_non_differentiable(*result[1:])
+        return tuple(result)
+
+    @staticmethod
+    def backward(ctx, grad_loss, *_):
+        _refuse_double_backward(ctx.engine)
+        grad, ctx.grad = ctx.grad, None
+        if grad is None:
+            raise RuntimeError("the logits' gradient is formed once and handed over by the first backward: call the op again for another.")
+        ctx.engine.scale_(grad, grad_loss if ctx.unit is None else grad_loss * ctx.unit)
+        return grad, None, None, None, None
+
+
 def backend_of(engine: Engine) -> Backend:
     """The differentiable backend of an engine; autocast is off inside, the inputs' dtypes decide."""
 
@@ -103,4 +127,8 @@ def backend_of(engine: Engine) -> Backend:
         with torch.autocast(hidden.device.type, enabled=False):
             return PlanResult(*_PolicyLoss.apply(hidden, weight, plan.head.bias, plan, engine, torch.is_grad_enabled()))
 
-    return Backend(engine.name, linear_logprob, policy_loss)
+    def logits_loss(logits: Tensor, plan: LossPlan, inplace: bool) -> PlanResult:
+        with torch.autocast(logits.device.type, enabled=False):
+            return PlanResult(*_LogitsLoss.apply(logits, plan, engine, torch.is_grad_enabled(), inplace))
+
+    return Backend(engine.name, linear_logprob, policy_loss, logits_loss)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -11,15 +12,24 @@ from .head import compute_dtype
 
 Index = slice | Tensor
 HALVES = (torch.float16, torch.bfloat16)
+FP16_RANGE = 256.0  # fp16 logit gradients are held at this multiple of the largest weight: above the subnormals, below 65504
+
+
+def unit_of(dtype: torch.dtype, weights: Tensor) -> Tensor | None:
+    """What fp16 gradients are multiples of, a power of two by the largest |weight|; None for every other dtype."""
+    if dtype != torch.float16:
+        return None
+    top = weights.abs().amax() if weights.numel() else weights.new_zeros(())
+    return torch.where(top > 0, torch.exp2(torch.ceil(torch.log2(top))) / FP16_RANGE, 1.0)
 
 
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """a @ b, accumulated and returned in fp32 where the operands have 16 bits."""
     if a.dtype not in HALVES:
         return a @ b
-    if a.device.type == "cuda":
-        return torch.mm(a, b, out_dtype=torch.float32)
-    return a.float() @ b.float()
+    if a.device.type != "cuda":
+        return a.float() @ b.float()
+    return torch.mm(a, b, out_dtype=torch.float32) if _widens(a.dtype, a.device) else (a @ b).float()
 
 
 def add_matmul(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
@@ -33,6 +43,16 @@ def add_matmul(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
     for at in range(0, len(total), 8192):  # slices: the product must not cost a second dweight
         total[at : at + 8192] += matmul(a[at : at + 8192], b)
     return total
+
+
+@functools.cache
+def _widens(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a GEMM of 16-bit operands can return its fp32 sums; else they are rounded to 16 bits, once a chunk."""
+    a = torch.eye(16, dtype=dtype, device=device)
+    try:
+        return torch.mm(a, a, out_dtype=torch.float32).dtype == torch.float32
+    except (RuntimeError, TypeError):
+        return False
 
 
 @functools.cache
@@ -79,21 +99,31 @@ class Gradients:
             self.bias = add_matmul(self.bias, grad.T, torch.stack((high, low), 1))
         return product
 
+    def sums(self, inputs: tuple[Tensor, Tensor, Tensor | None]) -> Iterator[Tensor | None]:
+        """The sums for hidden, weight and bias in their own dtype, None where not wanted; each is let go before the next."""
+        for name, x, wanted in zip(("hidden", "weight", "bias"), inputs, self.wanted, strict=True):
+            total = getattr(self, name)
+            setattr(self, name, None)
+            if x is None or not wanted:
+                yield None
+            elif total is None:  # no chunk came
+                yield x.new_zeros(x.shape, dtype=compute_dtype(x, x))
+            else:
+                yield total.sum(1) if name == "bias" else total
+
     def finish(self, grad_loss: Tensor | None, inputs: tuple[Tensor, Tensor, Tensor | None]) -> tuple[Tensor | None, ...]:
-        """The gradients times grad_loss in the dtypes of the inputs, multiplied before the one rounding; consumes the sums."""
+        """The gradients times grad_loss in the dtypes of the inputs, multiplied before the one rounding."""
         scale = self.unit if grad_loss is None else grad_loss if self.unit is None else grad_loss * self.unit
-        sums = (self.hidden, self.weight, None if self.bias is None else self.bias.sum(1))
-        self.hidden = self.weight = self.bias = None
-        return tuple(
-            None if x is None or not wanted else torch.zeros_like(x) if total is None else _scaled(total, scale, x)
-            for total, x, wanted in zip(sums, inputs, self.wanted, strict=True)
-        )
+        dtypes = [None if x is None else x.dtype for x in inputs]
+        return tuple(None if dtype is None else scaled(total, scale, dtype) for total, dtype in zip(self.sums(inputs), dtypes, strict=True))
 
 
-def _scaled(gradient: Tensor, scale: Tensor | None, like: Tensor) -> Tensor:
-    """gradient * scale in the dtype of `like`, computed before the rounding and in place where no rounding follows."""
-    if gradient.dtype == like.dtype:
-        return gradient if scale is None else gradient.mul_(scale)
+def scaled(total: Tensor | None, scale: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """total * scale in `dtype`, multiplied before the rounding, in place where no rounding follows."""
+    if total is None:
+        return None
+    if total.dtype == dtype:
+        return total if scale is None else total.mul_(scale)
     if scale is None:
-        return gradient.to(like.dtype)
-    return torch.mul(gradient, scale, out=torch.empty_like(gradient, dtype=like.dtype))
+        return total.to(dtype)
+    return torch.mul(total, scale, out=torch.empty_like(total, dtype=dtype))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from .backends import resolve_backend
+from . import compiled
+from .backends import backend_name, resolve_backend
 from .head import Head, LogProbs, compute_dtype
-from .validation import check_head_inputs
+from .validation import check_head_inputs, check_values
 
 
 def linear_logprob(
@@ -45,4 +47,8 @@ def linear_logprob(
     """
     head = Head() if head is None else head
     targets = check_head_inputs(hidden, weight, targets, head)
-    return resolve_backend(backend, hidden.device, compute_dtype(hidden, weight)).linear_logprob(hidden, weight, targets, head)
+    name = backend_name(backend, hidden.device, compute_dtype(hidden, weight))
+    if torch.compiler.is_compiling():
+        return compiled.linear_logprob(hidden, weight, targets, head, name)
+    check_values(targets, len(weight), head)
+    return resolve_backend(name).linear_logprob(hidden, weight, targets, head)

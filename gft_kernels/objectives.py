@@ -9,6 +9,9 @@ Objectives add up: `gft(0.7) + kl(0.01)`.
 
 from __future__ import annotations
 
+import ast
+import functools
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -32,7 +35,7 @@ def rectification(logprobs: Tensor, tau: float) -> Tensor:
 
 def _log_ratio(logprobs: Tensor, old_logprobs: Tensor | None) -> Tensor:
     """log pi/pi_old, finite at log p = -inf; without old log-probs the policy is its own old one (ratio 1)."""
-    lowest = torch.finfo(logprobs.dtype).min / 4
+    lowest = torch.finfo(torch.float32).min / 4
     logprobs = logprobs.clamp(min=lowest)
     return logprobs - (logprobs.detach() if old_logprobs is None else old_logprobs.clamp(min=lowest))
 
@@ -63,6 +66,13 @@ class Objective:
     def metrics(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """From the same arguments, per-token vectors [K] whose means are reported beside the loss."""
         return {}
+
+    @property
+    def spec(self) -> str | None:
+        """The objective as text that `from_spec` reads, for compiled programs; None where it cannot be written down."""
+        if type(self).__name__ not in _BUILT_IN:
+            return None
+        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in self.__dict__.items())})"
 
     def __add__(self, other: LossFunction) -> Objective:
         return _Sum(self, other)
@@ -190,6 +200,11 @@ class _Sum(Objective):
         self.zero_at_zero_advantage = self._all("zero_at_zero_advantage")  # type: ignore[misc]
         self.rowwise = self._all("rowwise")  # type: ignore[misc]
 
+    @property
+    def spec(self) -> str | None:
+        specs = [getattr(part, "spec", None) for part in self.parts]
+        return None if None in specs else " + ".join(map(str, specs))
+
     def _all(self, name: str) -> bool:
         return all(getattr(part, name, False) for part in self.parts)
 
@@ -204,6 +219,17 @@ class _Sum(Objective):
 
 
 sft, dft, gft, reinforce, grpo, cispo, kl = SFT, DFT, GFT, Reinforce, GRPO, CISPO, KL
+_BUILT_IN: dict[str, type[Objective]] = {kind.__name__: kind for kind in (SFT, DFT, GFT, Reinforce, GRPO, CISPO, KL)}
+
+
+def from_spec(spec: str) -> Objective:
+    """The objective whose `spec` this is."""
+    built = []
+    for text in spec.split(" + "):
+        name, arguments = text.rstrip(")").split("(")
+        pairs = (pair.split("=") for pair in arguments.split(", ") if pair)
+        built.append(_BUILT_IN[name](**{key: ast.literal_eval(value) for key, value in pairs}))
+    return functools.reduce(operator.add, built)
 
 
 def losses_and_coefficients(objective: LossFunction, logprobs: Tensor, per_token: dict[str, Tensor | None]) -> tuple[Tensor, Tensor]:

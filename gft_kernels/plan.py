@@ -46,30 +46,36 @@ class PlanResult(NamedTuple):
 
 @dataclass(frozen=True)
 class Engine:
-    """The streaming head on one kind of device: three functions without autograd, over chosen rows.
+    """The streaming head on one kind of device: functions without autograd, over chosen rows.
 
     score(hidden, weight, bias, targets [N], head, rows) -> Scores [K].
     score_gradients(hidden, weight, bias, targets, head, rows, scores, (grad_logprobs, grad_entropy or None) [K], wanted) -> Gradients.
     loss(hidden, weight, bias, plan, wanted) -> (PlanResult, Gradients for an upstream gradient of 1).
+    logits_loss(logits [N, V], plan, grad [N, V] or None) -> (PlanResult, unit): the gradient over `unit` into `grad`, 0 at other rows.
+    scale_(values [N, V], scalar): in place.
     """
 
     name: str
     score: Callable[[Tensor, Tensor, Tensor | None, Tensor, Head, Tensor | None], Scores]
     score_gradients: Callable[..., Gradients]
     loss: Callable[[Tensor, Tensor, Tensor | None, LossPlan, Wanted], tuple[PlanResult, Gradients]]
+    logits_loss: Callable[[Tensor, LossPlan, Tensor | None], tuple[PlanResult, Tensor | None]]
+    scale_: Callable[[Tensor, Tensor], None]
 
 
 @dataclass(frozen=True)
 class Backend:
-    """The two differentiable functions behind the public ops.
+    """The differentiable functions behind the public ops.
 
     linear_logprob(hidden, weight, targets, head) -> LogProbs [N], differentiable, 0 at masked rows.
     policy_loss(hidden, weight, plan) -> PlanResult over the plan's active rows, loss differentiable.
+    logits_loss(logits, plan, inplace) -> the same from logits [N, V] that exist already.
     """
 
     name: str
     linear_logprob: Callable[[Tensor, Tensor, Tensor, Head], LogProbs]
     policy_loss: Callable[[Tensor, Tensor, LossPlan], PlanResult]
+    logits_loss: Callable[[Tensor, LossPlan, bool], PlanResult]
 
 
 def chosen(mask: Tensor) -> Tensor | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from . import compiled
 from .advantages import GroupRewards
-from .backends import resolve_backend
+from .backends import backend_name, resolve_backend
+from .call import check_given, make_plan, report
 from .head import Head, PolicyLoss, compute_dtype
-from .objectives import LossFunction, Objective, gft
-from .plan import LossPlan, chosen, pick, scatter
+from .objectives import LossFunction, gft
 from .reductions import Reduction, token_weights
-from .validation import check_floats, check_head_inputs, check_per_token
+from .validation import check_head_inputs
 
 
 def linear_policy_loss(
@@ -66,79 +67,12 @@ def linear_policy_loss(
     head = Head() if head is None else head
     targets = check_head_inputs(hidden, weight, targets, head)
     given = {"advantages": advantages, "old_logprobs": old_logprobs, "ref_logprobs": ref_logprobs}
-    plan, valid = _make_plan(hidden, compute_dtype(hidden, weight), targets, given, token_weights, objective, head)
-    result = resolve_backend(backend, hidden.device, compute_dtype(hidden, weight)).policy_loss(hidden, weight, plan)
-    if head.validate and not getattr(objective, "rowwise", False):
-        _check_rowwise(plan, result.logprobs)
-    skipped = torch.where(valid, torch.nan, 0.0).to(result.logprobs.dtype)  # what rows outside the plan report
-    return PolicyLoss(
-        result.loss,
-        scatter(result.logprobs, plan.rows, skipped),
-        scatter(result.entropy, plan.rows, skipped),
-        scatter(result.coefficients, plan.rows, torch.zeros_like(skipped)),
-        _stats(plan, result.logprobs, result.entropy, valid),
-    )
-
-
-def _make_plan(
-    hidden: Tensor, dtype: torch.dtype, targets: Tensor, given: dict, token_weights: Tensor | None, objective: LossFunction, head: Head
-) -> tuple[LossPlan, Tensor]:
-    """The plan of a call and the mask [N] of its unmasked rows; waits for the device to check values and to choose rows."""
-    valid = targets != head.ignore_index
-    groups = None
-    if isinstance(given["advantages"], GroupRewards):
-        groups = given["advantages"]
-        given = given | {"advantages": groups.per_token(valid)}
-    for name in getattr(objective, "needs", ()):
-        if given[name] is None:
-            raise ValueError(f"objective {objective!r} needs {name} [N]; none were given.")
-    weights = valid.to(dtype) / valid.sum().clamp(min=1) if token_weights is None else token_weights
-    for name, vector in (*given.items(), ("token_weights", weights)):
-        if vector is not None:
-            check_per_token(name, vector, hidden)
-            if head.validate:
-                check_floats(name, vector, valid)
-    given = {name: None if x is None else x.detach().to(dtype) for name, x in given.items()}
-    weights = torch.where(valid, weights.detach(), 0).to(dtype)
-    rows = _active_rows(valid, weights, given["advantages"], objective, head)
-    per_token = {name: None if x is None else pick(x, rows) for name, x in given.items()}
-    return LossPlan(targets, rows, pick(weights, rows), per_token, objective, head, groups), valid
-
-
-def _active_rows(valid: Tensor, weights: Tensor, advantages: Tensor | None, objective: LossFunction, head: Head) -> Tensor | None:
-    """Indices of the rows the head must see, None for all of them."""
-    active = valid
-    if head.skip_rows:
-        active = active & (weights != 0)
-        if getattr(objective, "zero_at_zero_advantage", False):
-            active = active & (advantages != 0)
-    return chosen(active)
-
-
-@torch.no_grad()
-def _check_rowwise(plan: LossPlan, logprobs: Tensor) -> None:
-    """A user's objective evaluated on every other row must give the losses it gives on all: [K] work, nothing over V."""
-    whole = plan.objective(logprobs, **plan.per_token)
-    for stripe in (slice(0, None, 2), slice(1, None, 2)):
-        part = plan.objective(logprobs[stripe], **{name: None if x is None else x[stripe] for name, x in plan.per_token.items()})
-        if not torch.allclose(whole[stripe], part, equal_nan=True):
-            raise ValueError(
-                f"objective {plan.objective!r} mixes rows: its loss of a row changes with the other rows of the call. The fused pass "
-                "sees rows in chunks, so use linear_logprob and write the loss on its logprobs."
-            )
-
-
-@torch.no_grad()
-def _stats(plan: LossPlan, logprobs: Tensor, entropy: Tensor, valid: Tensor) -> dict[str, Tensor]:
-    """Means over the rows the head saw (0 if none) and the two counts, as device scalars: no synchronisation."""
-    vectors = {"nll": -logprobs, "entropy": entropy}
-    if isinstance(plan.objective, Objective):
-        vectors |= plan.objective.metrics(logprobs, **plan.per_token)
-    count = max(len(logprobs), 1)
-    stats = {name: x.sum() / count for name, x in vectors.items()}
-    stats["tokens"] = valid.sum()
-    stats["active_tokens"] = torch.tensor(len(logprobs), device=valid.device)
-    return stats
+    check_given({**given, "token_weights": token_weights}, hidden, objective)
+    name = backend_name(backend, hidden.device, compute_dtype(hidden, weight))
+    if torch.compiler.is_compiling():
+        return compiled.policy_loss(hidden, weight, targets, given, token_weights, objective, head, name)
+    plan, valid = make_plan((hidden, weight), targets, given, token_weights, objective, head)
+    return report(resolve_backend(name).policy_loss(hidden, weight, plan), plan, valid)
 
 
 class LinearPolicyLoss(nn.Module):

@@ -60,16 +60,23 @@ def token_weights(
         raise ValueError(f"reduction {reduction!r} needs sequence_ids [N].")
     if sequence_ids is not None and sequence_ids.shape != loss_mask.shape:
         raise ValueError(f"sequence_ids has shape {tuple(sequence_ids.shape)}; it must match loss_mask, {tuple(loss_mask.shape)}.")
+    lengths = torch.ones_like(mask) if sequence_ids is None else _lengths(sequence_ids, loss_mask)
     if num_sequences is None:
-        assert sequence_ids is not None
-        num_sequences = torch.unique(sequence_ids[loss_mask]).numel()
-    weights = mask / torch.as_tensor(num_sequences, device=mask.device).clamp(min=1)
+        num_sequences = (mask.double() / lengths).sum().round()  # each of a sequence's n tokens counts 1 / n
+    weights = mask / torch.as_tensor(num_sequences, device=mask.device).clamp(min=1).to(mask.dtype)
     if reduction == "seq-mean-token-mean":
-        _, index = torch.unique(sequence_ids, return_inverse=True)
-        lengths = torch.bincount(index[loss_mask], minlength=int(index.max()) + 1 if index.numel() else 0)
-        weights = weights / lengths[index].clamp(min=1)
+        weights = weights / lengths
     elif reduction == "seq-mean-token-sum-norm":
         if max_length is None or max_length < 1:
             raise ValueError(f"reduction {reduction!r} needs max_length >= 1 (a constant of the run), got {max_length}.")
         weights = weights / max_length
     return weights
+
+
+def _lengths(sequence_ids: Tensor, loss_mask: Tensor) -> Tensor:
+    """[N] unmasked tokens in each token's sequence, at least 1; sorts, so that nothing waits for the device."""
+    ids, order = sequence_ids.sort()
+    before = torch.nn.functional.pad(loss_mask[order].cumsum(0), (1, 0))  # unmasked tokens among the first i
+    sequence_ids = sequence_ids.contiguous()
+    count = before[torch.searchsorted(ids, sequence_ids, right=True)] - before[torch.searchsorted(ids, sequence_ids)]
+    return count.clamp(min=1).to(torch.float32)

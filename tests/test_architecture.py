@@ -21,11 +21,14 @@ LAYERS = {
     "head": 0, "objectives": 0, "advantages": 0, "reductions": 0,
     "gradients": 1, "validation": 1,
     "plan": 2,
-    "reference": 3, "chunked": 3, "triton": 3,
+    "reference": 3, "chunked": 3, "triton": 3, "call": 3,
     "fused": 4,
     "backends": 5,
-    "linear_logprob": 6, "policy_loss": 6,
-    "__init__": 7, "check": 7, "env": 7, "integrations": 7,
+    "custom_ops": 6,
+    "compiled": 7,
+    "linear_logprob": 8, "policy_loss": 8, "logits_loss": 8,
+    "__init__": 9, "env": 9, "integrations": 9,
+    "check": 10,
 }  # fmt: skip
 FOREIGN = {"gft", "transformers", "trl", "verl", "benchmarks", "tests"}
 

@@ -15,11 +15,12 @@ import torch
 import triton
 from torch import Tensor
 
-from ..gradients import Gradients, Index
+from ..gradients import Gradients, Index, unit_of
 from ..head import Head
 from ..objectives import losses_and_coefficients
 from ..plan import Engine, LossPlan, PlanResult, Scores, Wanted
 from . import interpreter
+from . import logits as kernels
 from .backward import head_backward
 from .configs import accumulator, config_for, pad
 from .finalise import Rows, finalise
@@ -27,20 +28,23 @@ from .forward import head_forward, head_reference
 from .gradient import rescale
 from .objective import given_arguments, loss_arguments
 
-CHUNK_BYTES = 1 << 30
-FP16_RANGE = 256.0  # fp16 logit gradients are held at this multiple of the largest weight: above the subnormals, below 65504
+CHUNK_BYTES = 3 << 28  # three chunks at 8192 rows of 131,072 columns in 16 bits: all but dweight stays under 1.1 GiB
 
 if interpreter.ACTIVE:
     interpreter.repair()
 
 
-def _operands(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The GEMMs' operands in one dtype (the wider; fp16 with bf16 is fp32), the weight with adjacent columns."""
-    if hidden.device.type != "cuda" and not interpreter.ACTIVE:
+def _refuse_without_device(tensor: Tensor) -> None:
+    if tensor.device.type != "cuda" and not interpreter.ACTIVE:
         raise ValueError(
-            f"backend = 'triton' needs CUDA or ROCm tensors, got {hidden.device}: use backend='chunked' there "
+            f"backend = 'triton' needs CUDA or ROCm tensors, got {tensor.device}: use backend='chunked' there "
             "(TRITON_INTERPRET=1, set before the import, runs the kernels on a CPU, slowly)."
         )
+
+
+def _operands(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The GEMMs' operands in one dtype (the wider; fp16 with bf16 is fp32), the weight with adjacent columns."""
+    _refuse_without_device(hidden)
     dtype = torch.promote_types(hidden.dtype, weight.dtype)
     weight = weight.to(dtype)
     return hidden.to(dtype), weight if weight.stride(1) == 1 else weight.contiguous(), None if bias is None else bias.contiguous()
@@ -68,7 +72,7 @@ def _chunks(count: int, size: int, rows: Tensor | None) -> Iterator[tuple[slice,
 
 def score(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head, rows: Tensor | None) -> Scores:
     hidden, weight, bias = _operands(hidden, weight, bias)
-    config, count = config_for(hidden.device, hidden.dtype), len(targets) if rows is None else len(rows)
+    config, count = config_for(hidden.device, hidden.dtype, head), len(targets) if rows is None else len(rows)
     out = torch.empty(4, count, dtype=accumulator(hidden.dtype)[0], device=hidden.device)
     with _on(hidden.device):
         for at, index in _chunks(count, head.chunk_rows or 8192, rows):
@@ -88,11 +92,11 @@ def score_gradients(
     assert grad_logprobs is not None
     largest = grad_logprobs.abs() if grad_entropy is None else torch.maximum(grad_logprobs.abs(), grad_entropy.abs())
     operands = _operands(hidden, weight, bias)
-    out = Gradients(hidden, weight, bias, wanted, unit=_unit(operands[0].dtype, largest))
+    out = Gradients(hidden, weight, bias, wanted, unit=unit_of(operands[0].dtype, largest))
     hidden, weight, bias = operands
     if out.unit is not None:
         grad_logprobs, grad_entropy = grad_logprobs / out.unit, None if grad_entropy is None else grad_entropy / out.unit
-    config, count = config_for(hidden.device, hidden.dtype), len(grad_logprobs)
+    config, count = config_for(hidden.device, hidden.dtype, head, grad_entropy is not None), len(grad_logprobs)
     size = chunk_rows(len(weight), hidden.dtype, head)
     buffer = _buffer(min(size, count), weight)
     with _on(hidden.device):
@@ -110,20 +114,13 @@ def _buffer(rows: int, weight: Tensor) -> Tensor:
     return torch.empty(rows, pad(len(weight)), dtype=weight.dtype, device=weight.device)[:, : len(weight)]
 
 
-def _unit(dtype: torch.dtype, largest: Tensor) -> Tensor | None:
-    """What fp16 sums are multiples of, a power of two by the largest upstream value; None for every other dtype."""
-    if dtype != torch.float16:
-        return None
-    top = largest.amax() if largest.numel() else largest.new_zeros(())
-    return torch.where(top > 0, torch.exp2(torch.ceil(torch.log2(top))) / FP16_RANGE, 1.0)
-
-
 def loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, plan: LossPlan, wanted: Wanted) -> tuple[PlanResult, Gradients]:
     """Loss and per-row results over the plan's rows, with the gradients for an upstream gradient of 1."""
     head, operands = plan.head, _operands(hidden, weight, bias)
-    grads = Gradients(hidden, weight, bias, wanted, unit=_unit(operands[0].dtype, plan.weights.abs()))
+    grads = Gradients(hidden, weight, bias, wanted, unit=unit_of(operands[0].dtype, plan.weights))
     hidden, weight, bias = operands
-    config, count, size = config_for(hidden.device, hidden.dtype), len(plan.weights), chunk_rows(len(weight), hidden.dtype, head)
+    config, count = config_for(hidden.device, hidden.dtype, head), len(plan.weights)
+    size = chunk_rows(len(weight), hidden.dtype, head)
     buffer = _buffer(min(size, count), weight) if any(wanted) else None
     out = torch.empty(4, count, dtype=accumulator(hidden.dtype)[0], device=hidden.device)
     with _on(hidden.device):
@@ -151,4 +148,17 @@ def _finalise(partials: Tensor, reference: Tensor, exps: torch.dtype, plan: Loss
     return finalise(partials, reference, exps, plan.head, given_arguments(plan, at, unit, coefficients))._replace(loss=losses)
 
 
-ENGINE = Engine("triton", score, score_gradients, loss)
+def logits_loss(logits: Tensor, plan: LossPlan, grad: Tensor | None) -> tuple[PlanResult, Tensor | None]:
+    """The loss on logits [N, V], its gradient in multiples of the returned unit into `grad`."""
+    _refuse_without_device(logits)
+    unit = unit_of(logits.dtype, plan.weights)
+    with _on(logits.device):
+        return kernels.logits_loss(logits, plan, grad, unit, (16, 64) if interpreter.ACTIVE else (1, 4096)), unit
+
+
+def scale_(values: Tensor, scale: Tensor) -> None:
+    with _on(values.device):
+        kernels.scale_(values, scale)
+
+
+ENGINE = Engine("triton", score, score_gradients, loss, logits_loss, scale_)

@@ -1,0 +1,91 @@
+"""What the public ops do in a program that is being compiled: custom ops, and everything on [N] traced around them.
+
+An objective that is a function of the caller's is traced like any other code, on the log-prob op (2NDV + 6KDV, N the unmasked rows).
+Outside a compiled program the same engines run under autograd.Function, which scales the gradients in place.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import custom_ops, reference
+from .advantages import GroupRewards
+from .call import PerToken, active_rows, stats
+from .head import Head, LogProbs, PolicyLoss, compute_dtype
+from .objectives import LossFunction
+
+
+def linear_logprob(hidden: Tensor, weight: Tensor, targets: Tensor, head: Head, backend: str) -> LogProbs:
+    """`linear_logprob` in a program that is being compiled; eager is traced as it stands."""
+    if backend == "eager":
+        return reference.linear_logprob(hidden, weight, targets, head)
+    return LogProbs(*custom_ops.linear_logprob(hidden, weight, targets, head, backend))
+
+
+def policy_loss(
+    hidden: Tensor, weight: Tensor, targets: Tensor, given: dict, token_weights: Tensor | None, objective: LossFunction, head: Head,
+    backend: str,
+) -> PolicyLoss:  # fmt: skip
+    """`linear_policy_loss` in a program that is being compiled."""
+    valid, dtype = targets != head.ignore_index, compute_dtype(hidden, weight)
+    constants, weights = _constants(given, token_weights, valid)
+    spec = getattr(objective, "spec", None)
+    if spec is None or backend == "eager":
+        scores = linear_logprob(hidden, weight, targets, head, backend)
+        return _traced(scores, targets, _cast(constants, dtype), weights, objective, head)
+    loss, logprobs, entropy, coefficients, seen = custom_ops.policy_loss(
+        hidden, weight, targets, [*constants.values(), weights], spec, head, backend
+    )
+    return _reported(PolicyLoss(loss, logprobs, entropy, coefficients, {}), objective, _cast(constants, dtype), seen, valid)
+
+
+def logits_loss(
+    logits: Tensor, targets: Tensor, given: dict, token_weights: Tensor | None, objective: LossFunction, head: Head, backend: str
+) -> PolicyLoss:
+    """`logits_policy_loss` in a program that is being compiled; never in place, the compiler owns the memory."""
+    valid, dtype = targets != head.ignore_index, compute_dtype(logits, logits)
+    constants, weights = _constants(given, token_weights, valid)
+    spec = getattr(objective, "spec", None)
+    if spec is None or backend == "eager":
+        scores = reference.scores(logits.to(dtype) / head.temperature, targets, head)
+        return _traced(scores, targets, _cast(constants, dtype), weights, objective, head)
+    loss, logprobs, entropy, coefficients, seen = custom_ops.logits_loss(
+        logits, targets, [*constants.values(), weights], spec, head, backend
+    )
+    return _reported(PolicyLoss(loss, logprobs, entropy, coefficients, {}), objective, _cast(constants, dtype), seen, valid)
+
+
+def _constants(given: dict, token_weights: Tensor | None, valid: Tensor) -> tuple[PerToken, Tensor | None]:
+    """Per-token inputs and weights, detached; rewards become advantages."""
+    groups = given["advantages"]
+    if isinstance(groups, GroupRewards):
+        given = {**given, "advantages": custom_ops.group_advantages(groups, valid)}
+    detached = {name: None if x is None else x.detach() for name, x in given.items()}
+    return detached, None if token_weights is None else token_weights.detach()
+
+
+def _cast(per_token: PerToken, dtype: torch.dtype) -> PerToken:
+    return {name: None if x is None else x.to(dtype) for name, x in per_token.items()}
+
+
+def _traced(
+    scores: LogProbs, targets: Tensor, per_token: PerToken, token_weights: Tensor | None, objective: LossFunction, head: Head
+) -> PolicyLoss:
+    """The loss on log-probs that carry a gradient, its objective traced; every unmasked row has been scored."""
+    valid, dtype = targets != head.ignore_index, scores.logprobs.dtype
+    if token_weights is None:
+        token_weights = valid.to(dtype) / valid.sum().clamp(min=1)
+    weights = torch.where(valid, token_weights, 0).to(dtype)
+    active = active_rows(valid, weights, per_token["advantages"], objective, head)
+    loss = torch.where(active, weights * objective(scores.logprobs, **per_token), 0).sum()
+    logprobs, entropy = scores.logprobs.detach(), scores.entropy.detach()
+    coefficients = torch.func.grad(lambda x: objective(x, **per_token).sum())(logprobs)
+    return _reported(PolicyLoss(loss, logprobs, entropy, coefficients, {}), objective, per_token, active, valid)
+
+
+def _reported(found: PolicyLoss, objective: LossFunction, per_token: PerToken, seen: Tensor, valid: Tensor) -> PolicyLoss:
+    """The result with stats, and NaN at rows that were skipped, as outside a compiled program."""
+    means = stats(objective, found.logprobs, found.entropy, per_token, seen, valid)
+    logprobs, entropy = (torch.where(valid & ~seen, torch.nan, x) for x in (found.logprobs, found.entropy))
+    return PolicyLoss(found.loss, logprobs, entropy, torch.where(seen, found.coefficients, 0), means)

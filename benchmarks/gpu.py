@@ -1,40 +1,93 @@
 """python -m benchmarks.gpu: on a GPU machine, from the tree, the gpu tests and then the benchmarks.
 
-`--dry-run` goes the same way on a CPU with tiny shapes, so that the first real machine meets no surprise. Rows go to $OUT
-where it is set, else to benchmarks/results/.
+Each case runs in a process of its own within what is left of --minutes, so that a crash or a time limit costs that case alone; its
+row says so. Failed tests do not keep the benchmarks from running (every provider passes a gradient gate of its own), but the
+exit code tells. `--dry-run` goes the same way on a CPU with tiny shapes. Rows go to $OUT where it is set, else to benchmarks/results/.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from .__main__ import measure
-from .cases import GPU_CASES, TINY_CASES
-from .runner import ROOT
+from gft_kernels import env
+
+from .__main__ import selected
+from .cases import GPU_CASES, INTERPRETER_CASES, Case
+from .runner import ROOT, append_rows, describe
+
+TEST_SECONDS = 270  # at most; the benchmarks need the rest
+DRY_RUN = {"GFT_KERNELS_DRY_RUN": "1", "TRITON_INTERPRET": "1"}
+
+
+def run(command: Sequence[str], seconds: float, dry_run: bool) -> str:
+    """Run a module of this tree; "" where it succeeded, else what went wrong. Out of time it is interrupted, so that pytest sums up."""
+    environment = {**os.environ, **(DRY_RUN if dry_run else {}), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, env=environment) as process:
+        try:
+            code = process.wait(max(seconds, 1))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            return f"stopped after {seconds:.0f} s"
+    return f"ended with {code}" if code else ""
+
+
+def test(keyword: str | None, seconds: float, dry_run: bool) -> str:
+    """The gpu tests, those matching a pytest expression where one is given."""
+    chosen = [] if keyword is None else ["-k", keyword]
+    options = ["-p", "no:cacheprovider", "-o", "timeout=120", "--tb=short", "-rsf", "--durations=8"]
+    return run(["pytest", "-m", "gpu", "tests/gpu", *options, *chosen], seconds, dry_run)
+
+
+def bench(case: Case, seconds: float, options: argparse.Namespace, out: Path) -> str:
+    """One case in its own process; a failure leaves a row."""
+    device, cases = ("cpu", "interpreter") if options.dry_run else ("cuda", "cuda")
+    rounds = str(1 if options.dry_run else options.rounds)
+    command = ["benchmarks", "--device", device, "--set", cases, "--cases", case.name, "--rounds", rounds, "--out", str(out)]
+    if options.providers:
+        command += ["--providers", *options.providers]
+    failed = "no time was left" if seconds < 5 else run(command, seconds, options.dry_run)
+    if failed:
+        append_rows(out, [describe(case, device) | {"provider": "all", "note": failed}])
+    return failed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dry-run", action="store_true", help="tiny shapes on the CPU")
+    parser.add_argument("--minutes", type=float, default=7.5, help="for everything")
+    parser.add_argument("--skip-tests", action="store_true")
+    parser.add_argument("--tests", metavar="EXPRESSION", help="only the gpu tests that match, as pytest -k")
+    parser.add_argument("--cases", nargs="*", metavar="NAME", help="only the cases whose name contains one of these; none: no benchmarks")
+    parser.add_argument("--providers", nargs="*", default=(), metavar="NAME", help="default: all")
+    parser.add_argument("--rounds", type=int, default=9, help="interleaved rounds; medians are reported")
     options = parser.parse_args(arguments)
+    deadline = time.monotonic() + 60 * options.minutes
     if not options.dry_run and not torch.cuda.is_available():
         print(f"no CUDA or ROCm device is visible to torch {torch.__version__}; --dry-run tries the same steps on the CPU.")
         return 1
-    device = "cpu" if options.dry_run else "cuda"
-    tests = subprocess.run([sys.executable, "-m", "pytest", "-m", "gpu", "tests/gpu", "-p", "no:cacheprovider"], cwd=ROOT)
-    if tests.returncode:
-        print("the gpu tests failed: nothing is measured until they pass.")
-        return tests.returncode
-    results = Path(os.environ.get("OUT") or ROOT / "benchmarks" / "results")
-    measure(TINY_CASES if options.dry_run else GPU_CASES, device, rounds=7, out=results / ("dry-run.csv" if options.dry_run else "gpu.csv"))
-    return 0
+    print("\n".join(f"{name:<14} {value}" for name, value in env.versions().items()), flush=True)
+    failures = {}
+    if not options.skip_tests:
+        failures["tests"] = test(options.tests, min(TEST_SECONDS, deadline - time.monotonic()), options.dry_run)
+    out = Path(os.environ.get("OUT") or ROOT / "benchmarks" / "results") / ("dry-run.csv" if options.dry_run else "gpu.csv")
+    for case in selected(INTERPRETER_CASES if options.dry_run else GPU_CASES, options.cases):
+        failures[case.name] = bench(case, deadline - time.monotonic(), options, out)
+    for stage, failure in failures.items():
+        print(f"{stage}: {failure or 'done'}")
+    return int(any(failures.values()))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
 """Who is measured: every provider computes the GFT loss (tau = 0.7) of a batch, differentiable into hidden and weight.
 
-A provider is a function (batch) -> scalar loss. A peer whose package is missing is listed in MISSING with the reason.
+A provider is a function (batch) -> scalar loss. A peer whose package is missing is listed in MISSING with the reason. FLOORS are timed
+beside them but compute no loss: (batch) -> (dhidden, dweight) of a head whose softmax costs nothing.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import torch
@@ -37,15 +39,29 @@ def torch_fused(batch: Batch) -> Tensor:
     return gft_loss(-losses.float(), batch)
 
 
-def chunked(batch: Batch) -> Tensor:
-    return linear_policy_loss(
-        batch.hidden, batch.weight, batch.targets, batch.advantages, token_weights=batch.token_weights, backend="chunked"
-    ).loss
+def own(backend: str) -> Provider:
+    def provider(batch: Batch) -> Tensor:
+        return linear_policy_loss(
+            batch.hidden, batch.weight, batch.targets, batch.advantages, token_weights=batch.token_weights, backend=backend
+        ).loss
+
+    return provider
 
 
-PROVIDERS: dict[str, Provider] = {"eager": eager, "gft-chunked": chunked}
+def bare_gemms(batch: Batch) -> tuple[Tensor, Tensor]:
+    """The three matrix products of a head over all rows, by the library, in the case's dtype, and nothing else."""
+    logits = batch.hidden @ batch.weight.T
+    return logits @ batch.weight, logits.T @ batch.hidden
+
+
+PROVIDERS: dict[str, Provider] = {"eager": eager, "gft-chunked": own("chunked")}
+FLOORS: dict[str, Callable[[Batch], tuple[Tensor, Tensor]]] = {"bare-gemms": bare_gemms}
 MISSING: dict[str, str] = {}
 if hasattr(F, "linear_cross_entropy"):
     PROVIDERS["torch-linear-ce"] = torch_fused
 else:
     MISSING["torch-linear-ce"] = f"torch {torch.__version__} has no F.linear_cross_entropy (2.13 has)"
+if torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1":
+    PROVIDERS["gft-triton"] = own("triton")
+else:
+    MISSING["gft-triton"] = "no CUDA or ROCm device is visible to torch"

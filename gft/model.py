@@ -62,6 +62,10 @@ class Policy:
         with self.precision():
             return self.backbone(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
 
+    def head_operands(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """hidden [N, D] and the head's weight in the dtype the backbone computes in: fp32 operands would leave the tensor cores idle."""
+        return hidden.to(self.compute), self.weight.to(self.compute)
+
     def encode_prompt(self, prompt: str | tuple[dict, ...]) -> list[int]:
         """Chat messages go through the chat template, up to the assistant's turn; text is taken as it is."""
         if isinstance(prompt, str):

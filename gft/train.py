@@ -133,8 +133,7 @@ def accumulate_gradients(policy: Policy, batch: Batch, config: TrainConfig) -> d
         advantages = torch.tensor([m.advantage for m in members], device=policy.device)[sequence_ids]
         weights = token_weights(config.reduction, torch.ones_like(sequence_ids, dtype=torch.bool), sequence_ids, **counts)
         result = linear_policy_loss(
-            hidden,
-            policy.weight,
+            *policy.head_operands(hidden),
             targets[learn],
             advantages,
             objective=objective,

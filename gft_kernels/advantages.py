@@ -126,7 +126,7 @@ class GroupRewards:
     eps: float = 1e-6
 
     def per_token(self, valid: Tensor) -> Tensor:
-        """[N] advantages; 0 where `valid` is False.
+        """[N] advantages in fp32 (fp64 for fp64 rewards); 0 where `valid` is False.
 
         Raises:
             ValueError: a sequence id of a valid token outside 0..B-1, or a wrong shape.
@@ -140,7 +140,8 @@ class GroupRewards:
         if outside.any():
             row = int(outside.nonzero()[0])
             raise ValueError(f"GroupRewards.sequence_ids[{row}] = {int(ids[row])} is outside 0..{count - 1} (B = {count} rewards).")
-        by_sequence = group_advantages(self.rewards, self.group_ids, scale=self.scale, singleton=self.singleton, eps=self.eps)
+        rewards = self.rewards.float() if self.rewards.element_size() < 4 else self.rewards  # 16-bit advantages would be rounded
+        by_sequence = group_advantages(rewards, self.group_ids, scale=self.scale, singleton=self.singleton, eps=self.eps)
         if count == 0:
-            return self.rewards.new_zeros(valid.shape)
+            return rewards.new_zeros(valid.shape)
         return torch.where(valid, by_sequence[torch.where(valid, ids, 0).long()], 0)

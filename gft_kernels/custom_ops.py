@@ -118,7 +118,7 @@ def _group_advantages(
 
 @_group_advantages.register_fake
 def _(rewards, group_ids, sequence_ids, valid, scale, singleton, eps):
-    return rewards.new_empty(valid.shape)
+    return rewards.new_empty(valid.shape, dtype=compute_dtype(rewards, rewards))
 
 
 @torch.library.custom_op("gft_kernels::policy_loss", mutates_args=())

@@ -55,7 +55,7 @@ def head_bwd_kernel(
     dz = tl.where(col[None, :] == target[:, None], own[:, None], -tl.exp(log_p) * slope)
     dz = uncap(dz, z, SOFTCAP, TEMPERATURE)
     stored = dz_ptr + row.to(tl.int64)[:, None] * stride_zk + col[None, :]
-    tl.store(stored, dz.to(dz_ptr.dtype.element_ty), mask=live[:, None] & (col < V)[None, :])
+    tl.store(stored, dz.to(dz_ptr.dtype.element_ty), mask=live[:, None] & (col < stride_zk)[None, :])
 
 
 def head_backward(
@@ -65,7 +65,7 @@ def head_backward(
     targets: Tensor,  # [K]
     scores: Scores,
     upstream: tuple[Tensor, Tensor | None],  # [K] each
-    dz: Tensor,  # [K, V], written
+    dz: Tensor,  # [K, V], written up to its row stride
     head: Head,
     config: Config,
 ) -> None:

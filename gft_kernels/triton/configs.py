@@ -44,10 +44,16 @@ class Config:
 CONFIGS: dict[str, dict[int, Config]] = {
     "80": {2: Config(128, 128, 64, 8, 3), 4: Config(64, 64, 32, 4, 3)},
     "89": {2: Config(128, 128, 64, 8, 2), 4: Config(64, 64, 32, 4, 3)},
-    "90": {2: Config(128, 256, 64, 8, 3), 4: Config(64, 64, 32, 4, 3)},
+    "90": {2: Config(128, 256, 64, 8, 3), 4: Config(128, 64, 16, 8, 3)},
     "100": {2: Config(128, 256, 64, 8, 3), 4: Config(64, 64, 32, 4, 3)},
     "120": {2: Config(128, 128, 64, 8, 2), 4: Config(64, 64, 32, 4, 3)},
-    "gfx942": {2: Config(128, 128, 32, 4, 2), 4: Config(64, 64, 32, 4, 2)},
+    "gfx942": {2: Config(128, 128, 32, 8, 2), 4: Config(64, 64, 32, 4, 2)},
+}
+# Where a soft cap or the entropy's gradient keeps the logits beside the exponentials, those of CONFIGS would spill.
+TWO_TILES: dict[str, dict[int, Config]] = {
+    "90": {2: Config(128, 128, 64, 8, 3)},
+    "100": {2: Config(128, 128, 64, 8, 3)},
+    "gfx942": {2: Config(128, 128, 64, 8, 2)},
 }
 ELEMENTS = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32, torch.float64: tl.float64}
 NEAREST = {"86": "89", "87": "80", "103": "100", "110": "100", "121": "120"}
@@ -91,13 +97,20 @@ def architecture(device: torch.device) -> str:
     return name if name in CONFIGS else NEAREST.get(name, "80" if major < 9 else "120" if major >= 12 else "90")
 
 
-def config_for(device: torch.device, dtype: torch.dtype) -> Config:
-    """The launch configuration of the matrix kernels for operands of `dtype` on `device`."""
+def shipped(name: str, dtype: torch.dtype, head: Head, entropy: bool = False) -> Config:
+    """The configuration of an architecture for operands of `dtype`; `entropy`: a kernel that takes the entropy's gradient."""
+    size = min(dtype.itemsize, 4)
+    plain = CONFIGS[name][size]
+    return TWO_TILES.get(name, {}).get(size, plain) if entropy or head.softcap is not None else plain
+
+
+def config_for(device: torch.device, dtype: torch.dtype, head: Head, entropy: bool = False) -> Config:
+    """The launch configuration of the matrix kernels on `device`: the override, or what is shipped."""
     config = _override
     if config is None and (text := os.environ.get("GFT_KERNELS_CONFIG")):
         config = parse_config(text)
     if config is None:
-        config = CONFIGS[architecture(device)][min(dtype.itemsize, 4)] if device.type == "cuda" else INTERPRETED
+        config = shipped(architecture(device), dtype, head, entropy) if device.type == "cuda" else INTERPRETED
     return config
 
 

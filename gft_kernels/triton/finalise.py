@@ -9,7 +9,7 @@ With m the largest offset of the row and o_t, s_t, e_t the partials of tile t,
 
 so that dz = factor * exps, the target's entry holding `target`: minus the sum of the others, never 1 - p by subtraction.
 That entry is most of the row's gradient, so it is rounded first and the factor takes up what the rounding lost: it enters
-the GEMMs exactly. In fp16 a power of two of the factor moves to the exponentials (`scale`), the rest stays a factor of 1 to 2.
+the GEMMs exactly. In fp16 a power of two of the factor moves to the exponentials (`scale`), as far as there is room.
 
 Cost: 12 bytes a row and tile read, 9 numbers a row written; B rewards a row where advantages are normalised here.
 """
@@ -34,7 +34,7 @@ from .tile import power_of_two_ratio, uncap
 @triton.jit
 def combine(partials_ptr, reference, row, K, TILES, PER_TILE: tl.constexpr, BLOCK_T: tl.constexpr):
     """(m, rest, moment) of each row: the tiles' partials under their common offset."""
-    plane = TILES.to(tl.int64) * K
+    plane = tl.cast(TILES, tl.int64) * K  # TILES may be the constant 1
     live = (row < K)[None, :]
     largest = reference
     if PER_TILE:  # the target must not take part while others are in sight: its logit is no multiple of ln 2
@@ -61,57 +61,69 @@ def combine(partials_ptr, reference, row, K, TILES, PER_TILE: tl.constexpr, BLOC
     return largest, rest, moment
 
 
-@triton.heuristics(
-    {
-        "HAS_OLD": lambda args: args["old_ptr"] is not None,
-        "HAS_ADVANTAGES": lambda args: args["advantages_ptr"] is not None,
-        "GROUPED": lambda args: args["rewards_ptr"] is not None,
-    }
-)
+@triton.jit
+def row_scores(reference, offset, rest, moment):
+    """(log p, entropy, total) of rows whose target has logit `reference`; rest and moment of the others are under `offset`."""
+    own = tl.exp(reference - offset)
+    total = rest + own
+    logprobs = tl.where(own > 0.5, -log1p(rest / own), reference - offset - tl.log(total))
+    entropy = tl.log(total) - (moment + own * tl.maximum(reference - offset, -1e30)) / total
+    return logprobs, entropy, total
+
+
+@triton.jit
+def row_terms(
+    at, live, logprobs, advantages_ptr, old_ptr, ref_ptr, sequence_ptr, rewards_ptr, group_ids_ptr, B,
+    KIND: tl.constexpr, TAU: tl.constexpr, CLIP_LOW: tl.constexpr, CLIP_HIGH: tl.constexpr, DUAL_CLIP: tl.constexpr, BETA: tl.constexpr,
+    REWARD_SCALE: tl.constexpr, KEEP_SINGLE: tl.constexpr, EPS: tl.constexpr, BLOCK_B: tl.constexpr,
+):  # fmt: skip
+    """(loss, coefficient) of rows whose per-token constants are at `at`; empty pointers are what the caller did not give."""
+    advantages = tl.zeros_like(logprobs)
+    if rewards_ptr is not None:
+        sequence = tl.load(sequence_ptr + at, mask=live, other=0)
+        advantages = group_advantage(sequence, live, rewards_ptr, group_ids_ptr, B, REWARD_SCALE, KEEP_SINGLE, EPS, BLOCK_B)
+        advantages = advantages.to(logprobs.dtype)
+    elif advantages_ptr is not None:
+        advantages = tl.load(advantages_ptr + at, mask=live, other=0.0)
+    old = logprobs
+    if old_ptr is not None:
+        old = tl.load(old_ptr + at, mask=live, other=0.0)
+    ref = logprobs
+    if BETA != 0:
+        ref = tl.load(ref_ptr + at, mask=live, other=0.0)
+    return objective_terms(logprobs, advantages, old, ref, KIND, TAU, CLIP_LOW, CLIP_HIGH, DUAL_CLIP, BETA)
+
+
 @triton.jit
 def finalise_kernel(
     partials_ptr, reference_ptr, rows_ptr, weights_ptr, advantages_ptr, old_ptr, ref_ptr, sequence_ptr, rewards_ptr, group_ids_ptr,
     unit_ptr, K, TILES, B,
     KIND: tl.constexpr, TAU: tl.constexpr, CLIP_LOW: tl.constexpr, CLIP_HIGH: tl.constexpr, DUAL_CLIP: tl.constexpr, BETA: tl.constexpr,
     REWARD_SCALE: tl.constexpr, KEEP_SINGLE: tl.constexpr, EPS: tl.constexpr, SOFTCAP: tl.constexpr, TEMPERATURE: tl.constexpr,
-    HAS_OLD: tl.constexpr, HAS_ADVANTAGES: tl.constexpr, GROUPED: tl.constexpr, PER_TILE: tl.constexpr, EXPS: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_B: tl.constexpr,
+    PER_TILE: tl.constexpr, EXPS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_B: tl.constexpr,
 ):  # fmt: skip
     """rows [9, K] in the order of `Rows`."""
     row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     live = row < K
     reference = tl.load(reference_ptr + row, mask=live, other=0.0)
     offset, rest, moment = combine(partials_ptr, reference, row, K, TILES, PER_TILE, BLOCK_T)
-    own = tl.exp(reference - offset)
-    total = rest + own
-    logprobs = tl.where(own > 0.5, -log1p(rest / own), reference - offset - tl.log(total))
-    entropy = tl.log(total) - (moment + own * tl.maximum(reference - offset, -1e30)) / total
+    logprobs, entropy, total = row_scores(reference, offset, rest, moment)
     at = rows_ptr + row
     tl.store(at, logprobs, mask=live)
     tl.store(at + K, entropy, mask=live)
     tl.store(at + 2 * K, offset, mask=live)
     tl.store(at + 3 * K, tl.log(total), mask=live)
     if KIND != OUTSIDE_KIND:
-        advantages = tl.zeros_like(reference)
-        if GROUPED:
-            sequence = tl.load(sequence_ptr + row, mask=live, other=0)
-            advantage = group_advantage(sequence, live, rewards_ptr, group_ids_ptr, B, REWARD_SCALE, KEEP_SINGLE, EPS, BLOCK_B)
-            advantages = advantage.to(logprobs.dtype)
-        elif HAS_ADVANTAGES:
-            advantages = tl.load(advantages_ptr + row, mask=live, other=0.0)
-        old = logprobs
-        if HAS_OLD:
-            old = tl.load(old_ptr + row, mask=live, other=0.0)
-        ref = logprobs
-        if BETA != 0:
-            ref = tl.load(ref_ptr + row, mask=live, other=0.0)
-        loss, coefficient = objective_terms(logprobs, advantages, old, ref, KIND, TAU, CLIP_LOW, CLIP_HIGH, DUAL_CLIP, BETA)
-        weight = tl.load(weights_ptr + row, mask=live, other=0.0)
-        factor = -coefficient * weight / total
+        loss, coefficient = row_terms(
+            row, live, logprobs, advantages_ptr, old_ptr, ref_ptr, sequence_ptr, rewards_ptr, group_ids_ptr, B,
+            KIND, TAU, CLIP_LOW, CLIP_HIGH, DUAL_CLIP, BETA, REWARD_SCALE, KEEP_SINGLE, EPS, BLOCK_B,
+        )  # fmt: skip
+        factor = -coefficient * tl.load(weights_ptr + row, mask=live, other=0.0) / total
         scale = tl.zeros_like(reference) + 1.0
         if PER_TILE:
             factor /= tl.load(unit_ptr)
-            scale = tl.exp2(tl.floor(tl.log2(tl.where(factor == 0, 1.0, tl.abs(factor)))))
+            room = 15.0 - tl.log2(tl.maximum(rest, 1.0))  # |target| stays under 2^15: a coefficient may be far over 1
+            scale = tl.exp2(tl.floor(tl.minimum(tl.log2(tl.where(factor == 0, 1.0, tl.abs(factor))), room)))
         target = uncap(-rest, reference, SOFTCAP, TEMPERATURE) * scale
         rounded = target.to(EXPS).to(target.dtype)
         ratio = target / tl.where(rounded == 0, 1.0, rounded)
@@ -150,6 +162,6 @@ def finalise(
         finalise_kernel[(triton.cdiv(count, 32),)](
             partials_ptr=partials, reference_ptr=reference, rows_ptr=rows, K=count, TILES=tiles, EXPS=ELEMENTS[exps],
             PER_TILE=per_tile(exps), SOFTCAP=float(head.softcap or 0.0), TEMPERATURE=float(head.temperature),
-            BLOCK_N=32, BLOCK_T=16, BLOCK_B=64, **(arguments or SCORES_ONLY), **launch_options(4, 2),
+            BLOCK_N=32, BLOCK_T=16, BLOCK_B=32, **(arguments or SCORES_ONLY), **launch_options(4, 2),
         )  # fmt: skip
     return Rows(*rows.unbind())

@@ -77,14 +77,14 @@ def head_fwd_kernel(
     shifted = z - offset[:, None]
     exps = tl.exp(shifted)
     partials = partials_ptr + tile.to(tl.int64) * K + row
-    plane = tl.cdiv(V, BLOCK_V).to(tl.int64) * K
+    plane = tl.cast(tl.cdiv(V, BLOCK_V), tl.int64) * K
     tl.store(partials, offset, mask=row < K)
     tl.store(partials + plane, tl.sum(exps, 1), mask=row < K)
     tl.store(partials + 2 * plane, tl.sum(exps * tl.maximum(shifted, -1e30), 1), mask=row < K)
     if STORE:
-        exps = uncap(exps, tl.where(others, z, 0.0), SOFTCAP, TEMPERATURE)
+        exps = uncap(exps, tl.maximum(z, -SOFTCAP / TEMPERATURE), SOFTCAP, TEMPERATURE)  # exps is 0 where z is -inf
         stored = exps_ptr + row.to(tl.int64)[:, None] * stride_ek + col[None, :]
-        tl.store(stored, exps.to(exps_ptr.dtype.element_ty), mask=(row < K)[:, None] & (col < V)[None, :])
+        tl.store(stored, exps.to(exps_ptr.dtype.element_ty), mask=(row < K)[:, None] & (col < stride_ek)[None, :])
 
 
 def head_reference(
@@ -111,7 +111,7 @@ def head_forward(
     bias: Tensor | None,  # [V]
     targets: Tensor,  # [K]
     reference: Tensor,  # [K]
-    exps: Tensor | None,  # [K, V], written
+    exps: Tensor | None,  # [K, V], written up to its row stride: the padding lets an odd V store 16 bytes at a time
     head: Head,
     config: Config,
 ) -> Tensor:  # [3, tiles, K]

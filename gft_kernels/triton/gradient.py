@@ -43,7 +43,7 @@ def rescale_kernel(
     changed = tl.max(tl.where(live & (multiplier != 1.0), 1, 0), 0)
     if changed > 0:
         col = tile * BLOCK_V + tl.arange(0, BLOCK_V)
-        mask = live[:, None] & (col < V)[None, :]
+        mask = live[:, None] & (col < stride_ek)[None, :]
         values = tl.load(exps[:, None] + col[None, :], mask=mask, other=0.0)
         values = tl.where(col[None, :] == target[:, None], own[:, None], values.to(own.dtype) * multiplier[:, None])
         tl.store(exps[:, None] + col[None, :], values.to(exps_ptr.dtype.element_ty), mask=mask)
@@ -61,8 +61,8 @@ def rescale(
 ) -> None:
     """Turn a chunk's exponentials into its logit gradients over `rows.factor`."""
     count, vocabulary = exps.shape
-    rescale_kernel[(triton.cdiv(count, 16) * partials.shape[1],)](
+    rescale_kernel[(triton.cdiv(count, 64) * partials.shape[1],)](
         exps_ptr=exps, partials_ptr=partials, offset_ptr=rows.offset, target_ptr=rows.target, scale_ptr=rows.scale, targets_ptr=targets,
-        K=count, V=vocabulary, stride_ek=exps.stride(0), PER_TILE=per_tile(exps.dtype), BLOCK_N=16, BLOCK_V=config.block_v,
-        **launch_options(4, 1),
+        K=count, V=vocabulary, stride_ek=exps.stride(0), PER_TILE=per_tile(exps.dtype), BLOCK_N=64, BLOCK_V=config.block_v,
+        **launch_options(8, 1),
     )  # fmt: skip

@@ -127,7 +127,7 @@ def logits_loss(
         logits_loss_kernel[(triton.cdiv(rows, block[0]),)](
             logits_ptr=logits, grad_ptr=grad, slots_ptr=slots, targets_ptr=plan.targets, rows_ptr=found, N=rows, K=count, V=vocabulary,
             stride_ln=logits.stride(0), stride_gn=0 if grad is None else grad.stride(0), TEMPERATURE=float(plan.head.temperature),
-            ACC=acc, BLOCK_N=block[0], BLOCK_V=block[1], BLOCK_B=256, **arguments, **launch_options(8, 1),
+            ACC=acc, BLOCK_N=block[0], BLOCK_V=block[1], BLOCK_B=1024, **arguments, **launch_options(8, 1),
         )  # fmt: skip
 
     if rows == 0:

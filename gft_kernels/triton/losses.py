@@ -20,12 +20,18 @@ GROUP_SCALE = tl.constexpr(0)
 BATCH_SCALE = tl.constexpr(1)
 NO_SCALE = tl.constexpr(2)
 
-LOWEST = tl.constexpr(-8.507058e37)  # finfo(float32).min / 4, where the log of a ratio is cut
+LOWEST = tl.constexpr(-8.507058665963222e37)  # finfo(float32).min / 4, where the log of a ratio is cut
 
 
 @triton.jit
 def times(coefficient, logprobs):
     return tl.where(coefficient == 0, 0.0, coefficient * logprobs)
+
+
+@triton.jit
+def clamp(x, low: tl.constexpr, high: tl.constexpr):
+    """x within low..high, the bounds in x's own precision (a plain constant is fp32 in some releases)."""
+    return tl.minimum(tl.maximum(x, tl.full((), low, x.dtype)), tl.full((), high, x.dtype))
 
 
 @triton.jit
@@ -53,9 +59,9 @@ def objective_terms(
     p = tl.exp(logprobs)
     if KIND == GRPO:
         delta = log_ratio(logprobs, old)
-        bounded = tl.minimum(tl.maximum(delta, -60.0), 60.0)
+        bounded = clamp(delta, -60.0, 60.0)
         ratio = tl.exp(bounded)
-        clipped = tl.minimum(tl.maximum(ratio, 1.0 - CLIP_LOW), 1.0 + CLIP_HIGH)
+        clipped = clamp(ratio, 1.0 - CLIP_LOW, 1.0 + CLIP_HIGH)
         plain = -ratio * advantages
         loss = tl.maximum(plain, -clipped * advantages)
         coefficient = tl.where((plain >= -clipped * advantages) & (bounded == delta) & (logprobs >= LOWEST), plain, 0.0)
@@ -73,8 +79,8 @@ def objective_terms(
         elif KIND == GFT:
             coefficient = -advantages * tl.where(p < TAU, p, 1.0)
         elif KIND == CISPO:
-            ratio = tl.exp(tl.minimum(tl.maximum(log_ratio(logprobs, old), -60.0), 60.0))
-            coefficient = -tl.minimum(tl.maximum(ratio, 1.0 - CLIP_LOW), 1.0 + CLIP_HIGH) * advantages
+            ratio = tl.exp(clamp(log_ratio(logprobs, old), -60.0, 60.0))
+            coefficient = -clamp(ratio, 1.0 - CLIP_LOW, 1.0 + CLIP_HIGH) * advantages
         else:
             coefficient = -advantages
         loss = coefficient * logprobs if KIND == SFT else times(coefficient, logprobs)

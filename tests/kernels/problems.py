@@ -141,11 +141,11 @@ def rounding(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(dtype).double() - x
 
 
-def assert_accurate(got: Tensor, want: Tensor) -> None:
-    """RMS error within the limit of got's dtype; below a dtype's normal range only its one rounding is allowed on top."""
+def assert_accurate(got: Tensor, want: Tensor, dtype: torch.dtype | None = None) -> None:
+    """RMS error within the limit of `dtype`, got's own if None; below a dtype's normal range only its one rounding is allowed on top."""
     error, limit = (
         rms(got.double() - want),
-        RMS_LIMIT[got.dtype] * rms(want) + rms(rounding(want, got.dtype)) * (got.dtype == torch.float16),
+        RMS_LIMIT[dtype or got.dtype] * rms(want) + rms(rounding(want, got.dtype)) * (got.dtype == torch.float16),
     )
     assert error <= limit, f"RMS error {error:.3g} over {limit:.3g} in {got.dtype}"
 

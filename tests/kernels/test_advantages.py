@@ -139,3 +139,9 @@ def test_group_advantages_of_half_precision_rewards_are_computed_in_fp32():
         expected = group_advantages(rewards.double(), torch.zeros(7, dtype=torch.long))
         assert found.dtype == dtype
         torch.testing.assert_close(found, expected.to(dtype), rtol=0, atol=0)
+
+
+def test_group_rewards_of_16_bits_give_unrounded_advantages():
+    rewards, ids = torch.tensor([0.0, 1.0, 0.25]), torch.zeros(3, dtype=torch.long)
+    half = GroupRewards(rewards.half(), ids, torch.arange(3)).per_token(torch.ones(3, dtype=torch.bool))
+    assert torch.equal(half, group_advantages(rewards, ids))

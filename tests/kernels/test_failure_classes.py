@@ -173,17 +173,20 @@ def test_linear_logprob_takes_any_upstream_gradient(upstream, output, backend):
         torch.testing.assert_close(x.grad, y.grad, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize(("backend", "rows"), [("chunked", 512), ("triton", 64)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_linear_policy_loss_weight_gradient_is_as_good_in_64_chunks_as_in_one(dtype):
-    problem = make_problem(512, 16, 64, dtype=dtype)
+def test_linear_policy_loss_weight_gradient_is_as_good_in_64_chunks_as_in_one(dtype, backend, rows):
+    problem = make_problem(rows, 16, 64, dtype=dtype, masked=0)
     want = naive(problem, OBJECTIVES["sft"][1]).weight
-    errors = [rms(fused(problem, objective=sft(), chunk_rows=512 // chunks).weight.double() - want) for chunks in (1, 4, 16, 64)]
+    runs = (fused(problem, objective=sft(), chunk_rows=rows // chunks, backend=backend) for chunks in (1, 8, 64))
+    errors = [rms(run.weight.double() - want) for run in runs]
     assert max(errors) <= 1.01 * errors[0]
     assert max(errors) <= RMS_LIMIT[dtype] * rms(want)
 
 
+@pytest.mark.parametrize("backend", ["chunked", "triton"])
 @pytest.mark.parametrize("p", [0.5, 0.9, 0.99, 0.999, 0.99999])
-def test_linear_policy_loss_confident_rows_keep_their_gradient(p):
+def test_linear_policy_loss_confident_rows_keep_their_gradient(p, backend):
     # One hidden unit of 1: the weight column is the row of logits, the bias gradient is the row of logit gradients.
     # Eager PyTorch is no match here: its softmax minus one has an error of 7% at p = .99999.
     vocabulary = 1000
@@ -191,28 +194,29 @@ def test_linear_policy_loss_confident_rows_keep_their_gradient(p):
     weight[7] = math.log(p / (1 - p) * (vocabulary - 1))
     bias = torch.zeros(vocabulary, requires_grad=True)
     head = Head(bias=bias)
-    linear_policy_loss(torch.ones(1, 1), weight, torch.tensor([7]), objective=sft(), head=head, backend="chunked").loss.backward()
+    linear_policy_loss(torch.ones(1, 1), weight, torch.tensor([7]), objective=sft(), head=head, backend=backend).loss.backward()
     others = (vocabulary - 1) * torch.exp(-weight[7, 0].double())
     want = -others / (1 + others)  # -(1 - p)
     assert abs(bias.grad[7] / want - 1) <= 1e-5
 
 
-def test_linear_policy_loss_tiny_fp16_gradients_survive_under_a_loss_scale():
+@pytest.mark.parametrize("backend", ["chunked", "triton"])
+def test_linear_policy_loss_tiny_fp16_gradients_survive_under_a_loss_scale(backend):
     problem = make_problem(50, 11, 37, dtype=torch.float16)
     scale, tiny = 65536.0, torch.full((50,), 1e-7)  # most of d loss / d hidden is below fp16's smallest number
     want = naive(problem, OBJECTIVES["sft"][1], tiny * (problem.targets != -100))
     hidden, weight = (x.clone().requires_grad_() for x in problem[:2])
-    loss = linear_policy_loss(
-        hidden, weight, problem.targets, objective=sft(), token_weights=tiny, head=Head(bias=problem.bias, chunk_rows=16)
-    ).loss
+    head = Head(bias=problem.bias, chunk_rows=16)
+    loss = linear_policy_loss(hidden, weight, problem.targets, objective=sft(), token_weights=tiny, head=head, backend=backend).loss
     (scale * loss).backward()
     assert want.hidden.abs().median() < 2**-24
     for got, exact in ((hidden.grad, want.hidden), (weight.grad, want.weight)):
         assert rms(got.double() / scale - exact) <= RMS_LIMIT[torch.float16] * rms(exact)
 
 
+@pytest.mark.parametrize("backend", ["chunked", "triton"])
 @pytest.mark.parametrize("transform", TRANSFORMS)
-def test_linear_policy_loss_logprobs_never_exceed_zero(transform):
+def test_linear_policy_loss_logprobs_never_exceed_zero(transform, backend):
     problem = make_problem(70, 7, 129, dtype=torch.bfloat16)._replace(targets=torch.arange(70))
     problem = problem._replace(hidden=problem.hidden * 30)
-    assert (fused(problem, transforms=TRANSFORMS[transform]).logprobs <= 0).all()
+    assert (fused(problem, transforms=TRANSFORMS[transform], backend=backend).logprobs <= 0).all()

@@ -2,6 +2,8 @@
 
 A detached coefficient (gft, dft, cispo, chord) is no derivative of the loss's value, so those objectives are checked in two
 steps: finite differences prove the gradient of sum_t w_t c_t log p_t with constant c, and theirs must be that gradient.
+
+The interpreter takes milliseconds a launch, so Triton's Jacobians are checked along one random direction on either side.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ def test_linear_logprob_gradcheck(transform, backend):
         head = Head(bias=bias, chunk_rows=2, **TRANSFORMS[transform])
         return tuple(linear_logprob(hidden, weight, SMALL.targets, head=head, backend=backend))
 
-    assert gradcheck(logprobs_and_entropy, leaves())
+    assert gradcheck(logprobs_and_entropy, leaves(), fast_mode=backend == "triton")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -51,7 +53,7 @@ def test_linear_policy_loss_gradcheck(name, transform, backend):
             head=head, backend=backend, **inputs_of(SMALL),
         ).loss  # fmt: skip
 
-    assert gradcheck(loss, leaves())
+    assert gradcheck(loss, leaves(), fast_mode=backend == "triton")
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -58,7 +58,7 @@ def test_dft_reports_its_weight():
     torch.testing.assert_close(stats["mean_c"], linear_logprob(hidden, weight, targets).logprobs.exp().mean())
 
 
-@pytest.mark.parametrize("backend", ["eager", "chunked"])
+@pytest.mark.parametrize("backend", ["eager", "chunked", "triton"])
 def test_linear_policy_loss_works_in_inference_mode(backend):
     hidden, weight, targets, advantages = torch.randn(40, 8), torch.randn(30, 8), torch.randint(0, 30, (40,)), torch.randn(40)
     expected = linear_policy_loss(hidden, weight, targets, advantages, head=Head(chunk_rows=16), backend=backend)

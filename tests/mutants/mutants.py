@@ -53,16 +53,16 @@ MUTANTS = (
     Mutant(
         "chunked.py", "z[at_target] = -rest", "z[at_target] = exp_target - total",
         "1 - p by subtraction: no digits left at p = .99999",
-        f"{FAILURES}::test_linear_policy_loss_confident_rows_keep_their_gradient",
+        f"{FAILURES}::test_linear_policy_loss_confident_rows_keep_their_gradient[0.99999-chunked]",
     ),
     Mutant(
-        "chunked.py", "self.weight.addmm_(grad.T, chunk.hidden * factor[:, None])",
-        "self.weight.addmm_(grad.T, chunk.hidden * factor[:, None]).copy_(self.weight.bfloat16())",
+        "gradients.py", "self.weight = add_matmul(self.weight, grad.T, right)",
+        "self.weight = add_matmul(self.weight, grad.T, right).bfloat16().float()",
         "the weight gradient is accumulated in half precision",
-        f"{FAILURES}::test_linear_policy_loss_weight_gradient_is_as_good_in_64_chunks_as_in_one[torch.bfloat16]",
+        f"{FAILURES}::test_linear_policy_loss_weight_gradient_is_as_good_in_64_chunks_as_in_one[torch.bfloat16-chunked-512]",
     ),
     Mutant(
-        "chunked.py", "gradient.mul_(grad_loss)", "gradient.mul_(1.0)",
+        "gradients.py", "total.mul_(scale)", "total.mul_(1.0)",
         "the upstream gradient is ignored", f"{RUNTIME}::test_linear_policy_loss_scales_with_the_upstream_gradient",
     ),
     Mutant(
@@ -70,21 +70,21 @@ MUTANTS = (
         "the ragged last chunk is dropped", AUTHORS,
     ),
     Mutant(
-        "chunked.py", "grads, ctx.grads = ctx.grads, None", "grads = ctx.grads",
+        "fused.py", "grads, ctx.grads = ctx.grads, None", "grads = ctx.grads",
         "a second backward reuses, and spoils, the first one's result",
         f"{RUNTIME}::test_linear_policy_loss_second_backward_is_right_and_keeps_the_first",
     ),
     Mutant(
-        "chunked.py", "grad_logprobs = torch.where(valid, grad_logprobs, 0)\n", "grad_logprobs = grad_logprobs.clone()\n",
+        "fused.py", "torch.where(valid, g, 0) for g in upstream", "g.clone() for g in upstream",
         "masked rows receive a gradient", f"{FAILURES}::test_linear_logprob_takes_any_upstream_gradient[random-logprobs-chunked]",
     ),
     Mutant(
-        "chunked.py", "return None if bool(live.all()) else live.nonzero().squeeze(1)", "return live.flip(0).nonzero().squeeze(1)",
+        "plan.py", "mask.nonzero().squeeze(1)", "mask.flip(0).nonzero().squeeze(1)",
         "gradients are written to other rows than they were computed for",
         f"{FAILURES}::test_linear_logprob_takes_any_upstream_gradient[random-logprobs-chunked]",
     ),
     Mutant(
-        "policy_loss.py", " / valid.sum().clamp(min=1)", " / max(len(targets), 1)",
+        "call.py", " / valid.sum().clamp(min=1)", " / max(len(targets), 1)",
         "masked tokens count in the mean",
         f"{REDUCTIONS}::test_linear_policy_loss_default_is_the_mean_of_the_unmasked_tokens",
     ),
@@ -110,7 +110,7 @@ MUTANTS = (
         "an infinite ratio times a clipped gradient of 0", "tests/kernels/test_objectives.py",
     ),
     Mutant(
-        "reductions.py", "torch.unique(sequence_ids[loss_mask])", "torch.unique(sequence_ids)",
+        "reductions.py", "(mask.double() / lengths)", "(torch.ones_like(mask).double() / lengths)",
         "the ids of padding are counted as sequences", f"{REDUCTIONS}::test_token_weights_ignore_the_ids_of_masked_rows",
     ),
 )  # fmt: skip

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from .kernel_mutants import KERNEL_MUTANTS
 from .mutants import MUTANTS, Mutant
 
 ROOT = Path(__file__).parent.parent.parent
+EVERY = MUTANTS + KERNEL_MUTANTS
 TESTS_FAILED = 1  # pytest's exit code; a collection or usage error has another
 
 
@@ -37,8 +39,8 @@ def run_copy(folder: Path, tests: set[str], mutant: Mutant | None = None) -> sub
 def runs(tmp_path_factory) -> dict[Mutant | None, Future]:
     """All runs, two at a time; None is the unharmed package under every test named."""
     with ThreadPoolExecutor(2) as pool:
-        started = {None: pool.submit(run_copy, tmp_path_factory.mktemp("unharmed"), {mutant.tests for mutant in MUTANTS})}
-        started |= {m: pool.submit(run_copy, tmp_path_factory.mktemp("mutant"), {m.tests}, m) for m in MUTANTS}
+        started = {None: pool.submit(run_copy, tmp_path_factory.mktemp("unharmed"), {mutant.tests for mutant in EVERY})}
+        started |= {m: pool.submit(run_copy, tmp_path_factory.mktemp("mutant"), {m.tests}, m) for m in EVERY}
         yield started
 
 
@@ -47,7 +49,7 @@ def test_unharmed_package_passes(runs):
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.why)
+@pytest.mark.parametrize("mutant", EVERY, ids=lambda mutant: mutant.why)
 def test_mutant_is_killed(mutant, runs):
     result = runs[mutant].result()
     assert result.returncode == TESTS_FAILED, result.stdout + result.stderr

@@ -109,7 +109,7 @@ class TrainConfig:
     """cuda, cpu, ...; None takes the GPU where there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 on a GPU, float32 elsewhere."""
-    backend: Literal["auto", "chunked", "eager"] = "auto"
+    backend: Literal["auto", "triton", "chunked", "eager"] = "auto"
     """Of the head."""
 
     def __post_init__(self) -> None:

@@ -32,7 +32,7 @@ class Head:
         softcap: bound of the tanh soft cap, or None.
         temperature: divides the logits last; every probability the ops report is the tempered one.
         ignore_index: the target value that marks a masked row.
-        chunk_rows: rows of logits held at once by the chunked backend; None chooses from D.
+        chunk_rows: rows whose logits or exponentials are held at once; None chooses: from D (chunked), or what 768 MiB hold (triton).
         skip_rows: leave rows that cannot carry a gradient out of the head. Their log-prob and entropy are then
             reported as NaN (they were not computed); False scores every row whose target is not masked.
         validate: check target ranges and NaN advantages on the host. On a GPU each check waits for the device;

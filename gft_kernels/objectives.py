@@ -55,6 +55,7 @@ def _k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 class Objective:
     """Base of the built-in objectives: names its inputs, says when a row carries no gradient, reports its own numbers."""
 
+    parameters: ClassVar[tuple[str, ...]] = ()  # the fields, for `spec`
     needs: ClassVar[tuple[str, ...]] = ()  # per-token inputs that must be given
     zero_at_zero_advantage: ClassVar[bool] = False  # True: rows with A = 0 may be skipped
     rowwise: ClassVar[bool] = True  # a row's loss depends on that row alone; what is not an Objective is checked for it
@@ -72,7 +73,7 @@ class Objective:
         """The objective as text that `from_spec` reads, for compiled programs; None where it cannot be written down."""
         if type(self).__name__ not in _BUILT_IN:
             return None
-        return f"{type(self).__name__}({', '.join(f'{name}={value}' for name, value in self.__dict__.items())})"
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)}' for name in self.parameters)})"
 
     def __add__(self, other: LossFunction) -> Objective:
         return _Sum(self, other)
@@ -108,6 +109,7 @@ class GFT(Objective):
     """
 
     tau: float = 0.7
+    parameters: ClassVar = ("tau",)
     needs: ClassVar = ("advantages",)
     zero_at_zero_advantage: ClassVar = True
 
@@ -141,6 +143,7 @@ class GRPO(Objective):
     clip_low: float = 0.2
     clip_high: float = 0.2
     dual_clip: float | None = None
+    parameters: ClassVar = ("clip_low", "clip_high", "dual_clip")
     needs: ClassVar = ("advantages",)
     zero_at_zero_advantage: ClassVar = True
 
@@ -164,6 +167,7 @@ class CISPO(Objective):
 
     clip_low: float = 1.0
     clip_high: float = 4.0
+    parameters: ClassVar = ("clip_low", "clip_high")
     needs: ClassVar = ("advantages",)
     zero_at_zero_advantage: ClassVar = True
 
@@ -181,6 +185,7 @@ class KL(Objective):
     """beta * (exp(ref - log p) - (ref - log p) - 1): the k3 estimator of KL(policy || reference), added to another."""
 
     beta: float = 0.01
+    parameters: ClassVar = ("beta",)
     needs: ClassVar = ("ref_logprobs",)
 
     def __call__(self, logprobs, *, ref_logprobs, **_):

@@ -86,6 +86,7 @@ class Problem:
     V: int = 50257  # odd, as real vocabularies are
     capped: bool = False  # bias and soft cap
     entropy: bool = False  # an upstream gradient on the entropy
+    rewards: torch.dtype = torch.float32
 
     @property
     def head(self) -> Head:
@@ -127,7 +128,7 @@ class Problem:
 
     def gft(self) -> LossPlan:
         """GFT on group rewards, normalised in the kernel."""
-        rewards = GroupRewards(empty(64), empty(64, dtype=torch.int64), empty(self.K, dtype=torch.int64))
+        rewards = GroupRewards(empty(64, dtype=self.rewards), empty(64, dtype=torch.int64), empty(self.K, dtype=torch.int64))
         given = dict.fromkeys(("advantages", "old_logprobs", "ref_logprobs"))
         return LossPlan(self.operands[3], None, empty(self.K), given, objectives.gft(0.7), self.head, rewards)
 
@@ -149,6 +150,7 @@ class Problem:
 ALIGNED: dict[str, Any] = {"V": 256000}
 CAPPED: dict[str, Any] = ALIGNED | {"capped": True}
 ENTROPY: dict[str, Any] = {"entropy": True}
+PRECISE: dict[str, Any] = {"rewards": torch.float64}  # as numpy hands them over
 RAGGED: dict[str, Any] = {"K": 999, "D": 1040}  # neither fills its blocks
 # (kernel, variant): what differs from the default problem, and the launch.
 LAUNCHES: dict[tuple[str, str], tuple[dict[str, Any], Callable[[Problem], None]]] = {
@@ -167,11 +169,13 @@ LAUNCHES: dict[tuple[str, str], tuple[dict[str, Any], Callable[[Problem], None]]
     ("head_bwd_kernel", "entropy ragged"): (RAGGED | ENTROPY, Problem.backward),
     ("finalise_kernel", "scores"): ({}, lambda p: p.finalise(None)),
     ("finalise_kernel", "gft group rewards"): ({}, lambda p: p.finalise(p.gft())),
+    ("finalise_kernel", "gft fp64 rewards"): (PRECISE, lambda p: p.finalise(p.gft())),
     ("finalise_kernel", "grpo+kl bias+softcap"): (CAPPED, lambda p: p.finalise(p.grpo())),
     ("rescale_kernel", ""): ({}, Problem.rescale),
     ("rescale_kernel", "bias+softcap"): (CAPPED, Problem.rescale),
     ("logits_loss_kernel", "loss"): ({}, lambda p: p.logits_loss(p.gft(), False)),
     ("logits_loss_kernel", "gft group rewards"): ({}, lambda p: p.logits_loss(p.gft(), True)),
+    ("logits_loss_kernel", "gft fp64 rewards"): (PRECISE, lambda p: p.logits_loss(p.gft(), True)),
     ("logits_loss_kernel", "grpo+kl"): (ALIGNED, lambda p: p.logits_loss(p.grpo(), True)),
     ("scale_kernel", ""): ({}, lambda p: logits_kernels.scale_(empty(p.K, p.V, dtype=p.dtype), empty())),
 }

@@ -12,11 +12,14 @@ from .plan import LossPlan, PlanResult, chosen, pick, scatter
 from .validation import check_per_token, check_values
 
 PerToken = dict[str, Tensor | None]
+PER_TOKEN = ("advantages", "old_logprobs", "ref_logprobs")
 
 
 def check_given(given: dict[str, Tensor | GroupRewards | None], hidden: Tensor, objective: LossFunction) -> None:
     """Refuse per-token inputs of the wrong shape or device, and objectives without what they need."""
     for name in getattr(objective, "needs", ()):
+        if name not in given:
+            raise ValueError(f"objective {objective!r} needs {name!r}; per-token inputs are {', '.join(PER_TOKEN)}.")
         if given[name] is None:
             raise ValueError(f"objective {objective!r} needs {name} [N]; none were given.")
     for name, vector in given.items():
@@ -29,8 +32,8 @@ def make_plan(
 ) -> tuple[LossPlan, Tensor]:
     """The plan of a call and the mask [N] of its unmasked rows.
 
-    `logits_like` is (hidden, weight), or the logits and their transpose. Waits for the device twice: to check values (see
-    `Head.validate`) and to choose rows.
+    `logits_like` is (hidden, weight), or the logits and their transpose. Waits for the device to check values (`Head.validate`), to
+    choose rows, and to sort rewards into groups.
     """
     dtype, valid = compute_dtype(*logits_like), targets != head.ignore_index
     groups = given["advantages"] if isinstance(given["advantages"], GroupRewards) else None

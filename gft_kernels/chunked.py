@@ -196,7 +196,7 @@ def loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, plan: LossPlan, wa
 def logits_loss(logits: Tensor, plan: LossPlan, grad: Tensor | None) -> tuple[PlanResult, Tensor | None]:
     """The loss on logits [N, V] and its gradient into `grad`, which may be the logits: one chunk of rows in the compute dtype at a time."""
     dtype, count = compute_dtype(logits, logits), len(plan.weights)
-    unit = unit_of(logits.dtype, plan.weights)
+    unit = unit_of(logits.dtype, plan.weights, plan.per_token["advantages"])
     size = plan.head.chunk_rows or max(1, (1 << 23) // logits.shape[1])
     losses, logprobs, entropy, coefficients = (logits.new_empty(count, dtype=dtype) for _ in range(4))
     buffer = logits.new_empty(min(size, count), logits.shape[1], dtype=dtype)
@@ -216,7 +216,8 @@ def logits_loss(logits: Tensor, plan: LossPlan, grad: Tensor | None) -> tuple[Pl
 
 
 def scale_(values: Tensor, scale: Tensor) -> None:
-    values.mul_(scale)
+    for part in values.split(256):  # fp32: a scalar tensor would be rounded to values' dtype first
+        part.copy_(part.to(scale.dtype) * scale)
 
 
 ENGINE = Engine("chunked", score, score_gradients, loss, logits_loss, scale_)

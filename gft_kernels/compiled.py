@@ -1,6 +1,7 @@
 """What the public ops do in a program that is being compiled: custom ops, and everything on [N] traced around them.
 
-An objective that is a function of the caller's is traced like any other code, on the log-prob op (2NDV + 6KDV, N the unmasked rows).
+An objective that is a function of the caller's is traced like any other code, on the log-prob op (2NDV + 6KDV, N the unmasked rows);
+that it does not mix rows is not checked there.
 Outside a compiled program the same engines run under autograd.Function, which scales the gradients in place.
 """
 
@@ -32,6 +33,7 @@ def policy_loss(
     constants, weights = _constants(given, token_weights, valid)
     spec = getattr(objective, "spec", None)
     if spec is None or backend == "eager":
+        targets = custom_ops.checked_targets(targets, len(weight), [*constants.values(), weights], head)
         scores = linear_logprob(hidden, weight, targets, head, backend)
         return _traced(scores, targets, _cast(constants, dtype), weights, objective, head)
     loss, logprobs, entropy, coefficients, seen = custom_ops.policy_loss(
@@ -48,6 +50,7 @@ def logits_loss(
     constants, weights = _constants(given, token_weights, valid)
     spec = getattr(objective, "spec", None)
     if spec is None or backend == "eager":
+        targets = custom_ops.checked_targets(targets, logits.shape[1], [*constants.values(), weights], head)
         scores = reference.scores(logits.to(dtype) / head.temperature, targets, head)
         return _traced(scores, targets, _cast(constants, dtype), weights, objective, head)
     loss, logprobs, entropy, coefficients, seen = custom_ops.logits_loss(
@@ -78,9 +81,11 @@ def _traced(
         token_weights = valid.to(dtype) / valid.sum().clamp(min=1)
     weights = torch.where(valid, token_weights, 0).to(dtype)
     active = active_rows(valid, weights, per_token["advantages"], objective, head)
-    loss = torch.where(active, weights * objective(scores.logprobs, **per_token), 0).sum()
+    # An inactive row may hold what the objective cannot take: its gradient would be 0 * inf.
+    safe = {name: None if x is None else torch.where(active, x, 0) for name, x in per_token.items()}
+    loss = (weights * torch.where(active, objective(torch.where(active, scores.logprobs, 0), **safe), 0)).sum()
     logprobs, entropy = scores.logprobs.detach(), scores.entropy.detach()
-    coefficients = torch.func.grad(lambda x: objective(x, **per_token).sum())(logprobs)
+    coefficients = torch.func.grad(lambda x: objective(x, **safe).sum())(torch.where(active, logprobs, 0))
     return _reported(PolicyLoss(loss, logprobs, entropy, coefficients, {}), objective, per_token, active, valid)
 
 

@@ -24,6 +24,8 @@ from .objectives import from_spec
 from .plan import LossPlan, PlanResult, Scores, scatter
 from .validation import check_values
 
+WAITS = (torch.Tag.cudagraph_unsafe,)  # the ops choose rows on the host: a CUDA graph cannot hold them
+
 
 def _numbers(head: Head) -> list[float]:
     return [head.scale, head.softcap or 0.0, head.temperature]
@@ -55,7 +57,7 @@ def _fake_sums(hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: list
     return _filled(tuple(x.new_empty(x.shape, dtype=dtype) if want and x is not None else None for x, want in pairs), hidden)
 
 
-@torch.library.custom_op("gft_kernels::linear_logprob", mutates_args=())
+@torch.library.custom_op("gft_kernels::linear_logprob", mutates_args=(), tags=WAITS)
 def _linear_logprob(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, numbers: list[float], settings: list[int], backend: str
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -72,7 +74,7 @@ def _(hidden, weight, bias, targets, numbers, settings, backend):
     return rows, torch.empty_like(rows), normaliser
 
 
-@torch.library.custom_op("gft_kernels::linear_logprob_backward", mutates_args=())
+@torch.library.custom_op("gft_kernels::linear_logprob_backward", mutates_args=(), tags=WAITS)
 def _linear_logprob_backward(
     grad_logprobs: Tensor, grad_entropy: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor,
     logprobs: Tensor, entropy: Tensor, normaliser: Tensor, numbers: list[float], settings: list[int], backend: str, wanted: list[bool],
@@ -109,7 +111,7 @@ def _logprob_backward(ctx, grad_logprobs, grad_entropy, _):
 _linear_logprob.register_autograd(_logprob_backward, setup_context=_save_logprob)
 
 
-@torch.library.custom_op("gft_kernels::group_advantages", mutates_args=())
+@torch.library.custom_op("gft_kernels::group_advantages", mutates_args=(), tags=WAITS)
 def _group_advantages(
     rewards: Tensor, group_ids: Tensor, sequence_ids: Tensor, valid: Tensor, scale: str, singleton: str, eps: float
 ) -> Tensor:
@@ -121,17 +123,32 @@ def _(rewards, group_ids, sequence_ids, valid, scale, singleton, eps):
     return rewards.new_empty(valid.shape, dtype=compute_dtype(rewards, rewards))
 
 
-@torch.library.custom_op("gft_kernels::policy_loss", mutates_args=())
+@torch.library.custom_op("gft_kernels::checked_targets", mutates_args=(), tags=WAITS)
+def _checked_targets(
+    targets: Tensor, size: int, advantages: Tensor | None, old_logprobs: Tensor | None, ref_logprobs: Tensor | None,
+    token_weights: Tensor | None, settings: list[int],
+) -> Tensor:  # fmt: skip
+    vectors = {"advantages": advantages, "old_logprobs": old_logprobs, "ref_logprobs": ref_logprobs, "token_weights": token_weights}
+    check_values(targets, size, _head(None, [1.0, 0.0, 1.0], settings), vectors)
+    return targets.clone()
+
+
+@_checked_targets.register_fake
+def _(targets, size, advantages, old_logprobs, ref_logprobs, token_weights, settings):
+    return torch.empty_like(targets)
+
+
+@torch.library.custom_op("gft_kernels::policy_loss", mutates_args=(), tags=WAITS)
 def _policy_loss(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, advantages: Tensor | None, old_logprobs: Tensor | None,
-    ref_logprobs: Tensor | None, token_weights: Tensor | None, objective: str, numbers: list[float], settings: list[int], backend: str,
-    wanted: list[bool],
+    ref_logprobs: Tensor | None, token_weights: Tensor | None, objective: str, parameters: list[float], numbers: list[float],
+    settings: list[int], backend: str, wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """(loss, log-probs, entropy, coefficients, seen rows [N]; sums of dhidden, dweight, dbias in multiples of the last, a scalar)."""
     head = _head(bias, numbers, settings)
     given = {"advantages": advantages, "old_logprobs": old_logprobs, "ref_logprobs": ref_logprobs}
     with torch.autocast(hidden.device.type, enabled=False):
-        plan, valid = make_plan((hidden, weight), targets, given, token_weights, from_spec(objective), head)
+        plan, valid = make_plan((hidden, weight), targets, given, token_weights, from_spec(objective, parameters), head)
         result, grads = resolve_engine(backend).loss(hidden, weight, bias, plan, (wanted[0], wanted[1], wanted[2]))
         return *_rows(result, plan, valid), *_filled(tuple(grads.sums((hidden, weight, bias))), hidden), _unit(grads.unit, result.loss)
 
@@ -154,7 +171,8 @@ def _fake_rows(logits_like: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor,
 
 @_policy_loss.register_fake
 def _(
-    hidden, weight, bias, targets, advantages, old_logprobs, ref_logprobs, token_weights, objective, numbers, settings, backend, wanted
+    hidden, weight, bias, targets, advantages, old_logprobs, ref_logprobs, token_weights, objective, parameters, numbers, settings,
+    backend, wanted,
 ):  # fmt: skip
     dtype = compute_dtype(hidden, weight)
     return *_fake_rows(hidden, dtype), *_fake_sums(hidden, weight, bias, wanted), hidden.new_empty((), dtype=dtype)
@@ -171,29 +189,30 @@ def _loss_backward(ctx, grad_loss, *_):
     *sums, unit = ctx.saved_tensors
     scale = grad_loss * unit
     pairs = zip(sums, ctx.inputs, ctx.needs_input_grad[:3], strict=True)
-    return *((total * scale).to(dtype) if need else None for total, dtype, need in pairs), *(None,) * 10
+    return *((total * scale).to(dtype) if need else None for total, dtype, need in pairs), *(None,) * 11
 
 
 _policy_loss.register_autograd(_loss_backward, setup_context=_save_loss)
 
 
-@torch.library.custom_op("gft_kernels::logits_loss", mutates_args=())
+@torch.library.custom_op("gft_kernels::logits_loss", mutates_args=(), tags=WAITS)
 def _logits_loss(
     logits: Tensor, targets: Tensor, advantages: Tensor | None, old_logprobs: Tensor | None, ref_logprobs: Tensor | None,
-    token_weights: Tensor | None, objective: str, numbers: list[float], settings: list[int], backend: str, wanted: bool,
+    token_weights: Tensor | None, objective: str, parameters: list[float], numbers: list[float], settings: list[int], backend: str,
+    wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """(loss, log-probs, entropy, coefficients, seen rows [N]; the gradient [N, V] in multiples of the last, a scalar)."""
     head = _head(None, numbers, settings)
     given = {"advantages": advantages, "old_logprobs": old_logprobs, "ref_logprobs": ref_logprobs}
     with torch.autocast(logits.device.type, enabled=False):
-        plan, valid = make_plan((logits, logits.T), targets, given, token_weights, from_spec(objective), head)
+        plan, valid = make_plan((logits, logits.T), targets, given, token_weights, from_spec(objective, parameters), head)
         grad = torch.empty_like(logits) if wanted else None
         result, unit = resolve_engine(backend).logits_loss(logits, plan, grad)
         return *_rows(result, plan, valid), logits.new_empty(0) if grad is None else grad, _unit(unit, result.loss)
 
 
 @_logits_loss.register_fake
-def _(logits, targets, advantages, old_logprobs, ref_logprobs, token_weights, objective, numbers, settings, backend, wanted):
+def _(logits, targets, advantages, old_logprobs, ref_logprobs, token_weights, objective, parameters, numbers, settings, backend, wanted):
     dtype = compute_dtype(logits, logits)
     return *_fake_rows(logits, dtype), torch.empty_like(logits) if wanted else logits.new_empty(0), logits.new_empty((), dtype=dtype)
 
@@ -206,7 +225,7 @@ def _save_logits(ctx, inputs, output):
 
 def _logits_backward(ctx, grad_loss, *_):
     grad, unit = ctx.saved_tensors
-    return (grad * (grad_loss * unit)).to(grad.dtype), *(None,) * 10
+    return (grad.to(unit.dtype) * (grad_loss * unit)).to(grad.dtype), *(None,) * 11
 
 
 _logits_loss.register_autograd(_logits_backward, setup_context=_save_logits)
@@ -220,6 +239,11 @@ def linear_logprob(hidden: Tensor, weight: Tensor, targets: Tensor, head: Head, 
     return _linear_logprob(hidden, weight, head.bias, targets, _numbers(head), _settings(head), backend)[:2]
 
 
+def checked_targets(targets: Tensor, size: int, constants: list[Tensor | None], head: Head) -> Tensor:
+    """The targets, once `check_values` has passed them and the per-token constants."""
+    return _checked_targets(targets, size, *constants, _settings(head))
+
+
 def group_advantages(groups: GroupRewards, valid: Tensor) -> Tensor:
     """`GroupRewards.per_token`."""
     return _group_advantages(
@@ -228,15 +252,21 @@ def group_advantages(groups: GroupRewards, valid: Tensor) -> Tensor:
 
 
 def policy_loss(
-    hidden: Tensor, weight: Tensor, targets: Tensor, constants: list[Tensor | None], objective: str, head: Head, backend: str
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    constants: list[Tensor | None],
+    objective: tuple[str, list[float]],
+    head: Head,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(loss, log-probs, entropy, coefficients, seen rows); constants: advantages, old and reference log-probs, token weights."""
     inputs = (hidden, weight, head.bias)
-    return _policy_loss(*inputs, targets, *constants, objective, _numbers(head), _settings(head), backend, _wanted(*inputs))[:5]
+    return _policy_loss(*inputs, targets, *constants, *objective, _numbers(head), _settings(head), backend, _wanted(*inputs))[:5]
 
 
 def logits_loss(
-    logits: Tensor, targets: Tensor, constants: list[Tensor | None], objective: str, head: Head, backend: str
+    logits: Tensor, targets: Tensor, constants: list[Tensor | None], objective: tuple[str, list[float]], head: Head, backend: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The same from logits [N, V]."""
-    return _logits_loss(logits, targets, *constants, objective, _numbers(head), _settings(head), backend, _wanted(logits)[0])[:5]
+    return _logits_loss(logits, targets, *constants, *objective, _numbers(head), _settings(head), backend, _wanted(logits)[0])[:5]

@@ -18,7 +18,7 @@ def scored(
     scores = engine.score(hidden, weight, bias, targets, head, rows)
     zeros = hidden.new_zeros(len(targets), dtype=compute_dtype(hidden, weight))
     normaliser = scores.normaliser
-    if rows is not None and normaliser.numel():
+    if rows is not None and normaliser.ndim == 2:
         normaliser = zeros.expand(2, -1).index_copy(1, rows, normaliser)
     return scatter(scores.logprobs, rows, zeros), scatter(scores.entropy, rows, zeros), normaliser
 
@@ -34,7 +34,7 @@ def scored_gradients(
     grad_entropy = pick(grad_entropy, rows)
     live = bool((grad_entropy != 0).any())
     normaliser = scores.normaliser
-    if rows is not None and normaliser.numel():
+    if rows is not None and normaliser.ndim == 2:
         normaliser = normaliser[:, rows]
     scores = Scores(pick(scores.logprobs, rows), pick(scores.entropy, rows), normaliser)
     upstream_k = (pick(grad_logprobs, rows), grad_entropy if live else None)

@@ -12,13 +12,14 @@ from .head import compute_dtype
 
 Index = slice | Tensor
 HALVES = (torch.float16, torch.bfloat16)
-FP16_RANGE = 256.0  # fp16 logit gradients are held at this multiple of the largest weight: above the subnormals, below 65504
+FP16_RANGE = 256.0  # fp16 gradients are held at this multiple of the largest upstream value: above the subnormals, below 65504
 
 
-def unit_of(dtype: torch.dtype, weights: Tensor) -> Tensor | None:
-    """What fp16 gradients are multiples of, a power of two by the largest |weight|; None for every other dtype."""
+def unit_of(dtype: torch.dtype, weights: Tensor, advantages: Tensor | None = None) -> Tensor | None:
+    """What fp16 gradients are multiples of, a power of two by the largest |weight * advantage|; None for every other dtype."""
     if dtype != torch.float16:
         return None
+    weights = weights if advantages is None else weights * advantages
     top = weights.abs().amax() if weights.numel() else weights.new_zeros(())
     return torch.where(top > 0, torch.exp2(torch.ceil(torch.log2(top))) / FP16_RANGE, 1.0)
 
@@ -78,7 +79,8 @@ class Gradients:
     ) -> None:
         self.wanted = (wanted[0], wanted[1], wanted[2] and bias is not None)
         self.unit = unit
-        self.hidden = torch.zeros_like(hidden, dtype=compute_dtype(hidden, weight)) if wanted[0] else None
+        self.dtype = compute_dtype(hidden, weight)
+        self.hidden = torch.zeros(hidden.shape, dtype=self.dtype, device=hidden.device) if wanted[0] else None
         self.weight: Tensor | None = None  # [V, D], made by the first chunk
         self.bias: Tensor | None = None  # [V, 2], likewise: high and low part
 
@@ -107,7 +109,7 @@ class Gradients:
             if x is None or not wanted:
                 yield None
             elif total is None:  # no chunk came
-                yield x.new_zeros(x.shape, dtype=compute_dtype(x, x))
+                yield torch.zeros(x.shape, dtype=self.dtype, device=x.device)
             else:
                 yield total.sum(1) if name == "bias" else total
 

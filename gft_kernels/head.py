@@ -35,8 +35,8 @@ class Head:
         chunk_rows: rows whose logits or exponentials are held at once; None chooses: from D (chunked), or what 768 MiB hold (triton).
         skip_rows: leave rows that cannot carry a gradient out of the head. Their log-prob and entropy are then
             reported as NaN (they were not computed); False scores every row whose target is not masked.
-        validate: check target ranges and NaN advantages on the host. On a GPU each check waits for the device;
-            turn it off once the data are trusted.
+        validate: check target ranges and NaN in per-token inputs, in one wait for the device; turn it off once the data are
+            trusted (a target outside the vocabulary then gives a wrong row, or PyTorch's device assert).
 
     Raises:
         ValueError: temperature, softcap, scale or chunk_rows out of range.
@@ -54,9 +54,9 @@ class Head:
     def __post_init__(self) -> None:
         for name in ("temperature", "softcap"):
             value = getattr(self, name)
-            if value is not None and not (value > 0 and math.isfinite(value)):
+            if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"Head.{name} = {value}: it divides the logits and must be positive and finite.")
-        if not math.isfinite(self.scale) or self.scale == 0:
+        if self.scale == 0 or not -math.inf < self.scale < math.inf:
             raise ValueError(f"Head.scale = {self.scale}: it multiplies the logits and must be finite and not 0.")
         if self.chunk_rows is not None and self.chunk_rows < 1:
             raise ValueError(f"Head.chunk_rows = {self.chunk_rows}: give at least 1, or None to let the backend choose.")

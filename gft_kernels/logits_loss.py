@@ -42,8 +42,8 @@ def logits_policy_loss(
         targets, advantages, objective, token_weights, old_logprobs, ref_logprobs: as in `linear_policy_loss`.
         head: temperature, ignore_index, skip_rows, validate, chunk_rows; bias, scale and softcap are the model's and are refused.
         backend: "auto", "triton", "chunked" or "eager".
-        inplace: write the gradient over the logits, which saves an [N, V] tensor and destroys them. They must not be a leaf, and
-            nothing else may need them in its backward (autograd raises if it does). Ignored in compiled programs.
+        inplace: write the gradient over the logits, which saves an [N, V] tensor and destroys them. Use them nowhere else:
+            autograd raises where another backward needs them, but a second loss on them would not be noticed. Ignored in compiled programs.
 
     Returns:
         PolicyLoss, as `linear_policy_loss`; its loss is differentiable once into the logits, in their dtype.
@@ -59,13 +59,22 @@ def logits_policy_loss(
     given = {"advantages": advantages, "old_logprobs": old_logprobs, "ref_logprobs": ref_logprobs}
     check_given({**given, "token_weights": token_weights}, logits, objective)
     name = backend_name(backend, logits.device, compute_dtype(logits, logits))
-    if inplace and torch.is_grad_enabled() and (logits.is_leaf or not logits.requires_grad):
-        raise ValueError("inplace=True overwrites the logits with their gradient: they must be computed from something that wants it.")
+    if inplace and not torch.compiler.is_compiling():
+        _check_inplace(logits)
     if logits.stride(1) != 1:
-        if inplace:
-            raise ValueError(f"inplace=True needs logits whose columns are adjacent, got strides {logits.stride()}: use inplace=False.")
         logits = logits.contiguous()
     if torch.compiler.is_compiling():
         return compiled.logits_loss(logits, targets, given, token_weights, objective, head, name)
     plan, valid = make_plan((logits, logits.T), targets, given, token_weights, objective, head)
     return report(resolve_backend(name).logits_loss(logits, plan, inplace), plan, valid)
+
+
+def _check_inplace(logits: Tensor) -> None:
+    """Refuse to overwrite what is not the result of a computation, or does not have its memory to itself."""
+    owner = logits if logits._base is None else logits._base
+    if torch.is_grad_enabled() and (not logits.requires_grad or owner.is_leaf):
+        raise ValueError("inplace=True overwrites the logits with their gradient: they must be computed from something that wants it.")
+    if logits.stride(1) != 1 or (len(logits) > 1 and logits.stride(0) < logits.shape[1]):
+        raise ValueError(
+            f"inplace=True needs rows of adjacent columns that do not overlap, got strides {logits.stride()}: use inplace=False."
+        )

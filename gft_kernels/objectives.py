@@ -9,8 +9,8 @@ Objectives add up: `gft(0.7) + kl(0.01)`.
 
 from __future__ import annotations
 
-import ast
 import functools
+import math
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -69,11 +69,13 @@ class Objective:
         return {}
 
     @property
-    def spec(self) -> str | None:
-        """The objective as text that `from_spec` reads, for compiled programs; None where it cannot be written down."""
-        if type(self).__name__ not in _BUILT_IN:
+    def spec(self) -> tuple[str, list[float]] | None:
+        """The objective as a name and numbers that `from_spec` reads, for compiled programs; None where it has no such form."""
+        name = type(self).__name__
+        if _BUILT_IN.get(name) is not type(self):
             return None
-        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)}' for name in self.parameters)})"
+        values = [getattr(self, parameter) for parameter in self.parameters]
+        return name, [math.nan if value is None else value for value in values]
 
     def __add__(self, other: LossFunction) -> Objective:
         return _Sum(self, other)
@@ -206,9 +208,11 @@ class _Sum(Objective):
         self.rowwise = self._all("rowwise")  # type: ignore[misc]
 
     @property
-    def spec(self) -> str | None:
-        specs = [getattr(part, "spec", None) for part in self.parts]
-        return None if None in specs else " + ".join(map(str, specs))
+    def spec(self) -> tuple[str, list[float]] | None:
+        first, second = (getattr(part, "spec", None) for part in self.parts)
+        if first is None or second is None:
+            return None
+        return f"{first[0]} + {second[0]}", [*first[1], *second[1]]
 
     def _all(self, name: str) -> bool:
         return all(getattr(part, name, False) for part in self.parts)
@@ -227,13 +231,12 @@ sft, dft, gft, reinforce, grpo, cispo, kl = SFT, DFT, GFT, Reinforce, GRPO, CISP
 _BUILT_IN: dict[str, type[Objective]] = {kind.__name__: kind for kind in (SFT, DFT, GFT, Reinforce, GRPO, CISPO, KL)}
 
 
-def from_spec(spec: str) -> Objective:
+def from_spec(names: str, numbers: list[float]) -> Objective:
     """The objective whose `spec` this is."""
-    built = []
-    for text in spec.split(" + "):
-        name, arguments = text.rstrip(")").split("(")
-        pairs = (pair.split("=") for pair in arguments.split(", ") if pair)
-        built.append(_BUILT_IN[name](**{key: ast.literal_eval(value) for key, value in pairs}))
+    left, built = list(numbers), []
+    for kind in (_BUILT_IN[name] for name in names.split(" + ")):
+        values, left = left[: len(kind.parameters)], left[len(kind.parameters) :]
+        built.append(kind(*(None if math.isnan(value) else value for value in values)))
     return functools.reduce(operator.add, built)
 
 

@@ -80,7 +80,7 @@ def score(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, 
             reference = head_reference(chunk, weight, bias, chosen, head)
             partials = head_forward(chunk, weight, bias, chosen, reference, None, head, config)
             out[:, at] = torch.stack(finalise(partials, reference, chunk.dtype, head)[:4])
-    return Scores(out[0], out[1], out[2:])
+    return Scores(out[0].clone(), out[1].clone(), out[2:].clone())  # no views of one tensor: custom ops may not alias
 
 
 def score_gradients(
@@ -134,7 +134,7 @@ def loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, plan: LossPlan, wa
             if exps is not None:
                 rescale(exps, partials, rows, targets, config)
                 grads.add(index, exps, chunk, weight, head.scale / head.temperature, rows.factor)
-    return PlanResult((out[0] * plan.weights).sum(), *out[1:].unbind()), grads
+    return PlanResult((out[0] * plan.weights).sum(), *(x.clone() for x in out[1:])), grads
 
 
 def _finalise(partials: Tensor, reference: Tensor, exps: torch.dtype, plan: LossPlan, at: slice, unit: Tensor | None) -> Rows:
@@ -151,7 +151,7 @@ def _finalise(partials: Tensor, reference: Tensor, exps: torch.dtype, plan: Loss
 def logits_loss(logits: Tensor, plan: LossPlan, grad: Tensor | None) -> tuple[PlanResult, Tensor | None]:
     """The loss on logits [N, V], its gradient in multiples of the returned unit into `grad`."""
     _refuse_without_device(logits)
-    unit = unit_of(logits.dtype, plan.weights)
+    unit = unit_of(logits.dtype, plan.weights, plan.per_token["advantages"])
     with _on(logits.device):
         return kernels.logits_loss(logits, plan, grad, unit, (16, 64) if interpreter.ACTIVE else (1, 4096)), unit
 

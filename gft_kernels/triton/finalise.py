@@ -122,8 +122,9 @@ def finalise_kernel(
         scale = tl.zeros_like(reference) + 1.0
         if PER_TILE:
             factor /= tl.load(unit_ptr)
+            power = tl.log2(tl.where(factor == 0, 1.0, tl.abs(factor)))
             room = 15.0 - tl.log2(tl.maximum(rest, 1.0))  # |target| stays under 2^15: a coefficient may be far over 1
-            scale = tl.exp2(tl.floor(tl.minimum(tl.log2(tl.where(factor == 0, 1.0, tl.abs(factor))), room)))
+            scale = tl.exp2(tl.floor(tl.minimum(tl.where(power < 0, 0.5 * power, power), room)))  # a small one is shared by both sides
         target = uncap(-rest, reference, SOFTCAP, TEMPERATURE) * scale
         rounded = target.to(EXPS).to(target.dtype)
         ratio = target / tl.where(rounded == 0, 1.0, rounded)

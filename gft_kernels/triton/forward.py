@@ -27,12 +27,12 @@ from .tile import power_of_two_above, raw_logits, tile_position, transform, unca
 @triton.heuristics({"HAS_BIAS": lambda args: args["bias_ptr"] is not None})
 @triton.jit
 def head_reference_kernel(
-    hidden_ptr, weight_ptr, bias_ptr, targets_ptr, reference_ptr, D, stride_wv,
+    hidden_ptr, weight_ptr, bias_ptr, targets_ptr, reference_ptr, V, D, stride_wv,
     SCALE: tl.constexpr, SOFTCAP: tl.constexpr, TEMPERATURE: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK_D: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """The target's logit, one program a row."""
     row = tl.program_id(0).to(tl.int64)
-    target = tl.load(targets_ptr + row)
+    target = tl.minimum(tl.maximum(tl.load(targets_ptr + row), 0), V - 1)  # an unchecked target must not read elsewhere
     products = tl.zeros((BLOCK_D,), dtype=ACC)
     for start in range(0, D, BLOCK_D):
         depth = start + tl.arange(0, BLOCK_D)
@@ -100,7 +100,7 @@ def head_reference(
     if len(hidden):
         head_reference_kernel[(len(hidden),)](
             hidden_ptr=hidden, weight_ptr=weight, bias_ptr=bias, targets_ptr=targets, reference_ptr=reference,
-            D=hidden.shape[1], stride_wv=weight.stride(0), BLOCK_D=512, ACC=acc, **transforms(head), **launch_options(4, 1),
+            V=len(weight), D=hidden.shape[1], stride_wv=weight.stride(0), BLOCK_D=512, ACC=acc, **transforms(head), **launch_options(4, 1),
         )  # fmt: skip
     return reference
 

@@ -48,7 +48,7 @@ def rescale_kernel(
         values = tl.where(col[None, :] == target[:, None], own[:, None], values.to(own.dtype) * multiplier[:, None])
         tl.store(exps[:, None] + col[None, :], values.to(exps_ptr.dtype.element_ty), mask=mask)
     else:
-        here = live & (target >= tile * BLOCK_V) & (target < (tile + 1) * BLOCK_V)
+        here = live & (target >= tile * BLOCK_V) & (target < tl.minimum((tile + 1) * BLOCK_V, V))
         tl.store(exps + target, own.to(exps_ptr.dtype.element_ty), mask=here)
 
 

@@ -64,7 +64,7 @@ def logits_loss_kernel(
     logits = logits_ptr + row64 * stride_ln
     some = tl.max(slot, 0) >= 0
     if some:
-        reference = tl.load(logits + target, mask=live, other=0.0).to(ACC) * (1.0 / TEMPERATURE)
+        reference = tl.load(logits + target, mask=live & (target >= 0) & (target < V), other=0.0).to(ACC) * (1.0 / TEMPERATURE)
         largest, rest, moment = online_sums(logits, target, live, V, TEMPERATURE, BLOCK_V, ACC)
         offset = tl.maximum(largest, reference)
         offset = tl.where(offset == float("-inf"), 0.0, offset)
@@ -131,7 +131,7 @@ def logits_loss(
         )  # fmt: skip
 
     if rows == 0:
-        return PlanResult(found.new_zeros(()), *found[[0, 1, 3]].unbind())
+        return PlanResult(found.new_zeros(()), *(found[i].clone() for i in (0, 1, 3)))
     arguments = loss_arguments(plan, slice(0, count), unit)
     if arguments is not None:
         launch(arguments, grad)
@@ -140,7 +140,7 @@ def logits_loss(
         losses, coefficients = losses_and_coefficients(plan.objective, found[0], plan.per_token)
         launch(given_arguments(plan, slice(0, count), unit, coefficients), grad)
         found[2] = losses
-    return PlanResult((found[2] * plan.weights).sum(), found[0], found[1], found[3])
+    return PlanResult((found[2] * plan.weights).sum(), *(found[i].clone() for i in (0, 1, 3)))
 
 
 def scale_(values: Tensor, scale: Tensor) -> None:

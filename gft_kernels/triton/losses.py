@@ -55,7 +55,7 @@ def objective_terms(
     logprobs, advantages, old, ref, KIND: tl.constexpr, TAU: tl.constexpr, CLIP_LOW: tl.constexpr, CLIP_HIGH: tl.constexpr,
     DUAL_CLIP: tl.constexpr, BETA: tl.constexpr,
 ):  # fmt: skip
-    """(loss, d loss / d log p) of each row; DUAL_CLIP 0 and BETA 0 are none."""
+    """(loss, d loss / d log p) of each row; DUAL_CLIP None and BETA 0 are none."""
     p = tl.exp(logprobs)
     if KIND == GRPO:
         delta = log_ratio(logprobs, old)
@@ -65,7 +65,7 @@ def objective_terms(
         plain = -ratio * advantages
         loss = tl.maximum(plain, -clipped * advantages)
         coefficient = tl.where((plain >= -clipped * advantages) & (bounded == delta) & (logprobs >= LOWEST), plain, 0.0)
-        if DUAL_CLIP > 0:
+        if DUAL_CLIP is not None:
             cut = (advantages < 0) & (loss > -DUAL_CLIP * advantages)
             loss = tl.where(cut, -DUAL_CLIP * advantages, loss)
             coefficient = tl.where(cut, 0.0, coefficient)
@@ -84,6 +84,9 @@ def objective_terms(
         else:
             coefficient = -advantages
         loss = coefficient * logprobs if KIND == SFT else times(coefficient, logprobs)
+    broken = logprobs != logprobs  # minimum and maximum drop a NaN
+    loss = tl.where(broken, logprobs, loss)
+    coefficient = tl.where(broken, logprobs, coefficient)
     if BETA != 0:
         delta = -log_ratio(logprobs, ref)
         power = tl.exp(tl.minimum(delta, 60.0))
@@ -103,7 +106,7 @@ def group_advantage(
     total = tl.zeros_like(own)
     low = own
     high = own
-    everything = 0.0
+    everything = tl.sum(tl.zeros_like(own), 0)  # of the rewards' dtype
     for start in range(0, B, BLOCK_B):
         other = start + tl.arange(0, BLOCK_B)
         rewards = tl.load(rewards_ptr + other, mask=other < B, other=0.0)

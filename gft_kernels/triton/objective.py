@@ -18,7 +18,7 @@ _KINDS = {
     objectives.GRPO: losses.GRPO, objectives.CISPO: losses.CISPO,
 }  # fmt: skip
 _SCALES = {"group": losses.GROUP_SCALE, "batch": losses.BATCH_SCALE, "none": losses.NO_SCALE}
-OUTSIDE = {"KIND": losses.OUTSIDE.value, "TAU": 0.0, "CLIP_LOW": 0.0, "CLIP_HIGH": 0.0, "DUAL_CLIP": 0.0, "BETA": 0.0}
+OUTSIDE = {"KIND": losses.OUTSIDE.value, "TAU": 0.0, "CLIP_LOW": 0.0, "CLIP_HIGH": 0.0, "DUAL_CLIP": None, "BETA": 0.0}
 
 
 def objective_constants(objective: LossFunction) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def objective_constants(objective: LossFunction) -> dict[str, Any]:
         "TAU": float(getattr(base, "tau", 0.0)),
         "CLIP_LOW": float(getattr(base, "clip_low", 0.0)),
         "CLIP_HIGH": float(getattr(base, "clip_high", 0.0)),
-        "DUAL_CLIP": float(getattr(base, "dual_clip", None) or 0.0),
+        "DUAL_CLIP": getattr(base, "dual_clip", None),
         "BETA": 0.0 if penalty is None else float(penalty.beta),
     }
 

@@ -173,7 +173,15 @@ def test_logits_policy_loss_one_row_of_nan_leaves_the_others_alone(backend):
 
 REFUSED = {
     "a leaf in place": (lambda z, t: logits_policy_loss(z, t, torch.ones(3), inplace=True), "must be computed from something"),
-    "strides in place": (lambda z, t: logits_policy_loss((z * 1).T.contiguous().T, t, torch.ones(3), inplace=True), "columns are adjacent"),
+    "strides in place": (lambda z, t: logits_policy_loss((z * 1).T.contiguous().T, t, torch.ones(3), inplace=True), "adjacent columns"),
+    "a leaf's view in place": (
+        lambda z, t: logits_policy_loss(z[None].flatten(0, 1), t, torch.ones(3), inplace=True),
+        "computed from something",
+    ),
+    "one row thrice in place": (
+        lambda z, t: logits_policy_loss((z[:1] * 1).expand(3, 7), t, torch.ones(3), inplace=True),
+        "do not overlap",
+    ),
     "eager in place": (lambda z, t: logits_policy_loss(z * 1, t, torch.ones(3), inplace=True, backend="eager"), "needs a fused backend"),
     "softcap": (lambda z, t: logits_policy_loss(z, t, torch.ones(3), head=Head(softcap=30.0)), "Head.softcap = 30.0 but logits are given"),
     "bias": (lambda z, t: logits_policy_loss(z, t, torch.ones(3), head=Head(bias=torch.zeros(7))), "Head.bias"),
@@ -196,3 +204,11 @@ def test_logits_policy_loss_second_backward_is_refused():
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="call the op again"):
         loss.backward()
+
+
+@pytest.mark.parametrize("backend", FUSED)
+def test_logits_policy_loss_fp16_holds_coefficients_far_over_one(backend):
+    advantages = PROBLEM.advantages.sign() * 3000
+    _, want = run(logits_of().half().double(), reinforce(), advantages=advantages, backend="eager")
+    _, grad = run(logits_of(dtype=torch.float16), reinforce(), advantages=advantages, backend=backend)
+    assert_accurate(grad, want)

@@ -76,7 +76,7 @@ KERNEL_MUTANTS = (
         "fp16 gradients forget their unit", f"{CONFIDENT}[0.5-torch.float16]",
     ),
     Mutant(
-        "triton/finalise.py", "tl.abs(factor))), room)", "tl.abs(factor))), 15.0)",
+        "triton/finalise.py", "0.5 * power, power), room)", "0.5 * power, power), 15.0)",
         "fp16 overflows under large advantages", f"{ROWS}::test_fp16_takes_advantages_that_are_not_normalised",
     ),
     Mutant(

@@ -163,6 +163,6 @@ def finalise(
         finalise_kernel[(triton.cdiv(count, 32),)](
             partials_ptr=partials, reference_ptr=reference, rows_ptr=rows, K=count, TILES=tiles, EXPS=ELEMENTS[exps],
             PER_TILE=per_tile(exps), SOFTCAP=float(head.softcap or 0.0), TEMPERATURE=float(head.temperature),
-            BLOCK_N=32, BLOCK_T=16, BLOCK_B=32, **(arguments or SCORES_ONLY), **launch_options(4, 2),
+            BLOCK_N=32, BLOCK_T=16, BLOCK_B=16, **(arguments or SCORES_ONLY), **launch_options(4, 2),
         )  # fmt: skip
     return Rows(*rows.unbind())

@@ -38,11 +38,12 @@ def away_from_tau(problem: Problem, tau: float, margin: float) -> Problem:
     return problem._replace(advantages=problem.advantages.masked_fill(near, 0))
 
 
+@pytest.mark.parametrize("backend", ["chunked", "triton"])
 @pytest.mark.parametrize("tau", [0.1, 0.7])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_linear_policy_loss_is_authors_formula_in_fp64(shape, tau):
+def test_linear_policy_loss_is_authors_formula_in_fp64(shape, tau, backend):
     problem = make_problem(*shape)
-    assert_equal_results(fused(problem, objective=gft(tau)), authors(problem, tau))
+    assert_equal_results(fused(problem, objective=gft(tau), backend=backend), authors(problem, tau))
 
 
 @pytest.mark.parametrize("chunk_rows", [None, 16])
@@ -55,12 +56,13 @@ def pooled(results: list[Result], name: str) -> torch.Tensor:
     return torch.cat([getattr(r, name).double().flatten() for r in results])
 
 
+@pytest.mark.parametrize("backend", ["chunked", "triton"])
 @pytest.mark.parametrize("tau", [0.1, 0.7])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_linear_policy_loss_is_as_accurate_as_its_dtype(dtype, tau):
+def test_linear_policy_loss_is_as_accurate_as_its_dtype(dtype, tau, backend):
     margin = 1e-4 if dtype == torch.float32 else 0.02  # eager's own log-probs have an error of per cents in 16 bits
     problems = [away_from_tau(make_problem(150, 64, 301, dtype=dtype, seed=seed), tau, margin) for seed in range(4)]
-    ours = [fused(p, objective=gft(tau), chunk_rows=60) for p in problems]
+    ours = [fused(p, objective=gft(tau), chunk_rows=60, backend=backend) for p in problems]
     eager = [fused(p, objective=gft(tau), backend="eager") for p in problems]
     want = [authors(p, tau) for p in problems]
     for name in ("hidden", "weight", "bias"):

@@ -25,20 +25,22 @@ def scored(
 
 def scored_gradients(
     engine: Engine, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head,
-    scores: Scores, upstream: tuple[Tensor, Tensor], wanted: Wanted,
+    scores: Scores, upstream: tuple[Tensor | None, Tensor | None], wanted: Wanted,
 ) -> Gradients:  # fmt: skip
-    """Gradients of an upstream [N] on log-probs and entropies; only rows where one of them is not 0 reach the head."""
+    """Gradients of an upstream [N] on log-probs and entropies, None is 0; only rows where one of them is not 0 reach the head."""
     valid = targets != head.ignore_index
-    grad_logprobs, grad_entropy = (torch.where(valid, g, 0) for g in upstream)
-    rows = chosen((grad_logprobs != 0) | (grad_entropy != 0))  # NaN counts as not 0
-    grad_entropy = pick(grad_entropy, rows)
-    live = bool((grad_entropy != 0).any())
+    grad_logprobs = torch.zeros_like(scores.logprobs) if upstream[0] is None else torch.where(valid, upstream[0], 0)
+    grad_entropy = None if upstream[1] is None else torch.where(valid, upstream[1], 0)
+    live = grad_logprobs != 0  # NaN counts as not 0
+    rows = chosen(live if grad_entropy is None else live | (grad_entropy != 0))
+    if grad_entropy is not None:
+        grad_entropy = pick(grad_entropy, rows)
+        grad_entropy = grad_entropy if bool((grad_entropy != 0).any()) else None
     normaliser = scores.normaliser
     if rows is not None and normaliser.ndim == 2:
         normaliser = normaliser[:, rows]
     scores = Scores(pick(scores.logprobs, rows), pick(scores.entropy, rows), normaliser)
-    upstream_k = (pick(grad_logprobs, rows), grad_entropy if live else None)
-    return engine.score_gradients(hidden, weight, bias, targets, head, rows, scores, upstream_k, wanted)
+    return engine.score_gradients(hidden, weight, bias, targets, head, rows, scores, (pick(grad_logprobs, rows), grad_entropy), wanted)
 
 
 def _refuse_double_backward(engine: Engine) -> None:
@@ -52,6 +54,7 @@ class _LogProb(torch.autograd.Function):
     def forward(ctx, hidden, weight, bias, targets, head, engine):
         logprobs, entropy, normaliser = scored(engine, hidden, weight, bias, targets, head)
         ctx.head, ctx.engine = head, engine
+        ctx.set_materialize_grads(False)  # an entropy that nobody uses costs no look at its gradient
         ctx.save_for_backward(hidden, weight, bias, targets, logprobs, entropy, normaliser)
         return logprobs, entropy
 

@@ -1,7 +1,7 @@
 """objectives.py and advantages.py in Triton: loss and coefficient of a row from its log-prob and its constants.
 
 The formulas are those of the two files, including where a ratio stops (e^60) and what 0 * -inf is; a test holds the
-two together on every branch. KIND is one of the constants below, chosen by `objective_kind` on the host.
+two together on every branch. KIND is one of the constants below, chosen by `objective_constants` on the host.
 """
 
 import triton

@@ -7,7 +7,7 @@ TORCH ?= 2.13.0
 # Without an NVIDIA GPU the CPU build of torch is enough, and gigabytes smaller.
 CPU_INDEX := $(if $(shell command -v nvidia-smi 2>/dev/null),,--extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: setup demo test lint bench gpu smollm2 clean
+.PHONY: setup demo test lint bench report gpu smollm2 clean
 
 setup: $(VENV)/.ready
 
@@ -29,8 +29,15 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy gft_kernels
 
-bench: setup  ## the head against its peers on this machine; rows go to benchmarks/results/
+$(VENV)/.peers: $(VENV)/.ready
+	@$(PIP) --no-deps verl==0.9.1 cut-cross-entropy==25.1.1 || echo "without verl and Cut Cross Entropy"
+	@touch $@
+
+bench: $(VENV)/.peers  ## the head against its peers on this machine, 3 minutes; rows go to benchmarks/results/
 	$(BIN)/python -m benchmarks
+
+report: setup  ## README tables and figures from the rows
+	$(BIN)/python -m benchmarks.report
 
 gpu:  ## on a GPU machine, from the tree: the gpu tests, then the benchmarks
 	$(PYTHON) -m benchmarks.gpu

@@ -21,8 +21,9 @@ import torch
 from gft_kernels import env
 
 from .__main__ import selected
-from .cases import GPU_CASES, INTERPRETER_CASES, Case
-from .runner import ROOT, append_rows, describe
+from .cases import SETS, Case
+from .record import RESULTS, ROOT, append_rows, describe_machine
+from .runner import FIELDS, describe_case
 
 TEST_SECONDS = 270  # at most; the benchmarks need the rest
 DRY_RUN = {"GFT_KERNELS_DRY_RUN": "1", "TRITON_INTERPRET": "1"}
@@ -53,15 +54,20 @@ def test(keyword: str | None, seconds: float, dry_run: bool) -> str:
 
 def bench(case: Case, seconds: float, options: argparse.Namespace, out: Path) -> str:
     """One case in its own process; a failure leaves a row."""
-    device, cases = ("cpu", "interpreter") if options.dry_run else ("cuda", "cuda")
-    rounds = str(1 if options.dry_run else options.rounds)
-    command = ["benchmarks", "--device", device, "--set", cases, "--cases", case.name, "--rounds", rounds, "--out", str(out)]
+    device, rounds = ("cpu", "1") if options.dry_run else ("cuda", str(options.rounds))
+    name = next(name for name in sets(options) if case in SETS[name])
+    command = ["benchmarks", "--device", device, "--set", name, "--cases", case.label, "--rounds", rounds, "--out", str(out)]
     if options.providers:
         command += ["--providers", *options.providers]
     failed = "no time was left" if seconds < 5 else run(command, seconds, options.dry_run)
     if failed:
-        append_rows(out, [describe(case, device) | {"provider": "all", "note": failed}])
+        append_rows(out, [describe_machine(device) | describe_case(case) | {"provider": "all", "note": failed}], FIELDS)
     return failed
+
+
+def sets(options: argparse.Namespace) -> tuple[str, ...]:
+    """The sets of cases of a run, in their order."""
+    return ("interpreter",) if options.dry_run else ("cuda", "cuda-scaling")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=7.5, help="for everything")
     parser.add_argument("--skip-tests", action="store_true")
     parser.add_argument("--tests", metavar="EXPRESSION", help="only the gpu tests that match, as pytest -k")
-    parser.add_argument("--cases", nargs="*", metavar="NAME", help="only the cases whose name contains one of these; none: no benchmarks")
+    parser.add_argument("--cases", nargs="*", metavar="LABEL", help="only the cases whose label contains one of these; none: no benchmarks")
     parser.add_argument("--providers", nargs="*", default=(), metavar="NAME", help="default: all")
     parser.add_argument("--rounds", type=int, default=9, help="interleaved rounds; medians are reported")
     options = parser.parse_args(arguments)
@@ -82,9 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failures = {}
     if not options.skip_tests:
         failures["tests"] = test(options.tests, min(TEST_SECONDS, deadline - time.monotonic()), options.dry_run)
-    out = Path(os.environ.get("OUT") or ROOT / "benchmarks" / "results") / ("dry-run.csv" if options.dry_run else "gpu.csv")
-    for case in selected(INTERPRETER_CASES if options.dry_run else GPU_CASES, options.cases):
-        failures[case.name] = bench(case, deadline - time.monotonic(), options, out)
+    out = Path(os.environ.get("OUT") or RESULTS) / ("dry-run.csv" if options.dry_run else "gpu.csv")
+    for case in selected([case for name in sets(options) for case in SETS[name]], options.cases):
+        failures[case.label] = bench(case, deadline - time.monotonic(), options, out)
     for stage, failure in failures.items():
         print(f"{stage}: {failure or 'done'}")
     return int(any(failures.values()))

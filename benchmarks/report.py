@@ -1,41 +1,70 @@
-"""python -m benchmarks.report: the README's tables from the CSV rows. A test fails where they disagree."""
+"""python -m benchmarks.report: the README's tables and the figures from the CSV rows. A test fails where they disagree."""
 
 from __future__ import annotations
 
-import csv
 import re
 import statistics
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
-from .runner import ROOT
+from . import plot
+from .names import NAMES, is_own
+from .record import RESULTS, ROOT, read_rows
 
-RESULTS = ROOT / "benchmarks" / "results"
-NAMES = {"eager": "eager logits", "torch-linear-ce": "torch `F.linear_cross_entropy`, chunked", "gft-chunked": "**gft-kernels** `chunked`"}
+TIMED = ("all-active", "gft-batch")
+Row = dict[str, str]
 
 
-def read(path: Path) -> list[dict]:
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+def newest(rows: Sequence[Row], **wanted: str) -> dict[str, Row]:
+    """Provider -> its row, of the latest commit that measured what is wanted."""
+    fitting = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+    return {row["provider"]: row for row in fitting if (row["date"], row["commit"]) == (fitting[-1]["date"], fitting[-1]["commit"])}
+
+
+def head_table(file: str, head: str, N: str) -> str:
+    """One line a provider: time and ratio of both batches, peak memory, worst gradient error; floors and the excluded at the end."""
+    rows = read_rows(RESULTS / file)
+    runs = {batch: newest(rows, case=f"{head} {batch}", N=N, inputs="random") for batch in TIMED}
+    if not all(runs.values()):
+        return ""
+    lines = ["| head | all rows active | GFT batch | peak extra memory | gradient error against fp64 |", "|---|---|---|---|---|"]
+    ordered = sorted(runs["gft-batch"].values(), key=lambda row: (row["provider"] == "bare-gemms", is_own(row["provider"])))
+    for provider in [row["provider"] for row in ordered if row["ms"]]:
+        every, batch = (run[provider] for run in runs.values())
+        speeds = " | ".join(f"{float(row['ms']):.0f} ms ({row['ratio_to_eager']}x)" if row["ms"] else "left out" for row in (every, batch))
+        found = [float(row[key]) for row in (every, batch) for key in ("dh_error", "dw_error") if row[key]]
+        lines.append(f"| {NAMES[provider]} | {speeds} | {batch['peak_mib']} MiB | {f'{max(found):.0e}' if found else ''} |")
+    left = [f"{NAMES[name]} ({row['note']})" for name, row in runs["gft-batch"].items() if not row["ms"]]
+    return "\n".join(lines) + (f"\n\nLeft out: {'; '.join(left)}." if left else "")
 
 
 def cpu_table() -> str:
-    """One line a provider from the newest rows of each case: time against eager's, peak memory, gradient error."""
-    newest = {(row["case"], row["provider"]): row for row in read(RESULTS / "cpu.csv")}
-    lines = [
-        "| head | all rows active | GFT batch | peak extra memory | gradient error against fp64 |",
-        "|---|---|---|---|---|",
-    ]
-    for provider, name in NAMES.items():
-        every, batch = newest["small all-active", provider], newest["small gft-batch", provider]
-        speeds = (f"{float(row['ms']):.0f} ms ({row['ratio_to_eager']}x)" for row in (every, batch))
-        error = max(float(row[key]) for row in (every, batch) for key in ("dh_error", "dw_error"))
-        lines.append(f"| {name} | {' | '.join(speeds)} | {batch['peak_mib']} MiB | {error:.0e} |")
+    return head_table("cpu.csv", "small", "2048")
+
+
+def gpu_table() -> str:
+    """The table of the published shape, or what stands for it while no GPU has been at hand."""
+    table = head_table("gpu.csv", "published", "8192")
+    return table or (
+        "**Not measured yet**: no GPU figure stands in this repository. On yours, `make gpu` times every head above and those that need one "
+        "(Liger FLCE, Cut Cross Entropy, verl's Triton head, QuACK) against the three bare GEMMs in bf16: 8192 x 4096 x 131072, the heads "
+        "of Qwen2.5, Llama 3, Gemma and SmolLM2, and 1k to 64k tokens until each runs out of memory."
+    )
+
+
+def end_to_end_table() -> str:
+    """Optimiser steps a second and memory of the loop, a line for each model and head."""
+    rows = read_rows(RESULTS / "end_to_end.csv")
+    lines = ["| model, tokens a step | head | steps a second | peak extra memory |", "|---|---|---|---|"]
+    for model, tokens in dict.fromkeys((row["model"], row["tokens"]) for row in rows):
+        for provider, row in newest(rows, model=model, tokens=tokens).items():
+            speed = f"{float(row['steps_per_s']):.3g} ({row['ratio_to_eager']}x)" if row["steps_per_s"] else f"left out: {row['note']}"
+            lines.append(f"| {model}, {tokens} | {NAMES[provider]} | {speed} | {row['peak_mib']} MiB |")
     return "\n".join(lines)
 
 
 def demo_table() -> str:
     """Means over the recorded seeds, with the range of the sampled accuracy."""
-    rows = [row for row in read(RESULTS / "demo.csv") if row["variant"] == "shipped"]
+    rows = [row for row in read_rows(RESULTS / "demo.csv") if row["variant"] == "shipped"]
     seeds = len({row["seed"] for row in rows})
     lines = [f"| means of {seeds} seeds | greedy | mean of 16 samples (range) |", "|---|---|---|"]
     for method in dict.fromkeys(row["method"] for row in rows):
@@ -47,10 +76,20 @@ def demo_table() -> str:
     return "\n".join(lines)
 
 
+TABLES: dict[str, Callable[[], str]] = {
+    "cpu-table": cpu_table, "gpu-table": gpu_table, "end-to-end-table": end_to_end_table, "demo-table": demo_table,
+}  # fmt: skip
+
+
 def render(text: str) -> str:
-    """`text` with every `<!-- NAME -->` ... `<!-- end -->` filled anew."""
-    for name, table in (("cpu-table", cpu_table()), ("demo-table", demo_table())):
-        text, found = re.subn(rf"<!-- {name} -->.*?<!-- end -->", f"<!-- {name} -->\n{table}\n<!-- end -->", text, flags=re.DOTALL)
+    """`text` with every `<!-- NAME -->` ... `<!-- end -->` filled anew.
+
+    Raises:
+        ValueError: not exactly one place for a table.
+    """
+    for name, table in TABLES.items():
+        filled = f"<!-- {name} -->\n{table()}\n<!-- end -->"
+        text, found = re.subn(rf"<!-- {name} -->.*?<!-- end -->", lambda _, filled=filled: filled, text, flags=re.DOTALL)
         if found != 1:
             raise ValueError(f"README.md has {found} places for {name}; it needs one `<!-- {name} --> <!-- end -->`.")
     return text
@@ -59,6 +98,7 @@ def render(text: str) -> str:
 def main() -> None:
     path = ROOT / "README.md"
     path.write_text(render(path.read_text(encoding="utf-8")), encoding="utf-8")
+    plot.main()
 
 
 if __name__ == "__main__":

@@ -45,9 +45,9 @@ def gpu_table() -> str:
     """The table of the published shape, or what stands for it while no GPU has been at hand."""
     table = head_table("gpu.csv", "published", "8192")
     return table or (
-        "**Not measured yet**: no GPU figure stands in this repository. On yours, `make gpu` times every head above and those that need one "
-        "(Liger FLCE, Cut Cross Entropy, verl's Triton head, QuACK) against the three bare GEMMs in bf16: 8192 x 4096 x 131072, the heads "
-        "of Qwen2.5, Llama 3, Gemma and SmolLM2, and 1k to 64k tokens until each runs out of memory."
+        "**Not measured yet**: no GPU figure stands in this repository. On yours, `make gpu` times in bf16 every head above and those that "
+        "need a GPU (Liger FLCE, Cut Cross Entropy, verl's Triton head, QuACK) against the three bare GEMMs, at 8192 x 4096 x 131072, at "
+        "the heads of Qwen2.5, Llama 3, Gemma and SmolLM2, and at 1k to 64k tokens until each runs out of memory."
     )
 
 

@@ -1,7 +1,7 @@
 """Fused losses on a language-model head: log-probs, group advantages and policy gradients without the [N, V] logits."""
 
 from .advantages import GroupRewards, group_advantages
-from .head import Head, LogProbs, PolicyLoss
+from .head import Head, LogProbs, PolicyLoss, Sparse
 from .linear_logprob import linear_logprob
 from .logits_loss import logits_policy_loss
 from .objectives import cispo, dft, gft, grpo, kl, reinforce, sft
@@ -15,6 +15,7 @@ __all__ = [
     "LinearPolicyLoss",
     "LogProbs",
     "PolicyLoss",
+    "Sparse",
     "cispo",
     "dft",
     "gft",

@@ -8,7 +8,7 @@ from torch import Tensor
 from .advantages import GroupRewards
 from .head import Head, PolicyLoss, compute_dtype
 from .objectives import LossFunction, Objective
-from .plan import LossPlan, PlanResult, chosen, pick, scatter
+from .plan import LossPlan, PlanResult, chosen, named, pick, scatter
 from .validation import check_per_token, check_values
 
 PerToken = dict[str, Tensor | None]
@@ -70,7 +70,8 @@ def report(result: PlanResult, plan: LossPlan, valid: Tensor) -> PolicyLoss:
         scatter(result.logprobs, plan.rows, skipped),
         scatter(result.entropy, plan.rows, skipped),
         scatter(result.coefficients, plan.rows, torch.zeros_like(skipped)),
-        stats(plan.objective, result.logprobs, result.entropy, plan.per_token, torch.ones_like(result.logprobs, dtype=torch.bool), valid),
+        stats(plan.objective, result.logprobs, result.entropy, plan.per_token, torch.ones_like(result.logprobs, dtype=torch.bool), valid)
+        | named(result.sparsity),
     )
 
 

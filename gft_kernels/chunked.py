@@ -22,15 +22,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .gradients import Gradients, Index, unit_of
+from .gradients import Gradients, Index, Rows, unit_of
 from .head import Head, compute_dtype
 from .objectives import losses_and_coefficients
 from .plan import Engine, LossPlan, PlanResult, Scores, Wanted
+from .sparse import gradients
 
 
 def chunk_rows(hidden_size: int, head: Head) -> int:
-    """Rows a chunk: the chunk's [K, V] stays at a quarter of the size of dweight [V, D], within 128 to 4096 rows."""
-    return head.chunk_rows or min(max(hidden_size // 4, 128), 4096)
+    """Rows a chunk: the chunk's [K, V] stays at a quarter of the size of dweight [V, D], within 128 (sparse: 256) to 4096 rows."""
+    return head.chunk_rows or min(max(hidden_size // 4, 128 if head.sparsity is None else 256), 4096)
 
 
 def _chunks(count: int, size: int, rows: Tensor | None) -> list[tuple[slice, Index]]:
@@ -64,16 +65,14 @@ def _forward_chunk(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets:
     return _softmax(z, targets, buffers[1] if len(buffers) > 1 else None)
 
 
-def _softmax(z: Tensor, targets: Tensor, shifted: Tensor | None = None) -> _Chunk:
-    """Logits [K, V] to exponentials, in place; z - max z is kept in `shifted` where given."""
+def _softmax(z: Tensor, targets: Tensor, exps: Tensor | None = None) -> _Chunk:
+    """Logits [K, V] to exponentials: in place, or into `exps`, and then z - max z stays."""
     at_target = (torch.arange(len(targets), device=targets.device), targets)
     maximum = z.amax(1)
     z.sub_(maximum[:, None])
     target_logit = z[at_target]
-    if shifted is not None:
-        # 0 * -inf is NaN in the entropy sum; a large finite number has the same exponential, 0.
-        shifted = torch.clamp(z, min=-1e30, out=shifted[: len(targets)])
-    z.exp_()
+    shifted = None if exps is None else z
+    z = z.exp_() if exps is None else torch.exp(z, out=exps[: len(targets)])
     exp_target = z[at_target]
     z[at_target] = 0
     rest = z.sum(1)
@@ -95,8 +94,10 @@ def _entropy(chunk: _Chunk) -> Tensor:
     own = chunk.shifted[chunk.target]
     chunk.shifted[chunk.target] = 0
     others = _row_dot(chunk.grad, chunk.shifted)
+    if (broken := others.isnan().nonzero().squeeze(1)).numel():  # 0 * -inf: a large finite number has the same exponential, 0
+        others[broken] = _row_dot(chunk.grad[broken], chunk.shifted[broken].clamp(min=-1e30))
     chunk.shifted[chunk.target] = own
-    return chunk.total.log() - (others + chunk.exp_target * own) / chunk.total
+    return chunk.total.log() - (others + chunk.exp_target * own.clamp(min=-1e30)) / chunk.total
 
 
 def _entropy_from_product(chunk: _Chunk, hidden: Tensor, product: Tensor, bias: Tensor | None, head: Head) -> Tensor:
@@ -116,7 +117,7 @@ def _remove_softcap(chunk: _Chunk, grad: Tensor, head: Head) -> Tensor:
     """grad times the slope of the soft cap, 1 - tanh^2, in place; uses up `shifted`."""
     assert chunk.shifted is not None
     assert head.softcap is not None
-    tanh = chunk.shifted.add_(chunk.maximum[:, None]).mul_(head.temperature / head.softcap)
+    tanh = chunk.shifted.clamp_(min=-1e30).add_(chunk.maximum[:, None]).mul_(head.temperature / head.softcap)
     return grad.mul_(tanh.square_().neg_().add_(1))
 
 
@@ -142,7 +143,7 @@ def score_gradients(
 ) -> Gradients:  # fmt: skip
     """Recompute the chosen rows' softmax and accumulate the gradients of an upstream [K] on log p and entropy."""
     grad_logprobs, grad_entropy = upstream
-    out = Gradients(hidden, weight, bias, wanted)
+    out = gradients(hidden, weight, bias, wanted, head)
     dtype, size = compute_dtype(hidden, weight), chunk_rows(hidden.shape[1], head)
     weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
     count = len(grad_logprobs)
@@ -154,6 +155,7 @@ def score_gradients(
         if grad_entropy is not None:
             # d entropy / dz_j = -p_j (log p_j + entropy); the row's factor is then 1 / s, its coefficients inside grad.
             assert chunk.shifted is not None
+            chunk.shifted.clamp_(min=-1e30)
             g_lp, g_h = grad_logprobs[at], grad_entropy[at]
             surprise = _entropy(chunk) - chunk.total.log()
             own = g_lp * chunk.rest - g_h * chunk.exp_target * (chunk.shifted[chunk.target] + surprise)
@@ -163,7 +165,8 @@ def score_gradients(
             factor = 1 / chunk.total
         if head.softcap is not None:
             grad = _remove_softcap(chunk, grad, head)
-        out.add(index, grad, part, weight, head.scale / head.temperature, factor)
+        rows_of = None if grad_entropy is not None else Rows(targets[index], grad_logprobs[at], chunk.logprobs)
+        out.add(index, grad, part, weight, head.scale / head.temperature, factor, rows_of)
     return out
 
 
@@ -171,11 +174,11 @@ def loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, plan: LossPlan, wa
     """Loss and per-row results over the plan's rows, with the gradients for an upstream gradient of 1."""
     head, dtype = plan.head, compute_dtype(hidden, weight)
     size, count = chunk_rows(hidden.shape[1], head), len(plan.weights)
-    grads = Gradients(hidden, weight, bias, wanted)
+    grads = gradients(hidden, weight, bias, wanted, head)
     weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
     entropy_from_gemm = wanted[0] and head.softcap is None
     losses, logprobs, entropy, coefficients = (hidden.new_empty(count, dtype=dtype) for _ in range(4))
-    buffers = _buffers(count, size, weight, pair=not entropy_from_gemm)
+    buffers = _buffers(count, size, weight, pair=not entropy_from_gemm or head.sparsity is not None)
     for at, index in _chunks(count, size, plan.rows):
         part = hidden[index].to(dtype)
         chunk = _forward_chunk(part, weight, bias, plan.targets[index], head, buffers)
@@ -184,12 +187,13 @@ def loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, plan: LossPlan, wa
         losses[at], coefficients[at] = losses_and_coefficients(plan.objective, chunk.logprobs, per_token)
         if not entropy_from_gemm:
             entropy[at] = _entropy(chunk)
-        grad, factor = chunk.grad, -coefficients[at] * plan.weights[at] / chunk.total
+        rows = Rows(plan.targets[index], coefficients[at] * plan.weights[at], chunk.logprobs)
+        grad, factor = chunk.grad, -rows.upstream / chunk.total
         if head.softcap is not None and any(wanted):
             grad = _remove_softcap(chunk, grad, head)
-        product = grads.add(index, grad, part, weight, head.scale / head.temperature, factor)
-        if product is not None and entropy_from_gemm:
-            entropy[at] = _entropy_from_product(chunk, part, product, bias, head)
+        product = grads.add(index, grad, part, weight, head.scale / head.temperature, factor, rows)
+        if entropy_from_gemm:  # unless columns were left out
+            entropy[at] = _entropy(chunk) if product is None else _entropy_from_product(chunk, part, product, bias, head)
     return PlanResult((losses * plan.weights).sum(), logprobs, entropy, coefficients), grads
 
 

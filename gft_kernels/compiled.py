@@ -15,6 +15,7 @@ from .advantages import GroupRewards
 from .call import PerToken, active_rows, stats
 from .head import Head, LogProbs, PolicyLoss, compute_dtype
 from .objectives import LossFunction
+from .plan import named
 
 
 def linear_logprob(hidden: Tensor, weight: Tensor, targets: Tensor, head: Head, backend: str) -> LogProbs:
@@ -36,10 +37,11 @@ def policy_loss(
         targets = custom_ops.checked_targets(targets, len(weight), [*constants.values(), weights], head)
         scores = linear_logprob(hidden, weight, targets, head, backend)
         return _traced(scores, targets, _cast(constants, dtype), weights, objective, head)
-    loss, logprobs, entropy, coefficients, seen = custom_ops.policy_loss(
+    loss, logprobs, entropy, coefficients, seen, sparsity = custom_ops.policy_loss(
         hidden, weight, targets, [*constants.values(), weights], spec, head, backend
     )
-    return _reported(PolicyLoss(loss, logprobs, entropy, coefficients, {}), objective, _cast(constants, dtype), seen, valid)
+    found = PolicyLoss(loss, logprobs, entropy, coefficients, named(sparsity))
+    return _reported(found, objective, _cast(constants, dtype), seen, valid)
 
 
 def logits_loss(
@@ -93,4 +95,4 @@ def _reported(found: PolicyLoss, objective: LossFunction, per_token: PerToken, s
     """The result with stats, and NaN at rows that were skipped, as outside a compiled program."""
     means = stats(objective, found.logprobs, found.entropy, per_token, seen, valid)
     logprobs, entropy = (torch.where(valid & ~seen, torch.nan, x) for x in (found.logprobs, found.entropy))
-    return PolicyLoss(found.loss, logprobs, entropy, torch.where(seen, found.coefficients, 0), means)
+    return PolicyLoss(found.loss, logprobs, entropy, torch.where(seen, found.coefficients, 0), means | found.stats)

@@ -19,16 +19,18 @@ from .backends import resolve_engine
 from .call import make_plan
 from .fused import scored, scored_gradients
 from .gradients import scaled
-from .head import Head, compute_dtype
+from .head import Head, Sparse, compute_dtype
 from .objectives import from_spec
-from .plan import LossPlan, PlanResult, Scores, scatter
+from .plan import SPARSITY, LossPlan, PlanResult, Scores, scatter
 from .validation import check_values
 
 WAITS = (torch.Tag.cudagraph_unsafe,)  # the ops choose rows on the host: a CUDA graph cannot hold them
 
 
 def _numbers(head: Head) -> list[float]:
-    return [head.scale, head.softcap or 0.0, head.temperature]
+    sparse = head.sparsity
+    given = [] if sparse is None else [sparse.error, -1.0 if sparse.eps is None else sparse.eps, float(sparse.tail), sparse.pays]
+    return [head.scale, head.softcap or 0.0, head.temperature, *given]
 
 
 def _settings(head: Head) -> list[int]:
@@ -36,9 +38,10 @@ def _settings(head: Head) -> list[int]:
 
 
 def _head(bias: Tensor | None, numbers: list[float], settings: list[int]) -> Head:
-    scale, softcap, temperature = numbers
+    scale, softcap, temperature, *given = numbers
     ignore_index, chunk_rows, skip_rows, validate = settings
-    return Head(bias, scale, softcap or None, temperature, ignore_index, chunk_rows or None, bool(skip_rows), bool(validate))
+    sparse = Sparse(given[0], None if given[1] < 0 else given[1], bool(given[2]), given[3]) if given else None
+    return Head(bias, scale, softcap or None, temperature, ignore_index, chunk_rows or None, bool(skip_rows), bool(validate), sparse)
 
 
 def _wanted(*inputs: Tensor | None) -> list[bool]:
@@ -143,20 +146,22 @@ def _policy_loss(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, advantages: Tensor | None, old_logprobs: Tensor | None,
     ref_logprobs: Tensor | None, token_weights: Tensor | None, objective: str, parameters: list[float], numbers: list[float],
     settings: list[int], backend: str, wanted: list[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """(loss, log-probs, entropy, coefficients, seen rows [N]; sums of dhidden, dweight, dbias in multiples of the last, a scalar)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """(loss, log-probs, entropy, coefficients, seen rows [N], sparsity; sums of dhidden, dweight, dbias over the last, a scalar)."""
     head = _head(bias, numbers, settings)
     given = {"advantages": advantages, "old_logprobs": old_logprobs, "ref_logprobs": ref_logprobs}
     with torch.autocast(hidden.device.type, enabled=False):
         plan, valid = make_plan((hidden, weight), targets, given, token_weights, from_spec(objective, parameters), head)
         result, grads = resolve_engine(backend).loss(hidden, weight, bias, plan, (wanted[0], wanted[1], wanted[2]))
-        return *_rows(result, plan, valid), *_filled(tuple(grads.sums((hidden, weight, bias))), hidden), _unit(grads.unit, result.loss)
+        report = grads.report()
+        rows = *_rows(result, plan, valid), result.loss.new_empty(0) if report is None else report
+        return *rows, *_filled(tuple(grads.sums((hidden, weight, bias))), hidden), _unit(grads.unit, result.loss)
 
 
 def _rows(result: PlanResult, plan: LossPlan, valid: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(loss, log-probs, entropy, coefficients, seen) with the rows scattered to [N]."""
     zeros = torch.zeros_like(valid, dtype=result.loss.dtype)
-    logprobs, entropy, coefficients = (scatter(x, plan.rows, zeros) for x in result[1:])
+    logprobs, entropy, coefficients = (scatter(x, plan.rows, zeros) for x in (result.logprobs, result.entropy, result.coefficients))
     return result.loss, logprobs, entropy, coefficients, scatter(torch.ones_like(plan.weights), plan.rows, zeros).bool()
 
 
@@ -175,11 +180,12 @@ def _(
     backend, wanted,
 ):  # fmt: skip
     dtype = compute_dtype(hidden, weight)
-    return *_fake_rows(hidden, dtype), *_fake_sums(hidden, weight, bias, wanted), hidden.new_empty((), dtype=dtype)
+    sparsity = hidden.new_empty(len(SPARSITY) if len(numbers) > 3 else 0, dtype=dtype)
+    return *_fake_rows(hidden, dtype), sparsity, *_fake_sums(hidden, weight, bias, wanted), hidden.new_empty((), dtype=dtype)
 
 
 def _save_loss(ctx, inputs, output):
-    ctx.save_for_backward(*output[5:])
+    ctx.save_for_backward(*output[6:])
     ctx.inputs = [None if x is None else x.dtype for x in inputs[:3]]
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
@@ -259,10 +265,10 @@ def policy_loss(
     objective: tuple[str, list[float]],
     head: Head,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(loss, log-probs, entropy, coefficients, seen rows); constants: advantages, old and reference log-probs, token weights."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(loss, log-probs, entropy, coefficients, seen rows, sparsity); constants: advantages, old and reference log-probs, token weights."""
     inputs = (hidden, weight, head.bias)
-    return _policy_loss(*inputs, targets, *constants, *objective, _numbers(head), _settings(head), backend, _wanted(*inputs))[:5]
+    return _policy_loss(*inputs, targets, *constants, *objective, _numbers(head), _settings(head), backend, _wanted(*inputs))[:6]
 
 
 def logits_loss(

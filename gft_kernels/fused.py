@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .gradients import Gradients
 from .head import Head, LogProbs, compute_dtype
-from .plan import Backend, Engine, LossPlan, PlanResult, Scores, Wanted, chosen, pick, scatter
+from .plan import Backend, Engine, LossPlan, PlanResult, Scores, Wanted, chosen, named, pick, scatter
 
 
 def scored(
@@ -66,6 +66,8 @@ class _LogProb(torch.autograd.Function):
             grads = scored_gradients(
                 ctx.engine, hidden, weight, bias, targets, ctx.head, Scores(*scores), upstream, ctx.needs_input_grad[:3]
             )
+            if ctx.head.sparsity is not None and ctx.head.sparsity.on_backward is not None:
+                ctx.head.sparsity.on_backward(named(grads.report()))
             return *grads.finish(None, (hidden, weight, bias)), None, None, None
 
 
@@ -79,9 +81,10 @@ class _PolicyLoss(torch.autograd.Function):
     def forward(ctx, hidden, weight, bias, plan, engine, grad_enabled):
         wanted = tuple(grad_enabled and need for need in ctx.needs_input_grad[:3])
         result, ctx.grads = engine.loss(hidden, weight, bias, plan, wanted)
+        result = result._replace(sparsity=ctx.grads.report())
         ctx.plan, ctx.engine = plan, engine
         ctx.save_for_backward(hidden, weight, bias)
-        ctx.mark_non_differentiable(*result[1:])
+        ctx.mark_non_differentiable(*(x for x in result[1:] if x is not None))
         return tuple(result)
 
     @staticmethod
@@ -106,7 +109,7 @@ class _LogitsLoss(torch.autograd.Function):
         result, ctx.unit = engine.logits_loss(logits, plan, ctx.grad)
         if inplace and ctx.grad is not None:
             torch.autograd.graph.increment_version(logits)  # whoever saved them must not use them unawares
-        ctx.mark_non_differentiable(*result[1:])
+        ctx.mark_non_differentiable(*result[1:4])
         return tuple(result)
 
     @staticmethod

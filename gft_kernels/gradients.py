@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -67,6 +68,18 @@ def _adds_in_place(dtype: torch.dtype, device: torch.device) -> bool:
     return bool((total == 1 + a).all())
 
 
+class Rows(NamedTuple):
+    """What a chunk's rows know of themselves, [K] each."""
+
+    targets: Tensor
+    upstream: Tensor  # d loss / d log p, in multiples of the gradients' unit
+    logprobs: Tensor
+
+    def sizes(self) -> Tensor:
+        """Sum of the row's |dz| off the target, an upper bound of each entry."""
+        return torch.where(self.upstream == 0, 0, self.upstream.abs() * -torch.expm1(self.logprobs))
+
+
 class Gradients:
     """What the chunks' logit gradients add up to; what nobody wants is never allocated.
 
@@ -84,8 +97,13 @@ class Gradients:
         self.weight: Tensor | None = None  # [V, D], made by the first chunk
         self.bias: Tensor | None = None  # [V, 2], likewise: high and low part
 
-    def add(self, index: Index, grad: Tensor, hidden: Tensor, weight: Tensor, slope: float, factor: Tensor | None) -> Tensor | None:
-        """Add one chunk, dz = factor * grad [K, V], logits = slope * hidden @ weight.T; returns grad @ weight where dhidden is wanted."""
+    def add(
+        self, index: Index, grad: Tensor, hidden: Tensor, weight: Tensor, slope: float, factor: Tensor | None, rows: Rows | None = None
+    ) -> Tensor | None:
+        """Add one chunk, dz = factor * grad [K, V], logits = slope * hidden @ weight.T; returns grad @ weight where dhidden is wanted.
+
+        `rows` are for those who leave parts of a chunk out.
+        """
         product = None
         if self.hidden is not None:
             product = matmul(grad, weight)
@@ -100,6 +118,10 @@ class Gradients:
             low = (column - high).to(grad.dtype)  # a 16-bit factor would be off by a rounding: carry its remainder
             self.bias = add_matmul(self.bias, grad.T, torch.stack((high, low), 1))
         return product
+
+    def report(self) -> Tensor | None:
+        """What was left out, as numbers; None where nothing can be."""
+        return None
 
     def sums(self, inputs: tuple[Tensor, Tensor, Tensor | None]) -> Iterator[Tensor | None]:
         """The sums for hidden, weight and bias in their own dtype, None where not wanted; each is let go before the next."""

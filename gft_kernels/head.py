@@ -10,6 +10,7 @@ The order is the one of transformers: scale, softcap, temperature.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,6 +21,41 @@ from torch import Tensor
 def compute_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
     """Dtype of logits, statistics and accumulators: fp64 if an input is, else fp32."""
     return torch.float64 if torch.float64 in (hidden.dtype, weight.dtype) else torch.float32
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """Gradients over the vocabulary columns that carry them (docs/column-sparse.md); log-probs, losses and metrics stay exact.
+
+    Equivalent to, for the logit gradient dz [K, V] of a chunk of rows::
+
+        keep = (dz.abs() > eps * dz.abs().max()).any(0)  # [V], and the targets of rows with any entry above that
+        dz = torch.where(keep, dz, tail)  # tail: rank one, with the dropped entries' row and column sums
+
+    Args:
+        error: bound of |dz' - dz| / |dz| (Frobenius norms) of every chunk; eps is then the largest power of two that holds it.
+        eps: a threshold of your own in place of `error`.
+        tail: stand in for what was dropped by a rank-one term; False leaves it out.
+        pays: a chunk of which more than this share of the columns is kept takes the exact path.
+        on_backward: called with the report of each backward of `linear_logprob`, a dict as in `PolicyLoss.stats`; not in compiled programs.
+
+    Raises:
+        ValueError: error, eps or pays out of range.
+    """
+
+    error: float = 1e-3
+    eps: float | None = None
+    tail: bool = True
+    pays: float = 0.5
+    on_backward: Callable[[dict[str, Tensor]], None] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("error", "eps"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"Sparse.{name} = {value}: it is relative to the gradient and must be at least 0 and below 1.")
+        if not 0 <= self.pays <= 1:
+            raise ValueError(f"Sparse.pays = {self.pays}: it is a share of the columns, 0 to 1.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +71,7 @@ class Head:
         chunk_rows: rows whose logits or exponentials are held at once; None chooses: from D (chunked), or what 768 MiB hold (triton).
         skip_rows: leave rows that cannot carry a gradient out of the head. Their log-prob and entropy are then
             reported as NaN (they were not computed); False scores every row whose target is not masked.
+        sparsity: leave out of the gradients what hardly counts (`Sparse`); None is exact.
         validate: check target ranges and NaN in per-token inputs, in one wait for the device; turn it off once the data are
             trusted (a target outside the vocabulary then gives a wrong row, or PyTorch's device assert).
 
@@ -50,6 +87,7 @@ class Head:
     chunk_rows: int | None = None
     skip_rows: bool = True
     validate: bool = True
+    sparsity: Sparse | None = None
 
     def __post_init__(self) -> None:
         for name in ("temperature", "softcap"):
@@ -79,4 +117,4 @@ class PolicyLoss(NamedTuple):
     logprobs: Tensor  # [N]
     entropy: Tensor  # [N] nats
     coefficients: Tensor  # [N] d loss_t / d logp_t, before the weight w_t
-    stats: dict[str, Tensor]  # scalars over the active rows, on the device: nll, entropy, counts, the objective's own
+    stats: dict[str, Tensor]  # scalars over the active rows, on the device: nll, entropy, counts, the objective's own, sparse_*

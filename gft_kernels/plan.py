@@ -37,11 +37,15 @@ class Scores(NamedTuple):
     normaliser: Tensor  # [2, K] offset m and log sum exp(z - m), or empty where the engine's backward does not need it
 
 
+SPARSITY = ("sparse_columns", "sparse_exact", "sparse_dropped_max", "sparse_dropped_mean", "sparse_error")
+
+
 class PlanResult(NamedTuple):
     loss: Tensor  # scalar
     logprobs: Tensor  # [K] detached
     entropy: Tensor  # [K] detached
     coefficients: Tensor  # [K] detached
+    sparsity: Tensor | None = None  # the numbers of SPARSITY, where columns may have been left out
 
 
 @dataclass(frozen=True)
@@ -92,3 +96,8 @@ def pick(values: Tensor, rows: Tensor | None) -> Tensor:
 def scatter(values: Tensor, rows: Tensor | None, base: Tensor) -> Tensor:
     """values at `rows` of a copy of `base` [N]; None is all rows."""
     return values if rows is None else base.index_copy(0, rows, values)
+
+
+def named(sparsity: Tensor | None) -> dict[str, Tensor]:
+    """The report of what was left out by name, detached scalars; empty where nothing can be left out."""
+    return {} if sparsity is None or not len(sparsity) else dict(zip(SPARSITY, sparsity.unbind(), strict=True))

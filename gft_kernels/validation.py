@@ -41,9 +41,11 @@ def check_head_inputs(hidden: Tensor, weight: Tensor, targets: Tensor, head: Hea
 
 def check_logits(logits: Tensor, targets: Tensor, head: Head) -> Tensor:
     """Validate logits [N, V] and targets [N], and that the head asks for nothing but a temperature; returns targets as int64."""
-    for name, plain in (("bias", None), ("scale", 1.0), ("softcap", None)):
+    for name, plain in (("bias", None), ("scale", 1.0), ("softcap", None), ("sparsity", None)):
         if getattr(head, name) is not plain and getattr(head, name) != plain:
-            raise ValueError(f"Head.{name} = {getattr(head, name)} but logits are given: the model has applied it already; leave it out.")
+            raise ValueError(
+                f"Head.{name} = {getattr(head, name)} but logits are given, and the model's head has run already: leave it out."
+            )
     if type(logits).__name__ == "DTensor":
         raise TypeError("logits are a DTensor (sharded): pass logits.full_tensor() so that the op sees the whole vocabulary.")
     if not logits.is_floating_point() or logits.element_size() < 2:

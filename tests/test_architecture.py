@@ -21,14 +21,15 @@ LAYERS = {
     "head": 0, "objectives": 0, "advantages": 0, "reductions": 0,
     "gradients": 1, "validation": 1,
     "plan": 2,
-    "reference": 3, "chunked": 3, "triton": 3, "call": 3,
-    "fused": 4,
-    "backends": 5,
-    "custom_ops": 6,
-    "compiled": 7,
-    "linear_logprob": 8, "policy_loss": 8, "logits_loss": 8,
-    "__init__": 9, "env": 9, "integrations": 9,
-    "check": 10,
+    "reference": 3, "sparse": 3, "call": 3,
+    "chunked": 4, "triton": 4,
+    "fused": 5,
+    "backends": 6,
+    "custom_ops": 7,
+    "compiled": 8,
+    "linear_logprob": 9, "policy_loss": 9, "logits_loss": 9,
+    "__init__": 10, "env": 10, "integrations": 10,
+    "check": 11,
 }  # fmt: skip
 FOREIGN = {"gft", "transformers", "trl", "verl", "benchmarks", "tests"}
 

@@ -15,15 +15,18 @@ import torch
 import triton
 from torch import Tensor
 
-from ..gradients import Gradients, Index, unit_of
+from ..gradients import Gradients, Index, Rows, unit_of
 from ..head import Head
 from ..objectives import losses_and_coefficients
 from ..plan import Engine, LossPlan, PlanResult, Scores, Wanted
+from ..sparse import gradients
 from . import interpreter
 from . import logits as kernels
 from .backward import head_backward
+from .columns import look
 from .configs import accumulator, config_for, pad
-from .finalise import Rows, finalise
+from .finalise import Rows as Finalised
+from .finalise import finalise
 from .forward import head_forward, head_reference
 from .gradient import rescale
 from .objective import given_arguments, loss_arguments
@@ -92,7 +95,7 @@ def score_gradients(
     assert grad_logprobs is not None
     largest = grad_logprobs.abs() if grad_entropy is None else torch.maximum(grad_logprobs.abs(), grad_entropy.abs())
     operands = _operands(hidden, weight, bias)
-    out = Gradients(hidden, weight, bias, wanted, unit=unit_of(operands[0].dtype, largest))
+    out = gradients(hidden, weight, bias, wanted, head, unit_of(operands[0].dtype, largest), look)
     hidden, weight, bias = operands
     if out.unit is not None:
         grad_logprobs, grad_entropy = grad_logprobs / out.unit, None if grad_entropy is None else grad_entropy / out.unit
@@ -105,7 +108,8 @@ def score_gradients(
             part = Scores(scores.logprobs[at], scores.entropy[at], scores.normaliser[:, at].contiguous())
             given = (grad_logprobs[at].contiguous(), None if grad_entropy is None else grad_entropy[at].contiguous())
             head_backward(chunk, weight, bias, chosen, part, given, dz, head, config)
-            out.add(index, dz, chunk, weight, head.scale / head.temperature, None)
+            own = None if grad_entropy is not None else Rows(chosen, given[0], part.logprobs)
+            out.add(index, dz, chunk, weight, head.scale / head.temperature, None, own)
     return out
 
 
@@ -117,7 +121,7 @@ def _buffer(rows: int, weight: Tensor) -> Tensor:
 def loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, plan: LossPlan, wanted: Wanted) -> tuple[PlanResult, Gradients]:
     """Loss and per-row results over the plan's rows, with the gradients for an upstream gradient of 1."""
     head, operands = plan.head, _operands(hidden, weight, bias)
-    grads = Gradients(hidden, weight, bias, wanted, unit=unit_of(operands[0].dtype, plan.weights))
+    grads = gradients(hidden, weight, bias, wanted, head, unit_of(operands[0].dtype, plan.weights), look)
     hidden, weight, bias = operands
     config, count = config_for(hidden.device, hidden.dtype, head), len(plan.weights)
     size = chunk_rows(len(weight), hidden.dtype, head)
@@ -133,11 +137,13 @@ def loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, plan: LossPlan, wa
             out[:, at] = torch.stack((rows.loss, rows.logprobs, rows.entropy, rows.coefficient))
             if exps is not None:
                 rescale(exps, partials, rows, targets, config)
-                grads.add(index, exps, chunk, weight, head.scale / head.temperature, rows.factor)
+                upstream = rows.coefficient * plan.weights[at]
+                own = Rows(targets, upstream if grads.unit is None else upstream / grads.unit, rows.logprobs)
+                grads.add(index, exps, chunk, weight, head.scale / head.temperature, rows.factor, own)
     return PlanResult((out[0] * plan.weights).sum(), *(x.clone() for x in out[1:])), grads
 
 
-def _finalise(partials: Tensor, reference: Tensor, exps: torch.dtype, plan: LossPlan, at: slice, unit: Tensor | None) -> Rows:
+def _finalise(partials: Tensor, reference: Tensor, exps: torch.dtype, plan: LossPlan, at: slice, unit: Tensor | None) -> Finalised:
     """The rows of a chunk; an objective that no kernel knows takes its coefficients by autograd between two launches."""
     arguments = loss_arguments(plan, at, unit)
     if arguments is not None:

@@ -80,7 +80,7 @@ def check(case: Draw) -> None:
     for got, exact in ((hidden.grad, want.hidden), (weight.grad, want.weight), (bias.grad, want.bias)):
         floor = rms(rounding(exact, dtype)) if exact.numel() else 0.0
         error = rms(got.double() - exact) if exact.numel() else 0.0
-        assert error <= RMS_LIMIT[dtype] * size + floor
+        assert error <= RMS_LIMIT[dtype] * max(size, rms(exact) if exact.numel() else 0.0) + floor  # nor is a lone large entry averaged
     scored = ~out.logprobs.isnan()
     precision = 1e-11 if dtype == torch.float64 else 2e-5
     assert case.head["skip_rows"] or scored.all()

@@ -56,9 +56,9 @@ BF16 = torch.bfloat16
 TINY_CASES = tuple(Case(f"tiny {batch}", 1024, 64, 1000, *BATCHES[batch]) for batch in ("all-active", "gft-batch"))
 INTERPRETER_CASES = (Case("interpreter gft-batch", 32, 16, 100, *BATCHES["gft-batch"], BF16),)
 SETS: dict[str, tuple[Case, ...]] = {
-    "cpu": (case("small", "all-active", 2048), case("small", "gft-batch", 2048)),
+    "cpu": (case("small", "all-active", 1024), case("small", "gft-batch", 1024)),
     "cpu-wide": (
-        *(case("smollm2", batch, 2048, inputs=inputs) for inputs, batch in product(("random", "peaked"), BATCHES)),
+        *(case("smollm2", batch, 1024, inputs=inputs) for inputs, batch in product(("random", "peaked"), BATCHES)),
         *(case("smollm2", batch, 4096, inputs="real") for batch in ("all-active", "gft-batch")),
     ),
     "cpu-scaling": (

@@ -18,6 +18,8 @@ NAMES = {
     "verl-triton": "verl, Triton head",
     "quack": "QuACK, per-token losses",
     "gft-chunked": "**gft-kernels** fused loss, `chunked`",
+    "gft-sparse-chunked": "**gft-kernels** fused loss, column-sparse, `chunked`",
+    "gft-sparse-triton": "**gft-kernels** fused loss, column-sparse, `triton`",
     "gft-logprob-chunked": "**gft-kernels** log-probs, `chunked`",
     "gft-triton": "**gft-kernels** fused loss, `triton`",
     "gft-logprob-triton": "**gft-kernels** log-probs, `triton`",

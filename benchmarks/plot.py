@@ -90,7 +90,7 @@ def curves(rows: Sequence[Row], path: Path) -> None:
 def figures() -> dict[str, tuple]:
     """File name -> (how it is drawn, its rows), for the figures that have rows."""
     found = {}
-    for file, head, N in (("cpu.csv", "small", "2048"), ("gpu.csv", "published", "8192")):
+    for file, head, N in (("cpu.csv", "small", "1024"), ("gpu.csv", "published", "8192")):
         device, rows = file.split(".")[0], latest(read_rows(RESULTS / file))
         chosen = [row for row in rows if (row["case"], row["N"]) == (f"{head} gft-batch", N)]
         found[f"{device}.svg"] = (bars, chosen)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gft_kernels import linear_logprob, linear_policy_loss
+from gft_kernels import Head, Sparse, linear_logprob, linear_policy_loss
 from gft_kernels.env import version
 
 from .cases import TAU, Batch
@@ -55,15 +55,20 @@ def torch_fused(batch: Batch) -> Tensor:
     return batch.gft_loss(-losses.float())
 
 
-def fused(backend: str) -> Provider:
+def fused(backend: str, head: Head | None = None) -> Provider:
     """Our loss: gradients formed in the forward."""
 
     def provider(batch: Batch) -> Tensor:
         return linear_policy_loss(
-            batch.hidden, batch.weight, batch.targets, batch.advantages, token_weights=batch.token_weights, backend=backend
+            batch.hidden, batch.weight, batch.targets, batch.advantages, token_weights=batch.token_weights, head=head, backend=backend
         ).loss
 
     return provider
+
+
+def sparse(backend: str) -> Provider:
+    """Our loss with column-sparse gradients at their default bound."""
+    return fused(backend, Head(sparsity=Sparse()))
 
 
 def logprob(backend: str) -> Provider:
@@ -88,7 +93,7 @@ class _BareGemms(torch.autograd.Function):
 
 FLOORS: dict[str, Provider] = {"bare-gemms": lambda batch: _BareGemms.apply(batch.hidden, batch.weight)}
 COMPILED = {"compile"}
-OWN = {"gft": fused, "gft-logprob": logprob}  # x backend
+OWN: dict[str, Callable[[str], Provider]] = {"gft": fused, "gft-sparse": sparse, "gft-logprob": logprob}  # x backend
 
 
 _peers = functools.cache(find_peers)

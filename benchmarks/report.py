@@ -38,7 +38,7 @@ def head_table(file: str, head: str, N: str) -> str:
 
 
 def cpu_table() -> str:
-    return head_table("cpu.csv", "small", "2048")
+    return head_table("cpu.csv", "small", "1024")
 
 
 def gpu_table() -> str:

@@ -49,7 +49,7 @@ def gated(case: Case, batch: Batch, names: Sequence[str]) -> dict[str, dict]:
         errors = attempt(row, lambda name=name: step(find(name), thinned).errors(expected))
         if isinstance(errors, dict):
             row |= {key: f"{error:.1e}" for key, error in errors.items()}
-            if reason := verdict(errors, case.dtype):
+            if reason := verdict(name, errors, case.dtype):
                 row["note"] = reason
     return rows
 

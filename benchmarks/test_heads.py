@@ -37,7 +37,7 @@ def test_forward_and_backward(benchmark, case, name):
     benchmark.group = case.label
     if name not in FLOORS:
         errors = step(find(name), thinned).errors(expected)
-        if reason := verdict(errors, case.dtype):
+        if reason := verdict(name, errors, case.dtype):
             pytest.skip(reason)
         benchmark.extra_info.update(errors)
     parts = benchmark.pedantic(timed_step, (find(name), batch), rounds=3, warmup_rounds=1)

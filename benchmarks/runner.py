@@ -24,6 +24,7 @@ FIELDS = (
     *MACHINE, "case", "N", "D", "V", "masked", "flat", "dtype", "inputs", "provider", "package", "mode", "ms", "p20", "p80", "rounds",
     "ratio_to_eager", "over_bare_gemms", "peak_mib", "loss_error", "dh_error", "dw_error", "kernels", "note",
 )  # fmt: skip
+SECONDS = 60.0  # of timing a case
 UNGATED = "three GEMMs over all rows: no loss, no gate"
 
 
@@ -78,9 +79,15 @@ def timed_step(provider: Provider, batch: Batch) -> tuple[float, float, float]:
 
 
 def time_rows(rows: dict[str, dict], batch: Batch, rounds: int) -> dict[str, list[tuple[float, float, float]]]:
-    """Times of interleaved rounds after a warm-up, of every row without a note; a failure becomes one."""
+    """Times of interleaved rounds after a warm-up, of every row without a note; a failure becomes one.
+
+    After SECONDS no further round is begun, though two are always timed.
+    """
     times: dict[str, list] = {name: [] for name in rows}
-    for _ in range(rounds + 1):
+    start = time.monotonic()
+    for number in range(rounds + 1):
+        if number > 2 and time.monotonic() - start > SECONDS:
+            break
         for name, row in rows.items():
             if "note" not in row:
                 attempt(row, lambda name=name: times[name].append(timed_step(find(name), batch)))

@@ -35,13 +35,14 @@ from gft_kernels.head import Head
 from gft_kernels.plan import LossPlan, Scores
 from gft_kernels.triton import logits as logits_kernels
 from gft_kernels.triton.backward import head_backward
+from gft_kernels.triton.columns import look
 from gft_kernels.triton.configs import CONFIGS, Config, pad, shipped
 from gft_kernels.triton.finalise import Rows, finalise
 from gft_kernels.triton.forward import head_forward, head_reference
 from gft_kernels.triton.gradient import rescale
 from gft_kernels.triton.objective import loss_arguments
 
-from .report import RESULTS, read
+from .record import RESULTS, read_rows
 
 TABLE = RESULTS / "aot.csv"
 FIELDS = ("triton", "arch", "kernel", "variant", "dtype", "config", "registers", "spill_bytes", "shared", "shared_limit", "instruction")
@@ -173,6 +174,7 @@ LAUNCHES: dict[tuple[str, str], tuple[dict[str, Any], Callable[[Problem], None]]
     ("finalise_kernel", "grpo+kl bias+softcap"): (CAPPED, lambda p: p.finalise(p.grpo())),
     ("rescale_kernel", ""): ({}, Problem.rescale),
     ("rescale_kernel", "bias+softcap"): (CAPPED, Problem.rescale),
+    ("columns_kernel", ""): ({}, lambda p: look(p.chunk, empty(p.K))),
     ("logits_loss_kernel", "loss"): ({}, lambda p: p.logits_loss(p.gft(), False)),
     ("logits_loss_kernel", "gft group rewards"): ({}, lambda p: p.logits_loss(p.gft(), True)),
     ("logits_loss_kernel", "gft fp64 rewards"): (PRECISE, lambda p: p.logits_loss(p.gft(), True)),
@@ -266,7 +268,7 @@ def violations(row: dict[str, str]) -> list[str]:
 
 def write(rows: Sequence[dict[str, str]], path: Path) -> None:
     """Replace the rows of this Triton version."""
-    others = [row for row in read(path) if row["triton"] != triton.__version__] if path.exists() else []
+    others = [row for row in read_rows(path) if row["triton"] != triton.__version__]
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         writer.writeheader()
@@ -287,9 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
         for row in pool.map(measure, chosen):
             rows.append(row)
-            print(
-                "{arch:>6} {kernel:21} {variant:20} {dtype} {config:15} {registers:>3} registers".format(**row), *violations(row), sep="  "
-            )
+            print("{arch:>6} {kernel:21} {variant:20} {dtype} {config:15} {registers:>3} registers".format(**row), violations(row) or "")
     out = options.out or (TABLE if chosen == cases() else None)
     if out is not None:
         write(rows, out)

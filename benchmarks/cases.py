@@ -103,7 +103,7 @@ class Batch:
         return Batch(self.hidden[every], self.weight, self.targets[every], self.advantages[every], self.token_weights[every])
 
 
-def make_batch(case: Case, device: str = "cpu", seed: int = 0) -> Batch:
+def make_batch(case: Case, device: str = "cpu", seed: int = 0, activations: Path = ACTIVATIONS) -> Batch:
     """Groups of 8 sequences of 32 tokens; the first tokens of a sequence are its masked prompt.
 
     Raises:
@@ -111,7 +111,7 @@ def make_batch(case: Case, device: str = "cpu", seed: int = 0) -> Batch:
     """
     generator = torch.Generator(device).manual_seed(seed)
     if case.inputs == "real":
-        hidden, weight, targets = recorded(case, device)
+        hidden, weight, targets = recorded(case, device, activations)
     else:
         hidden, weight, targets = (peaked if case.inputs == "peaked" else random)(case.N, case.D, case.V, generator)
     sequence = torch.arange(case.N, device=device) // 32
@@ -124,12 +124,12 @@ def make_batch(case: Case, device: str = "cpu", seed: int = 0) -> Batch:
     return Batch(hidden.to(case.dtype), weight.to(case.dtype), targets, advantages, valid / valid.sum())
 
 
-def recorded(case: Case, device: str) -> tuple[Tensor, Tensor, Tensor]:
+def recorded(case: Case, device: str, path: Path = ACTIVATIONS) -> tuple[Tensor, Tensor, Tensor]:
     """(hidden [N, D], weight [V, D], targets [N]) of response tokens of a real model."""
-    if not ACTIVATIONS.exists():
-        raise FileNotFoundError(f"{ACTIVATIONS} is missing: `make smollm2`, then `python -m benchmarks.activations` record it.")
-    found = torch.load(ACTIVATIONS, weights_only=True, map_location=device)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: `make smollm2`, then `python -m benchmarks.activations` record it.")
+    found = torch.load(path, weights_only=True, map_location=device)
     hidden, weight, targets = (found[name] for name in ("hidden", "weight", "targets"))
     if tuple(weight.shape) != (case.V, case.D) or len(hidden) < case.N:
-        raise ValueError(f"{ACTIVATIONS} holds {len(hidden)} rows of a head {tuple(weight.shape)}; {case} asks for other ones.")
+        raise ValueError(f"{path} holds {len(hidden)} rows of a head {tuple(weight.shape)}; {case} asks for other ones.")
     return hidden[: case.N].float(), weight.float(), targets[: case.N].clone()

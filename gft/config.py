@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from gft_kernels import cispo, dft, gft, grpo, reinforce, sft
+from gft_kernels import Sparse, cispo, dft, gft, grpo, reinforce, sft
 from gft_kernels.objectives import Objective
 from gft_kernels.reductions import Reduction
 
@@ -111,6 +111,8 @@ class TrainConfig:
     """auto: bfloat16 on a GPU, float32 elsewhere."""
     backend: Literal["auto", "triton", "chunked", "eager"] = "auto"
     """Of the head."""
+    sparse: float | None = None
+    """Column-sparse gradients of the head, within this relative error of the logits' gradient, such as 1e-3; None is exact."""
 
     def __post_init__(self) -> None:
         counts = {
@@ -125,10 +127,14 @@ class TrainConfig:
         for name, value in (("temperature", self.sampling.temperature), ("lr", self.optim.lr), ("max-grad-norm", self.optim.max_grad_norm)):
             if not value > 0:
                 raise ValueError(f"--{name} is {value}; it must be positive.")
+        self.sparsity()  # refuses what is out of range
 
     def head_temperature(self) -> float:
         """That of the log-probs: the sampling policy's where there are samples, 1 for given responses alone."""
         return self.sampling.temperature if self.composition()[2] else 1.0
+
+    def sparsity(self) -> Sparse | None:
+        return None if self.sparse is None else Sparse(error=self.sparse)
 
     def reward_name(self) -> str:
         return self.reward or ("exact" if (self.data or "").startswith("rg:") else "number")

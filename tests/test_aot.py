@@ -17,7 +17,7 @@ from benchmarks import aot  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 SUBSET = {"architectures": ("80", "90"), "dtypes": ("bf16",)}
-COMMITTED = aot.read(aot.TABLE)
+COMMITTED = aot.read_rows(aot.TABLE)
 VERSIONS = sorted({row["triton"] for row in COMMITTED})
 REGENERATE = "run python -m benchmarks.aot under each Triton version of benchmarks/results/aot.csv"
 
@@ -39,7 +39,7 @@ def fresh(tmp_path_factory):
     environment = {name: value for name, value in os.environ.items() if name not in ("TRITON_INTERPRET", "GFT_KERNELS_CONFIG")}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert out.exists(), done.stdout + done.stderr
-    return aot.read(out)
+    return aot.read_rows(out)
 
 
 def test_kernels_compile_clean(fresh):

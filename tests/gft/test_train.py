@@ -101,6 +101,17 @@ def test_accumulate_gradients_of_all_flat_groups_is_nothing(policy, rewards):
     assert all(p.grad is None for p in policy.model.parameters())
 
 
+def test_accumulate_gradients_with_a_sparse_head_is_near_and_says_how_near(policy, rewards):
+    batch = fixed_batch(policy, rewards, config())
+    assert "sparse_error" not in accumulate_gradients(policy, batch, config())
+    exact = gradients(policy)
+    numbers = accumulate_gradients(policy, batch, config(sparse=0.3))
+    assert 0 < numbers["sparse_columns"] <= 1
+    assert numbers["sparse_error"] <= 0.3
+    for name, grad in gradients(policy).items():
+        assert (grad - exact[name]).norm() <= 1.5 * exact[name].norm(), name
+
+
 def test_accumulate_gradients_never_forms_logits(policy, rewards, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("the head was called in training")

@@ -125,19 +125,34 @@ def test_a_smaller_threshold_is_nearer():
     assert errors[0] > 100 * errors[-1] > 0
 
 
+@pytest.mark.parametrize("softcap", [None, 30.0])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_tail_keeps_row_and_column_sums(backend):
+def test_tail_keeps_row_and_column_sums(backend, softcap):
     hidden, weight, targets, advantages = peaked(48, 9, 200, sharpness=9.0)
     problem = (hidden, weight, targets, advantages.abs() + 0.1)  # one sign: the columns' sums are kept too
-    options = {"backend": backend, "chunk_rows": 16}
+    options = {"backend": backend, "chunk_rows": 16, "softcap": softcap}
     exact, _ = logit_gradients(problem, **options)
     found, stats = logit_gradients(problem, Sparse(eps=2.0**-6), **options)
     assert stats["sparse_columns"] < 0.5
     assert (found - exact).norm() > 1e-3 * exact.norm()
-    torch.testing.assert_close(found.sum(1), torch.zeros_like(found.sum(1)), rtol=0, atol=1e-10)
     kept = found.any(1)
     assert kept.sum() > 24
+    torch.testing.assert_close(found[kept].sum(1), exact[kept].sum(1), rtol=0, atol=1e-10)
     torch.testing.assert_close(found.sum(0), exact[kept].sum(0), rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_both_gradients_and_the_bias_are_products_of_one_logit_gradient(backend):
+    problem = peaked(48, 9, 200, sharpness=9.0)
+    hidden, weight = problem[:2]
+    sparsity, options = Sparse(eps=2.0**-6), {"backend": backend, "chunk_rows": 20}
+    dz, stats = logit_gradients(problem, sparsity, **options)
+    bias = torch.zeros(200, dtype=torch.float64, requires_grad=True)
+    dh, dw, _ = gradients(problem, sparsity, bias=bias, **options)
+    assert 0 < stats["sparse_columns"] < 0.5
+    assert (~dz.any(1)).sum() > 3  # rows were left out as well
+    for got, want in ((dh, dz @ weight), (dw, dz.T @ hidden), (bias.grad, dz.sum(0))):
+        torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-10)
 
 
 def test_tail_is_nearer_than_leaving_it_out_and_than_the_mean_of_the_head():

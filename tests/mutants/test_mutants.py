@@ -13,9 +13,10 @@ import pytest
 
 from .kernel_mutants import KERNEL_MUTANTS
 from .mutants import MUTANTS, Mutant
+from .sparse_mutants import SPARSE_MUTANTS
 
 ROOT = Path(__file__).parent.parent.parent
-EVERY = MUTANTS + KERNEL_MUTANTS
+EVERY = MUTANTS + KERNEL_MUTANTS + SPARSE_MUTANTS
 TESTS_FAILED = 1  # pytest's exit code; a collection or usage error has another
 
 

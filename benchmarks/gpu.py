@@ -1,4 +1,4 @@
-"""python -m benchmarks.gpu: on a GPU machine, from the tree, the gpu tests and then the benchmarks.
+"""python -m benchmarks.gpu: on a GPU machine, from the tree, the gpu tests, then the benchmarks, then the loop.
 
 Each case runs in a process of its own within what is left of --minutes, so that a crash or a time limit costs that case alone; its
 row says so. Failed tests do not keep the benchmarks from running (every provider passes a gradient gate of its own), but the
@@ -8,6 +8,7 @@ exit code tells. `--dry-run` goes the same way on a CPU with tiny shapes. Rows g
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from .cases import SETS, Case
 from .record import RESULTS, ROOT, append_rows, describe_machine
 from .runner import FIELDS, describe_case
 
+LOOP_NEEDS = ("transformers", "rich", "pyarrow", "matplotlib", "math_verify")
 TEST_SECONDS = 270  # at most; the benchmarks need the rest
 DRY_RUN = {"GFT_KERNELS_DRY_RUN": "1", "TRITON_INTERPRET": "1"}
 
@@ -65,6 +67,17 @@ def bench(case: Case, seconds: float, options: argparse.Namespace, out: Path) ->
     return failed
 
 
+def train(seconds: float, options: argparse.Namespace, folder: Path) -> str:
+    """The loop with each head, where what it imports is installed."""
+    absent = [name for name in LOOP_NEEDS if importlib.util.find_spec(name) is None]
+    if absent:
+        print(f"skipped the loop: {', '.join(absent)} not installed")
+        return ""
+    sizes = ["--tiny"] if options.dry_run else ["--device", "cuda", "--groups", "32", "--micro-batch", "64"]
+    command = ["benchmarks.end_to_end", *sizes, "--out", str(folder / ("dry-run-loop.csv" if options.dry_run else "end_to_end.csv"))]
+    return "no time was left" if seconds < 5 else run(command, seconds, options.dry_run)
+
+
 def sets(options: argparse.Namespace) -> tuple[str, ...]:
     """The sets of cases of a run, in their order."""
     return ("interpreter",) if options.dry_run else ("cuda", "cuda-scaling")
@@ -75,6 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dry-run", action="store_true", help="tiny shapes on the CPU")
     parser.add_argument("--minutes", type=float, default=7.5, help="for everything")
     parser.add_argument("--skip-tests", action="store_true")
+    parser.add_argument("--skip-loop", action="store_true")
     parser.add_argument("--tests", metavar="EXPRESSION", help="only the gpu tests that match, as pytest -k")
     parser.add_argument("--cases", nargs="*", metavar="LABEL", help="only the cases whose label contains one of these; none: no benchmarks")
     parser.add_argument("--providers", nargs="*", default=(), metavar="NAME", help="default: all")
@@ -88,9 +102,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failures = {}
     if not options.skip_tests:
         failures["tests"] = test(options.tests, min(TEST_SECONDS, deadline - time.monotonic()), options.dry_run)
-    out = Path(os.environ.get("OUT") or RESULTS) / ("dry-run.csv" if options.dry_run else "gpu.csv")
+    folder = Path(os.environ.get("OUT") or RESULTS)
+    out = folder / ("dry-run.csv" if options.dry_run else "gpu.csv")
     for case in selected([case for name in sets(options) for case in SETS[name]], options.cases):
         failures[case.label] = bench(case, deadline - time.monotonic(), options, out)
+    if not options.skip_loop:
+        failures["loop"] = train(deadline - time.monotonic(), options, folder)
     for stage, failure in failures.items():
         print(f"{stage}: {failure or 'done'}")
     return int(any(failures.values()))

@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import report_sparse
 from .names import is_own, plain
 from .record import RESULTS, ROOT, read_rows
 
@@ -87,9 +88,25 @@ def curves(rows: Sequence[Row], path: Path) -> None:
     _save(figure, path, rows)
 
 
+def training(rows: Sequence[Row], path: Path) -> None:
+    """NLL against updates, exact and sparse of each seed, means over 10 updates."""
+    names = report_sparse.tasks()
+    figure, axes = _axes(len(names), (4.5 * len(names), 3))
+    for axis, task in zip(axes, names, strict=True):
+        for (seed, head), steps in report_sparse.curves(task).items():
+            nll = [float(row["nll"]) for row in steps]
+            means = [sum(nll[i : i + 10]) / len(nll[i : i + 10]) for i in range(0, len(nll), 10)]
+            sparse = head == "sparse"
+            style = {"color": OWN if sparse else PEER, "linestyle": "--" if sparse else "-", "linewidth": 1.5}
+            axis.plot(range(0, len(nll), 10), means, label=f"{head}, seed {seed}", **style)
+        axis.set(title=task, xlabel="update", ylabel="NLL, nats")
+        axis.legend(frameon=False, labelcolor=INK, fontsize=7)
+    _save(figure, path, rows)
+
+
 def figures() -> dict[str, tuple]:
     """File name -> (how it is drawn, its rows), for the figures that have rows."""
-    found = {}
+    found: dict[str, tuple] = {"sparse-training.svg": (training, read_rows(RESULTS / "sparse_training.csv"))}
     for file, head, N in (("cpu.csv", "small", "1024"), ("gpu.csv", "published", "8192")):
         device, rows = file.split(".")[0], latest(read_rows(RESULTS / file))
         chosen = [row for row in rows if (row["case"], row["N"]) == (f"{head} gft-batch", N)]

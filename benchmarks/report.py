@@ -1,4 +1,4 @@
-"""python -m benchmarks.report: the README's tables and the figures from the CSV rows. A test fails where they disagree."""
+"""python -m benchmarks.report: tables of README and docs/, and the figures, from the CSV rows. A test fails where they disagree."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import statistics
 from collections.abc import Callable, Sequence
 
-from . import plot
+from . import plot, report_sparse
 from .names import NAMES, is_own
 from .record import RESULTS, ROOT, read_rows
 
@@ -15,8 +15,8 @@ Row = dict[str, str]
 
 
 def newest(rows: Sequence[Row], **wanted: str) -> dict[str, Row]:
-    """Provider -> its row, of the latest commit that measured what is wanted."""
-    fitting = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+    """Provider -> its row of whole steps, of the latest commit that measured what is wanted."""
+    fitting = [row for row in rows if row["mode"] in ("full", "") and all(row[key] == value for key, value in wanted.items())]
     return {row["provider"]: row for row in fitting if (row["date"], row["commit"]) == (fitting[-1]["date"], fitting[-1]["commit"])}
 
 
@@ -56,7 +56,7 @@ def end_to_end_table() -> str:
     rows = read_rows(RESULTS / "end_to_end.csv")
     lines = ["| model, tokens a step | head | steps a second | peak extra memory |", "|---|---|---|---|"]
     for model, tokens in dict.fromkeys((row["model"], row["tokens"]) for row in rows):
-        for provider, row in newest(rows, model=model, tokens=tokens).items():
+        for provider, row in newest([row | {"mode": "full"} for row in rows], model=model, tokens=tokens).items():
             speed = f"{float(row['steps_per_s']):.3g} ({row['ratio_to_eager']}x)" if row["steps_per_s"] else f"left out: {row['note']}"
             lines.append(f"| {model}, {tokens} | {NAMES[provider]} | {speed} | {row['peak_mib']} MiB |")
     return "\n".join(lines)
@@ -76,28 +76,33 @@ def demo_table() -> str:
     return "\n".join(lines)
 
 
-TABLES: dict[str, Callable[[], str]] = {
-    "cpu-table": cpu_table, "gpu-table": gpu_table, "end-to-end-table": end_to_end_table, "demo-table": demo_table,
+PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {
+        "cpu-table": cpu_table, "gpu-table": gpu_table, "sparse-summary": report_sparse.summary_table,
+        "end-to-end-table": end_to_end_table, "demo-table": demo_table,
+    },
+    "docs/column-sparse.md": report_sparse.TABLES,
 }  # fmt: skip
 
 
-def render(text: str) -> str:
+def render(text: str, page: str = "README.md") -> str:
     """`text` with every `<!-- NAME -->` ... `<!-- end -->` filled anew.
 
     Raises:
         ValueError: not exactly one place for a table.
     """
-    for name, table in TABLES.items():
+    for name, table in PAGES[page].items():
         filled = f"<!-- {name} -->\n{table()}\n<!-- end -->"
         text, found = re.subn(rf"<!-- {name} -->.*?<!-- end -->", lambda _, filled=filled: filled, text, flags=re.DOTALL)
         if found != 1:
-            raise ValueError(f"README.md has {found} places for {name}; it needs one `<!-- {name} --> <!-- end -->`.")
+            raise ValueError(f"{page} has {found} places for {name}; it needs one `<!-- {name} --> <!-- end -->`.")
     return text
 
 
 def main() -> None:
-    path = ROOT / "README.md"
-    path.write_text(render(path.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        path = ROOT / page
+        path.write_text(render(path.read_text(encoding="utf-8"), page), encoding="utf-8")
     plot.main()
 
 

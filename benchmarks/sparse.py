@@ -8,6 +8,8 @@ is nowhere above eps are left out, whatever the weights of the rows.
 from __future__ import annotations
 
 import argparse
+import statistics
+import time
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -22,7 +24,7 @@ from .record import MACHINE, RESULTS, append_rows, describe_machine
 
 FIELDS = (
     *MACHINE, "inputs", "N", "D", "V", "tau", "rows", "eps", "error", "variant", "columns", "exact_chunks", "dropped_max", "dropped_mean",
-    "bound", "dh_error", "dw_error",
+    "bound", "dh_error", "dw_error", "ms", "over_exact",
 )  # fmt: skip
 EPS = (2.0**-8, 2.0**-10, 2.0**-12, 2.0**-13, 2.0**-14, 2.0**-16)
 
@@ -68,7 +70,22 @@ def filtered(batch: Batch, p: Tensor, upstream: Tensor, eps: float, rows: int, v
     return torch.cat(dhidden), dweight, sum(shares) / len(shares)
 
 
-def measured(batch: Batch, tau: float, chunk_rows: Sequence[int], eps_values: Sequence[float], errors: Sequence[float]) -> list[dict]:
+def time_against_exact(batch: Batch, tau: float, head: Head, rounds: int) -> tuple[float, float]:
+    """(median milliseconds, ratio to the exact head at its own chunk size), interleaved after a warm-up."""
+    heads, times = (head, Head()), ([], [])
+    for number in range(rounds + 1):
+        for each, found in zip(heads, times, strict=True):
+            start = time.perf_counter()
+            ours(batch, tau, each)
+            if number:
+                found.append((time.perf_counter() - start) * 1e3)
+    sparse, exact = map(statistics.median, times)
+    return sparse, sparse / exact
+
+
+def measured(
+    batch: Batch, tau: float, chunk_rows: Sequence[int], eps_values: Sequence[float], errors: Sequence[float], rounds: int
+) -> list[dict]:
     """Rows for every chunk size, threshold and variant."""
     exact = ours(batch, tau, Head())[:2]
     p, upstream = probabilities(batch, tau)
@@ -85,12 +102,15 @@ def measured(batch: Batch, tau: float, chunk_rows: Sequence[int], eps_values: Se
             row |= {"columns": f"{report['sparse_columns']:.4f}", "exact_chunks": f"{report['sparse_exact']:.2f}"}
             row |= {"bound": f"{report['sparse_error']:.2e}", "dropped_max": f"{report['sparse_dropped_max']:.2e}"}
             row |= {"dropped_mean": f"{report['sparse_dropped_mean']:.2e}"}
+            if variant == "tail":
+                ms, ratio = time_against_exact(batch, tau, Head(sparsity=sparse, chunk_rows=rows), rounds)
+                row |= {"ms": f"{ms:.0f}", "over_exact": f"{ratio:.2f}"}
         else:
             dh, dw, share = filtered(batch, p, upstream, eps, rows, variant)
             row["columns"] = f"{share:.4f}"
         found.append(row | {"dh_error": relative(dh, exact[0]), "dw_error": relative(dw, exact[1])})
         print("".join(f"{row.get(k, '')!s:>9}" for k in ("rows", "eps", "error", "variant", "columns", "bound")), end="")
-        print("".join(f"{found[-1][k]:>11}" for k in ("dh_error", "dw_error")), flush=True)
+        print("".join(f"{found[-1][k]:>11}" for k in ("dh_error", "dw_error")), row.get("over_exact", ""), flush=True)
     return found
 
 
@@ -105,6 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, nargs="*", default=(128, 512), help="rows a chunk")
     parser.add_argument("--eps", type=float, nargs="*", default=EPS)
     parser.add_argument("--errors", type=float, nargs="*", default=(1e-2, 1e-3, 1e-4))
+    parser.add_argument("--rounds", type=int, default=3, help="interleaved with the exact head")
     parser.add_argument("--out", type=Path, default=RESULTS / "sparse.csv")
     options = parser.parse_args(arguments)
     inputs: Inputs = options.inputs
@@ -113,7 +134,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     common = describe_machine() | {"inputs": options.name or inputs, "N": chosen.N, "D": chosen.D, "V": chosen.V}
     for tau in options.tau:
         print(f"{common['inputs']}, tau {tau}")
-        append_rows(options.out, [common | row for row in measured(batch, tau, options.rows, options.eps, options.errors)], FIELDS)
+        append_rows(
+            options.out, [common | row for row in measured(batch, tau, options.rows, options.eps, options.errors, options.rounds)], FIELDS
+        )
 
 
 if __name__ == "__main__":

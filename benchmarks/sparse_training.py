@@ -85,9 +85,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             (seed, head): pool.submit(train, folder / f"{head}-{seed}", [*recipe, "--seed", str(seed), *extra])
             for seed, (head, extra) in product(options.seeds, HEADS.items())
         }
+        machine = describe_machine()
         for (seed, head), run in runs.items():
-            common = describe_machine() | {"task": task, "seed": seed, "head": head}
-            rows = [common | {name: row[name] for name in FIELDS if name in row} for row in run.result()]
+            rows = [
+                machine | {"task": task, "seed": seed, "head": head} | {name: row[name] for name in FIELDS if name in row}
+                for row in run.result()
+            ]
             append_rows(options.out, rows, FIELDS)
             print(f"{task}, seed {seed}, {head}: {len(rows)} rows, last {rows[-1]}", flush=True)
 

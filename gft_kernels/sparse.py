@@ -28,7 +28,7 @@ from .head import Head, Sparse
 from .plan import SPARSITY
 
 TAILS = 64  # chunks whose tails are held before they are added
-SHARE_FOR_ROWS = 0.1  # of the squared error, for rows left out; the rest is for columns and the tail
+SHARE_FOR_ROWS, FOR_COLUMNS = 0.1, 0.8  # of the squared error: for rows left out, for them and the columns; the rest is for the tail
 
 
 class Looked(NamedTuple):
@@ -56,7 +56,7 @@ def look_capped(grad: Tensor, scale: Tensor) -> Looked:
 
 
 class Kept(NamedTuple):
-    """What is kept of a chunk, and what a dropped entry knows."""
+    """What is kept of a chunk, and what is known of the rest; all but `top` in multiples of it, so that no square underflows."""
 
     columns: Tensor  # [n] ascending
     rows: Tensor  # [m] ascending
@@ -65,6 +65,7 @@ class Kept(NamedTuple):
     squared: Tensor  # bound of the squared error, tail apart
     allowed: Tensor  # of the squared error, tail included
     sizes: Tensor  # [K]
+    top: Tensor  # the largest size
 
 
 @dataclass
@@ -98,7 +99,7 @@ class SparseGradients(Gradients):
         self.operand = weight
         if rows is None or not any(self.wanted):  # an entropy's gradient has either sign in a row
             return super().add(index, grad, hidden, weight, slope, factor)
-        own = _own(grad, factor, rows.targets)
+        own = _own(grad, factor, rows)
         kept = self._choose(grad, factor, rows, own)
         if kept is None:
             self._note(rows, own, 1.0, None, None)
@@ -113,11 +114,12 @@ class SparseGradients(Gradients):
         if self.waiting:
             self.waiting -= 1
             return None
-        few = min(self.probe, len(grad))
-        if 0 < few < len(grad):  # a few rows tell a flat softmax
+        few = self.probe
+        flat = False
+        if 0 < few < len(grad):  # a few rows tell
             first = Rows(*(x[:few] for x in rows))
-            pays = choose(grad[:few], None if factor is None else factor[:few], first, own[:few], self.sparse, self.look) is not None
-        kept = choose(grad, factor, rows, own, self.sparse, self.look) if few in (0, len(grad)) or pays else None
+            flat = choose(grad[:few], None if factor is None else factor[:few], first, own[:few], self.sparse, self.look) is None
+        kept = None if flat else choose(grad, factor, rows, own, self.sparse, self.look)
         self.pause = 0 if kept is not None else min(2 * self.pause + 1, 63)
         self.waiting = self.pause
         return kept
@@ -147,14 +149,14 @@ class SparseGradients(Gradients):
         if self.wanted[2]:
             self.bias = self._zeros((len(weight), 2)) if self.bias is None else self.bias
             self.bias[:, 0].index_add_(0, kept.columns, picked.to(self.dtype).T @ scale.to(self.dtype))
-        tail = self._tail(index, left, hidden, slope, kept)
-        mass = kept.sizes.index_copy(0, kept.rows, left.abs())
-        self._note(rows, own, len(kept.columns) / len(weight), mass, kept.squared + tail)
+        squared = kept.squared + self._tail(index, left, hidden, slope, kept)
+        mass = (kept.sizes * kept.top).index_copy(0, kept.rows, left.abs())
+        self._note(rows, own, len(kept.columns) / len(weight), mass, squared.sqrt() * kept.top)
 
     def _tail(self, index: Index, left: Tensor, hidden: Tensor, slope: float, kept: Kept) -> Tensor:
         """Remember the chunk's tail; its part of the squared error's bound."""
         total = kept.dropped.sum()
-        squared = left.square().sum() * kept.dropped.square().sum() / total.square()
+        squared = (left / kept.top).square().sum() * (kept.dropped / total).square().sum()
         use = (total > 0) & (kept.squared + squared <= kept.allowed)
         if not self.sparse.tail:
             use = torch.zeros_like(use)
@@ -185,76 +187,81 @@ class SparseGradients(Gradients):
         self._add_tails()
         return super().sums(inputs)
 
-    def _note(self, rows: Rows, own: Tensor, share: float, mass: Tensor | None, squared: Tensor | None) -> None:
-        """A row of the report's table: rows, columns kept, exact; |u| largest and summed, mass dropped likewise; squared error and norm."""
+    def _note(self, rows: Rows, own: Tensor, share: float, mass: Tensor | None, error: Tensor | None) -> None:
+        """A row of the report's table: rows, columns kept, exact; |u| largest and summed, mass dropped likewise; error and norm."""
         zero, weights = own.new_zeros(()), rows.upstream.abs()
         counts = (zero + x for x in (len(own), share * len(own), float(mass is None) * len(own)))
         left = (zero, zero) if mass is None else (mass.amax(), mass.sum())
-        squares = (zero if squared is None else squared, own.square().sum())
-        self.numbers.append(torch.stack((*counts, weights.amax(), weights.sum(), *left, *squares)))
+        norms = (zero if error is None else error, torch.linalg.vector_norm(own / own.amax().clamp(min=_tiny(own))) * own.amax())
+        self.numbers.append(torch.stack((*counts, weights.amax(), weights.sum(), *left, *norms)))
 
     def report(self) -> Tensor:
         """The numbers of plan.SPARSITY, over every row added so far."""
         if not self.numbers:
             return self._zeros((len(SPARSITY),))
         table = torch.stack(self.numbers)
-        rows, columns, exact, _, weight, _, mass, squared, norm = table.sum(0)
-        weight_top, mass_top = table[:, 3].amax(), table[:, 5].amax()
-        least = torch.finfo(table.dtype).tiny
-        dropped = (mass_top / weight_top.clamp(min=least), mass / weight.clamp(min=least))
-        return torch.stack((columns / rows, exact / rows, *dropped, (squared / norm.clamp(min=least)).sqrt()))
+        rows, columns, exact, _, weight, _, mass, _, _ = table.sum(0)
+        _, _, _, weight_top, _, mass_top, _, _, unit = table.amax(0)
+        dropped = (mass_top / weight_top.clamp(min=_tiny(table)), mass / weight.clamp(min=_tiny(table)))
+        error, norm = torch.linalg.vector_norm(table[:, -2:] / unit.clamp(min=_tiny(table)), dim=0)
+        return torch.stack((columns / rows, exact / rows, *dropped, error / norm.clamp(min=_tiny(table))))
 
 
 def gradients(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: tuple[bool, bool, bool], head: Head, unit: Tensor | None = None,
-    look: Look | None = None,
+    look_once: Look | None = None,
 ) -> Gradients:  # fmt: skip
-    """The accumulators that a head asks for."""
+    """The accumulators that a head asks for; `look_once` is an engine's own look, for which a few rows cost as much as all."""
     if head.sparsity is None:
         return Gradients(hidden, weight, bias, wanted, unit)
-    by_rows, probe = (look_capped if head.softcap is not None else globals()["look"], 16) if look is None else (look, 0)
-    return SparseGradients(hidden, weight, bias, wanted, unit, sparse=head.sparsity, look=by_rows, probe=probe)
+    if look_once is not None:
+        return SparseGradients(hidden, weight, bias, wanted, unit, sparse=head.sparsity, look=look_once, probe=0)
+    return SparseGradients(hidden, weight, bias, wanted, unit, sparse=head.sparsity, look=look if head.softcap is None else look_capped)
 
 
-def _own(grad: Tensor, factor: Tensor | None, targets: Tensor) -> Tensor:
+def _tiny(x: Tensor) -> float:
+    return torch.finfo(x.dtype).tiny
+
+
+def _own(grad: Tensor, factor: Tensor | None, rows: Rows) -> Tensor:
     """[K] |dz| at the target."""
-    entries = grad.gather(1, targets[:, None]).squeeze(1).abs()
-    return entries.float() if factor is None else entries * factor.abs()
+    entries = grad.gather(1, rows.targets[:, None]).squeeze(1).abs()
+    return entries.to(rows.upstream.dtype) if factor is None else entries * factor.abs()
 
 
 def choose(grad: Tensor, factor: Tensor | None, rows: Rows, own: Tensor, sparse: Sparse, look: Look) -> Kept | None:
     """The rows and columns of a chunk that `sparse` keeps; None where they are too many to pay, or one is not finite."""
     sizes, vocabulary = rows.sizes(), grad.shape[1]
-    top = sizes.amax()
-    squared_norm = own.square().sum()
+    top = sizes.amax().clamp(min=_tiny(sizes))
+    sizes = sizes / top
     if sparse.eps is None:
-        allowed = sparse.error**2 * squared_norm
+        allowed = sparse.error**2 * (own / top).square().sum()
         ascending, order = sizes.sort()
         live = torch.ones_like(sizes, dtype=torch.bool)
         live[order] = 2 * ascending.square().cumsum(0) > SHARE_FOR_ROWS * allowed
     else:
-        allowed = torch.full_like(squared_norm, torch.inf)
-        live = sizes > sparse.eps * top
-    scale = torch.where(live, 1 / top.clamp(min=torch.finfo(top.dtype).tiny) * (1.0 if factor is None else factor.abs()), 0)
+        allowed = torch.full_like(top, torch.inf)
+        live = sizes > sparse.eps
+    scale = torch.where(live, (1.0 if factor is None else factor.abs()) / top, 0)
     looked = look(grad, scale)
     targeted = torch.zeros(vocabulary, dtype=torch.uint8, device=grad.device).scatter_reduce_(0, rows.targets, live.byte(), "amax").bool()
     products = torch.where(targeted, 0, looked.largest * looked.total)
     left_out = 2 * torch.where(live, 0, sizes).square().sum()
-    if sparse.eps is None:
-        eps = _threshold(looked.largest, products, (0.8 * allowed - left_out) / top.square())
-    else:
-        eps = torch.full_like(top, sparse.eps)
+    eps: Tensor | float | None = sparse.eps
+    if eps is None:
+        eps = _threshold(looked.largest, products, FOR_COLUMNS * allowed - left_out)
     keep = (looked.largest > eps) | targeted | ~torch.isfinite(top)
     columns = keep.nonzero().squeeze(1)
     if len(columns) > sparse.pays * vocabulary:
         return None
-    squared = torch.where(keep, 0, products).sum() * top.square() + left_out
-    dropped = torch.where(keep, 0, looked.total) * top
-    return Kept(columns, live.nonzero().squeeze(1), dropped, looked.row_sums, squared, allowed, sizes)
+    squared = torch.where(keep, 0, products).sum() + left_out
+    dropped = torch.where(keep, 0, looked.total)
+    return Kept(columns, live.nonzero().squeeze(1), dropped, looked.row_sums, squared, allowed, sizes, top)
 
 
 def _threshold(largest: Tensor, products: Tensor, allowed: Tensor) -> Tensor:
     """The largest power of two, or 0, below which the columns' products add up to no more than `allowed`."""
     ladder = torch.cat((torch.exp2(-torch.arange(40.0, device=largest.device)), torch.zeros(1, device=largest.device))).to(largest.dtype)
     left_out = (largest[None, :] <= ladder[:, None]).to(largest.dtype) @ products
-    return ladder[(left_out <= allowed).int().argmax()]
+    over = (~(left_out <= allowed)).sum()  # NaN is over every rung
+    return ladder[over.clamp(max=len(ladder) - 1)]

@@ -88,6 +88,18 @@ def test_a_row_that_is_nan_stays_nan_and_alone(backend):
     assert 0 < stats["sparse_exact"] < 1
 
 
+@pytest.mark.parametrize("sparsity", [Sparse(), Sparse(eps=2.0**-9)], ids=("error", "eps"))
+def test_what_is_kept_does_not_depend_on_the_scale_of_the_loss(sparsity):
+    hidden, weight, targets, advantages = peaked(64, 9, 300, sharpness=12.0, dtype=torch.float32)
+    plain = gradients((hidden, weight, targets, advantages), sparsity, chunk_rows=16)
+    tiny = gradients((hidden, weight, targets, advantages * 2.0**-80), sparsity, chunk_rows=16)  # their squares underflow
+    assert plain[2]["sparse_columns"] < 0.5
+    for name in ("sparse_columns", "sparse_exact", "sparse_error"):
+        torch.testing.assert_close(tiny[2][name], plain[2][name])
+    for got, want in zip(tiny[:2], plain[:2], strict=True):
+        torch.testing.assert_close(got * 2.0**80, want)
+
+
 def test_ten_runs_have_the_same_bits():
     problem = peaked(64, 9, 300, sharpness=12.0, dtype=torch.float32)
     first, *others = (gradients(problem, Sparse(), chunk_rows=16)[:2] for _ in range(10))

@@ -75,9 +75,8 @@ def head_inputs(policy: Policy, found: Sequence[Response], rows: int) -> dict[st
         targets.append(torch.tensor(response))
         owned.append(torch.full((len(response),), own))
     weight = policy.weight.detach().cpu()
-    stored = weight.bfloat16()
-    if not torch.equal(stored.float(), weight):
-        raise ValueError("the head's weight is not exact in bf16: the recorded logits would not be the model's.")
+    half = weight.bfloat16()
+    stored = half if torch.equal(half.float(), weight) else weight  # a fine-tuned head is not exact in bf16
     joined = {"hidden": torch.cat(hidden), "targets": torch.cat(targets), "own": torch.cat(owned)}
     return {name: tensor[:rows].clone() for name, tensor in joined.items()} | {"weight": stored}
 

@@ -62,8 +62,8 @@ SETS: dict[str, tuple[Case, ...]] = {
         *(case("smollm2", batch, 4096, inputs="real") for batch in ("all-active", "gft-batch")),
     ),
     "cpu-scaling": (
-        *(case("small", "gft-batch", N) for N in (512, 2048, 8192)),
-        *(Case(f"V={V} gft-batch", 2048, 512, V, *BATCHES["gft-batch"]) for V in (8192, 131072)),
+        *(case("small", "gft-batch", N) for N in (256, 1024, 4096)),
+        *(Case(f"V={V} gft-batch", 1024, 512, V, *BATCHES["gft-batch"]) for V in (8192, 131072)),
     ),
     "cuda": (  # the one the targets are about first: a time limit takes the last
         *(case("published", batch, 8192, BF16) for batch in BATCHES),

@@ -45,13 +45,13 @@ def inputs_table() -> str:
     """What a requested error costs on each kind of input."""
     lines = [
         "| inputs | tau | rows a chunk | error asked for | bound reported | dhidden | dweight | columns kept | chunks exact "
-        "| time over exact |",
-        "|" + "---|" * 10,
+        "| time over exact | at the same rows a chunk |",
+        "|" + "---|" * 11,
     ]
     for (inputs, tau, rows, _, error, _), row in newest(eps="", variant="tail").items():
         cells = (
             inputs, tau, rows, f"{float(error):.0e}", row["bound"], row["dh_error"], row["dw_error"], share(row["columns"]),
-            share(row["exact_chunks"]), f"{row['over_exact']}x",
+            share(row["exact_chunks"]), f"{row['over_exact']}x", row["over_exact_same_rows"] and f"{row['over_exact_same_rows']}x",
         )  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

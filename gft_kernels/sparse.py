@@ -58,7 +58,7 @@ def look_capped(grad: Tensor, scale: Tensor) -> Looked:
 class Kept(NamedTuple):
     """What is kept of a chunk, and what is known of the rest; all but `top` in multiples of it, so that no square underflows."""
 
-    columns: Tensor  # [n] ascending
+    columns: Tensor  # [n]
     rows: Tensor  # [m] ascending
     dropped: Tensor  # [V] sums over rows of the dropped |dz|, 0 at kept columns
     row_sums: Tensor | None  # [K] of grad
@@ -244,19 +244,26 @@ def choose(grad: Tensor, factor: Tensor | None, rows: Rows, own: Tensor, sparse:
         live = sizes > sparse.eps
     scale = torch.where(live, (1.0 if factor is None else factor.abs()) / top, 0)
     looked = look(grad, scale)
-    targeted = torch.zeros(vocabulary, dtype=torch.uint8, device=grad.device).scatter_reduce_(0, rows.targets, live.byte(), "amax").bool()
+    targeted = torch.zeros(vocabulary, dtype=torch.int32, device=grad.device).scatter_reduce_(0, rows.targets, live.int(), "amax").bool()
     products = torch.where(targeted, 0, looked.largest * looked.total)
     left_out = 2 * torch.where(live, 0, sizes).square().sum()
     eps: Tensor | float | None = sparse.eps
     if eps is None:
         eps = _threshold(looked.largest, products, FOR_COLUMNS * allowed - left_out)
-    keep = (looked.largest > eps) | targeted | ~torch.isfinite(top)
-    columns = keep.nonzero().squeeze(1)
+    keep, columns = filled_up((looked.largest > eps) | targeted | ~torch.isfinite(top), 64 if grad.is_cuda else 1)
     if len(columns) > sparse.pays * vocabulary:
         return None
     squared = torch.where(keep, 0, products).sum() + left_out
     dropped = torch.where(keep, 0, looked.total)
     return Kept(columns, live.nonzero().squeeze(1), dropped, looked.row_sums, squared, allowed, sizes, top)
+
+
+def filled_up(keep: Tensor, multiple: int) -> tuple[Tensor, Tensor]:
+    """A mask [V] with more columns, until their number is a multiple (a GPU's matrix instructions want that), and the columns."""
+    count = int(keep.sum())
+    order = keep.byte().sort(descending=True, stable=True).indices  # the kept ones first, ascending
+    columns = order[: min(-(-count // multiple) * multiple, len(keep))]
+    return keep.index_fill(0, columns, True), columns
 
 
 def _threshold(largest: Tensor, products: Tensor, allowed: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gft_kernels import Head, Sparse, gft, grpo, linear_policy_loss, sft
 from gft_kernels.gradients import Rows
-from gft_kernels.sparse import choose, look
+from gft_kernels.sparse import choose, filled_up, look
 
 ROUNDING = 1e-12
 BACKENDS = ("chunked", "triton")
@@ -115,6 +115,15 @@ def test_threshold_zero_is_exact(sparsity, backend):
     assert found[2]["sparse_error"] == 0
     for got, want in zip(found[:2], exact[:2], strict=True):
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(("count", "multiple", "size"), [(0, 64, 0), (1, 64, 64), (64, 64, 64), (65, 64, 100), (7, 1, 7)])
+def test_filled_up_adds_columns_and_loses_none(count, multiple, size):
+    kept = torch.randperm(100)[:count].sort().values
+    mask, columns = filled_up(torch.zeros(100, dtype=torch.bool).index_fill_(0, kept, True), multiple)
+    assert len(columns) == len(set(columns.tolist())) == size
+    assert torch.equal(columns[:count], kept)
+    assert torch.equal(mask.nonzero().squeeze(1), columns.sort().values)
 
 
 def test_a_smaller_threshold_is_nearer():

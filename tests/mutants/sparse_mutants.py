@@ -12,11 +12,11 @@ SUMS = f"{SPARSE}::test_tail_keeps_row_and_column_sums"
 
 SPARSE_MUTANTS = (
     Mutant(
-        "sparse.py", "keep = (looked.largest > eps) | targeted |", "keep = (looked.largest > eps) |",
+        "sparse.py", "(looked.largest > eps) | targeted |", "(looked.largest > eps) |",
         "the targets' columns may be dropped", KEPT,
     ),
     Mutant(
-        "sparse.py", "keep = (looked.largest > eps) |", "keep = (looked.total > 2 * eps) |",
+        "sparse.py", "(looked.largest > eps) |", "(looked.total > 2 * eps) |",
         "columns are kept by their sum", KEPT,
     ),
     Mutant(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import report_sparse
-from .names import is_own, plain
+from .names import NAMES, is_own, plain
 from .record import RESULTS, ROOT, read_rows
 
 FIGURES = ROOT / "benchmarks" / "figures"
@@ -78,11 +78,10 @@ def curves(rows: Sequence[Row], path: Path) -> None:
         for axis, key, title in zip(axes[2 * i :], ("ms", "peak_mib"), ("milliseconds", "peak extra MiB"), strict=False):
             for provider in dict.fromkeys(row["provider"] for row in swept):
                 points = sorted((int(row[name]), float(row[key])) for row in swept if row["provider"] == provider and row[key])
-                own = is_own(provider)
-                axis.plot(
-                    *zip(*points, strict=True), marker="o", markersize=3, linewidth=2 if own else 1, label=plain(provider), zorder=2 + own
-                )
+                axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=plain(provider), **line(provider))
             axis.set(xscale="log", yscale="log", xlabel=name, title=title)
+            axis.set_xticks(sorted({int(row[name]) for row in swept}), sorted({int(row[name]) for row in swept}))
+            axis.minorticks_off()
             axis.grid(alpha=0.3)
     axes[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=7, labelcolor=INK)
     _save(figure, path, rows)
@@ -104,14 +103,26 @@ def training(rows: Sequence[Row], path: Path) -> None:
     _save(figure, path, rows)
 
 
+def line(provider: str) -> dict:
+    """The same line for a provider in every panel: ours green and wide, the bare GEMMs dashed, peers in colours by their place in NAMES."""
+    from matplotlib import colormaps
+
+    if is_own(provider):
+        return {"color": OWN, "linewidth": 2, "linestyle": {"gft-sparse": ":", "gft-logprob": "-."}.get(provider.rsplit("-", 1)[0], "-")}
+    if provider == "bare-gemms":
+        return {"color": FLOOR, "linewidth": 1.5, "linestyle": "--"}
+    return {"color": colormaps["tab20"](list(NAMES).index(provider) % 20), "linewidth": 1}
+
+
 def figures() -> dict[str, tuple]:
     """File name -> (how it is drawn, its rows), for the figures that have rows."""
     found: dict[str, tuple] = {"sparse-training.svg": (training, read_rows(RESULTS / "sparse_training.csv"))}
     for file, head, N in (("cpu.csv", "small", "1024"), ("gpu.csv", "published", "8192")):
         device, rows = file.split(".")[0], latest(read_rows(RESULTS / file))
+        run = next((row["commit"] for row in reversed(rows) if row["case"].startswith("V=")), "")
         chosen = [row for row in rows if (row["case"], row["N"]) == (f"{head} gft-batch", N)]
         found[f"{device}.svg"] = (bars, chosen)
-        scaling = [r for r in rows if r["case"] == f"{head} gft-batch" or r["case"].startswith("V=")]
+        scaling = [r for r in rows if r["commit"] == run and (r["case"] == f"{head} gft-batch" or r["case"].startswith("V="))]
         sizes = {(row["case"], row["N"]) for row in scaling}
         found[f"{device}-scaling.svg"] = (curves, scaling if len(sizes) > 2 else [])
     return {name: (draw, rows) for name, (draw, rows) in found.items() if rows}

@@ -33,7 +33,7 @@ $(VENV)/.peers: $(VENV)/.ready
 	@$(PIP) --no-deps verl==0.9.1 cut-cross-entropy==25.1.1 || echo "without verl and Cut Cross Entropy"
 	@touch $@
 
-bench: $(VENV)/.peers  ## the head against its peers on this machine, 3 minutes; rows go to benchmarks/results/
+bench: $(VENV)/.peers  ## the head against its peers on this machine, 3 to 5 minutes; rows go to benchmarks/results/
 	$(BIN)/python -m benchmarks
 
 report: setup  ## README tables and figures from the rows

@@ -156,10 +156,10 @@ class SparseGradients(Gradients):
     def _tail(self, index: Index, left: Tensor, hidden: Tensor, slope: float, kept: Kept) -> Tensor:
         """Remember the chunk's tail; its part of the squared error's bound."""
         total = kept.dropped.sum()
+        if not self.sparse.tail:
+            return torch.zeros_like(total)
         squared = (left / kept.top).square().sum() * (kept.dropped / total).square().sum()
         use = (total > 0) & (kept.squared + squared <= kept.allowed)
-        if not self.sparse.tail:
-            use = torch.zeros_like(use)
         top = kept.dropped.amax()
         rows = torch.where(use, left * (slope * top / total), 0)
         columns = torch.where(use, kept.dropped / top, 0)

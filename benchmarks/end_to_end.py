@@ -20,7 +20,6 @@ from types import SimpleNamespace
 from unittest.mock import patch
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -35,6 +34,7 @@ from gft_kernels.integrations.hf import split_head
 
 from .gate import GATE
 from .memory import MIB, peak_rss, reset_peak, rss
+from .providers import eager_logprobs
 from .record import MACHINE, RESULTS, ROOT, append_rows, describe_machine
 from .runner import attempt
 
@@ -62,12 +62,8 @@ def peer(token_losses: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Loss:
 
 
 def eager() -> Loss:
-    """Full logits, as a transformers model computes them, their log-softmax in fp32."""
-
-    def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        return -F.linear(hidden, weight).float().log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
-
-    return peer(token_losses)
+    """Full logits, as a transformers model computes them."""
+    return peer(lambda hidden, weight, targets: -eager_logprobs(hidden, weight, targets))
 
 
 def liger() -> Loss:

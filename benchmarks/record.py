@@ -70,3 +70,9 @@ def read_rows(path: Path) -> list[dict]:
         return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def newest_run(rows: Sequence[dict], **wanted: str) -> dict[str, dict]:
+    """Provider -> its row of whole steps, of the latest commit that measured what is wanted."""
+    fitting = [row for row in rows if row["mode"] in ("full", "") and all(row[key] == value for key, value in wanted.items())]
+    return {row["provider"]: row for row in fitting if (row["date"], row["commit"]) == (fitting[-1]["date"], fitting[-1]["commit"])}

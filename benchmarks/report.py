@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from . import plot, report_sparse
 from .names import NAMES, is_own
-from .record import RESULTS, ROOT, read_rows
+from .record import RESULTS, ROOT, newest_run, read_rows
 
 TIMED = ("all-active", "gft-batch")
-Row = dict[str, str]
-
-
-def newest(rows: Sequence[Row], **wanted: str) -> dict[str, Row]:
-    """Provider -> its row of whole steps, of the latest commit that measured what is wanted."""
-    fitting = [row for row in rows if row["mode"] in ("full", "") and all(row[key] == value for key, value in wanted.items())]
-    return {row["provider"]: row for row in fitting if (row["date"], row["commit"]) == (fitting[-1]["date"], fitting[-1]["commit"])}
 
 
 def head_table(file: str, head: str, N: str) -> str:
     """One line a provider: time and ratio of both batches, peak memory, worst gradient error; floors and the excluded at the end."""
     rows = read_rows(RESULTS / file)
-    runs = {batch: newest(rows, case=f"{head} {batch}", N=N, inputs="random") for batch in TIMED}
+    runs = {batch: newest_run(rows, case=f"{head} {batch}", N=N, inputs="random") for batch in TIMED}
     if not all(runs.values()):
         return ""
     lines = ["| head | all rows active | GFT batch | peak extra memory | gradient error against fp64 |", "|---|---|---|---|---|"]
@@ -56,7 +49,7 @@ def end_to_end_table() -> str:
     rows = read_rows(RESULTS / "end_to_end.csv")
     lines = ["| model, tokens a step | head | steps a second | peak extra memory |", "|---|---|---|---|"]
     for model, tokens in dict.fromkeys((row["model"], row["tokens"]) for row in rows):
-        for provider, row in newest([row | {"mode": "full"} for row in rows], model=model, tokens=tokens).items():
+        for provider, row in newest_run([row | {"mode": "full"} for row in rows], model=model, tokens=tokens).items():
             speed = f"{float(row['steps_per_s']):.3g} ({row['ratio_to_eager']}x)" if row["steps_per_s"] else f"left out: {row['note']}"
             lines.append(f"| {model}, {tokens} | {NAMES[provider]} | {speed} | {row['peak_mib']} MiB |")
     return "\n".join(lines)

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from .names import NAMES, is_own
-from .record import RESULTS, read_rows
+from .record import RESULTS, newest_run, read_rows
 
 LAST = 20  # steps whose mean NLL is compared
 Row = dict[str, str]
@@ -59,9 +59,7 @@ def inputs_table() -> str:
 
 def time_table() -> str:
     """Every head on recorded activations, all rows active."""
-    wanted = {"case": "smollm2 all-active", "N": "4096", "inputs": "real", "mode": "full"}
-    rows = [row for row in read_rows(RESULTS / "cpu.csv") if all(row[key] == value for key, value in wanted.items())]
-    run = [row for row in rows if (row["date"], row["commit"]) == (rows[-1]["date"], rows[-1]["commit"])]
+    run = newest_run(read_rows(RESULTS / "cpu.csv"), case="smollm2 all-active", N="4096", inputs="real").values()
     lines = [
         "| head | time | against eager | against the bare GEMMs | peak extra memory | dhidden error | dweight error |",
         "|" + "---|" * 7,

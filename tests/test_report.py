@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import plot, report
+from benchmarks.record import newest_run
 
 ROOT = Path(__file__).parent.parent
 
@@ -37,4 +38,4 @@ def test_tables_take_one_run_only():
         {"date": "d", "commit": commit, "provider": provider, "mode": "full", "case": "c", "ms": ms}
         for commit, provider, ms in (("a", "eager", "1"), ("a", "gone", "2"), ("b", "eager", "3"))
     ]
-    assert {name: row["ms"] for name, row in report.newest(rows, case="c").items()} == {"eager": "3"}
+    assert {name: row["ms"] for name, row in newest_run(rows, case="c").items()} == {"eager": "3"}

@@ -9,10 +9,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from .cases import SETS, Case
-from .providers import FLOORS, missing, providers
+from .heads.ours import FLOORS, missing, providers
+from .inputs.cases import SETS, Case
 from .record import RESULTS, append_rows
-from .runner import FIELDS, run_case
+from .timing.runner import FIELDS, run_case
 
 COLUMNS = ("provider", "mode", "ms", "p20", "p80", "ratio_to_eager", "over_bare_gemms", "peak_mib", "loss_error", "dh_error", "dw_error")
 WIDTHS = (21, 9, 10, 10, 10, 15, 16, 10, 11, 10, 10)

@@ -29,18 +29,18 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from gft_kernels import objectives
-from gft_kernels.advantages import GroupRewards
+from gft_kernels.engines.contract import LossPlan, Scores
+from gft_kernels.engines.triton import logits as logits_kernels
+from gft_kernels.engines.triton.arguments import loss_arguments
+from gft_kernels.engines.triton.backward import head_backward
+from gft_kernels.engines.triton.column_stats import look
+from gft_kernels.engines.triton.configs import CONFIGS, Config, pad, shipped
+from gft_kernels.engines.triton.finalise import Rows, finalise
+from gft_kernels.engines.triton.forward import head_forward, head_reference
+from gft_kernels.engines.triton.rescale import rescale
 from gft_kernels.head import Head
-from gft_kernels.plan import LossPlan, Scores
-from gft_kernels.triton import logits as logits_kernels
-from gft_kernels.triton.backward import head_backward
-from gft_kernels.triton.columns import look
-from gft_kernels.triton.configs import CONFIGS, Config, pad, shipped
-from gft_kernels.triton.finalise import Rows, finalise
-from gft_kernels.triton.forward import head_forward, head_reference
-from gft_kernels.triton.gradient import rescale
-from gft_kernels.triton.objective import loss_arguments
+from gft_kernels.losses import objectives
+from gft_kernels.losses.advantages import GroupRewards
 
 from .record import RESULTS, read_rows
 

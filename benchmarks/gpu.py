@@ -22,9 +22,9 @@ import torch
 from gft_kernels import env
 
 from .__main__ import selected
-from .cases import SETS, Case
+from .inputs.cases import SETS, Case
 from .record import RESULTS, ROOT, append_rows, describe_machine
-from .runner import FIELDS, describe_case
+from .timing.runner import FIELDS, describe_case
 
 LOOP_NEEDS = ("transformers", "rich", "pyarrow", "matplotlib", "math_verify")
 TEST_SECONDS = 270  # at most; the benchmarks need the rest
@@ -74,7 +74,7 @@ def train(seconds: float, options: argparse.Namespace, folder: Path) -> str:
         print(f"skipped the loop: {', '.join(absent)} not installed")
         return ""
     sizes = ["--tiny"] if options.dry_run else ["--device", "cuda", "--groups", "32", "--micro-batch", "64"]
-    command = ["benchmarks.end_to_end", *sizes, "--out", str(folder / ("dry-run-loop.csv" if options.dry_run else "end_to_end.csv"))]
+    command = ["benchmarks.loop", *sizes, "--out", str(folder / ("dry-run-loop.csv" if options.dry_run else "loop.csv"))]
     return "no time was left" if seconds < 5 else run(command, seconds, options.dry_run)
 
 

@@ -11,10 +11,10 @@ import os
 
 import pytest
 
-from .cases import SETS, Batch, Case, make_batch
-from .gate import GATE_ROWS, Found, oracle, step, verdict
-from .providers import FLOORS, find, missing, providers
-from .runner import MODES, timed_step
+from .heads.ours import FLOORS, find, missing, providers
+from .inputs.cases import SETS, Batch, Case, make_batch
+from .timing.gate import GATE_ROWS, Found, oracle, step, verdict
+from .timing.runner import MODES, timed_step
 
 DEVICE = os.environ.get("GFT_BENCH_DEVICE", "cpu")
 CASES = SETS[os.environ.get("GFT_BENCH_SET", DEVICE)]

@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from .model import Policy
+from .policy import Policy
 
 
 def save_checkpoint(policy: Policy, path: Path) -> Path:

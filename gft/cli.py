@@ -14,16 +14,16 @@ import tyro
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from .compare import HELD_OUT_SEED, TRAIN_PROMPTS, check_embedded, compare
 from .config import EMBEDDED, TrainConfig
-from .data import Example, load_examples
-from .embedded import pretrain, tokenizer
+from .data.files import Example, load_examples
+from .demo.base_model import pretrain, tokenizer
+from .demo.compare import HELD_OUT_SEED, TRAIN_PROMPTS, check_embedded, compare
+from .demo.sort_letters import examples as embedded_examples
 from .evaluate import evaluate
 from .metrics import MetricsLog, read_metrics
-from .model import Policy, load_policy, make_policy
+from .policy import Policy, load_policy, make_policy
 from .report import Progress, accuracy_table, run_figure, run_table
-from .rewards import RewardPool
-from .sort_letters import examples as embedded_examples
+from .rewards.pool import RewardPool
 from .train import train
 
 DESCRIPTION = "Group Fine-Tuning on fused head kernels. Without --model: the embedded task, with a recipe of its own."

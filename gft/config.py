@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from gft_kernels import Sparse, cispo, dft, gft, grpo, reinforce, sft
-from gft_kernels.objectives import Objective
-from gft_kernels.reductions import Reduction
+from gft_kernels.losses.objectives import Objective
+from gft_kernels.losses.reductions import Reduction
 
 ObjectiveName = Literal["sft", "dft", "gft", "reinforce", "grpo", "cispo"]
 
@@ -156,7 +156,7 @@ class TrainConfig:
 
 
 EMBEDDED = TrainConfig(
-    reward="gft.sort_letters:reward", steps=150, prompts_per_step=16, out=Path("runs/demo"),
+    reward="gft.demo.sort_letters:reward", steps=150, prompts_per_step=16, out=Path("runs/demo"),
     sampling=SamplingConfig(max_prompt_tokens=16, max_new_tokens=9, batch=4096),
     optim=OptimConfig(lr=5e-4, micro_batch=128), evaluate=EvalConfig(eval_every=15, eval_prompts=256),
 )  # fmt: skip

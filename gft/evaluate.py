@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import torch
 
-from .data import Example
-from .model import Policy
-from .rewards import RewardPool
+from .data.files import Example
+from .policy import Policy
+from .rewards.pool import RewardPool
 from .rollout import sample
 
 

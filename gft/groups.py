@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import torch
 
 from gft_kernels import group_advantages
-from gft_kernels.advantages import group_statistics
+from gft_kernels.losses.advantages import group_statistics
 
 from .config import TrainConfig
-from .data import Example, Response, Source
-from .model import Policy
-from .rewards import RewardPool
+from .data.files import Example, Response, Source
+from .policy import Policy
+from .rewards.pool import RewardPool
 from .rollout import sample
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from transformers import GenerationConfig
 
-from .model import Policy
+from .policy import Policy
 
 
 class Rollout(NamedTuple):

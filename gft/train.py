@@ -14,13 +14,13 @@ from gft_kernels import linear_policy_loss, token_weights
 
 from .checkpoint import save_checkpoint
 from .config import TrainConfig
-from .data import Example
+from .data.files import Example
 from .evaluate import Accuracy, evaluate
 from .groups import Batch, Member, check_examples, fit_prompts, make_batch
 from .metrics import Mean, MetricsLog, peak_memory_mib
-from .model import Policy
+from .policy import Policy
 from .report import Progress
-from .rewards import RewardPool
+from .rewards.pool import RewardPool
 
 IGNORE = -100
 

@@ -1,12 +1,12 @@
 """Fused losses on a language-model head: log-probs, group advantages and policy gradients without the [N, V] logits."""
 
-from .advantages import GroupRewards, group_advantages
 from .head import Head, LogProbs, PolicyLoss, Sparse
-from .linear_logprob import linear_logprob
-from .logits_loss import logits_policy_loss
-from .objectives import cispo, dft, gft, grpo, kl, reinforce, sft
-from .policy_loss import LinearPolicyLoss, linear_policy_loss
-from .reductions import token_weights
+from .losses.advantages import GroupRewards, group_advantages
+from .losses.objectives import cispo, dft, gft, grpo, kl, reinforce, sft
+from .losses.reductions import token_weights
+from .ops.linear_logprob import linear_logprob
+from .ops.linear_policy_loss import LinearPolicyLoss, linear_policy_loss
+from .ops.logits_policy_loss import logits_policy_loss
 
 __version__ = "0.1.0"
 __all__ = [

@@ -17,13 +17,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .advantages import GroupRewards
-from .backends import backend_name
 from .env import versions
 from .head import Head
-from .linear_logprob import linear_logprob
-from .objectives import gft, grpo, kl, reinforce
-from .policy_loss import linear_policy_loss
+from .losses.advantages import GroupRewards
+from .losses.objectives import gft, grpo, kl, reinforce
+from .ops.backends import backend_name
+from .ops.linear_logprob import linear_logprob
+from .ops.linear_policy_loss import linear_policy_loss
 
 # RMS of the error over RMS of the gradient. 16 bits: three roundings (dz, the scaled hidden state, the result). TF32 would be far over
 # fp32's.
@@ -214,7 +214,7 @@ def costs(device: str, dtype: torch.dtype) -> None:
 
 def config_search(rows: int, size: int, vocabulary: int, dtype: torch.dtype) -> int:
     """Time the GFT loss, forward and backward, under every configuration of CONFIGS; best first."""
-    from .triton.configs import parse_config, use_config  # Triton only where it runs
+    from .engines.triton.configs import parse_config, use_config  # Triton only where it runs
 
     rows, size, vocabulary = fitting(rows, size, vocabulary, 4, "cuda")
     print(f"\n{rows}x{size}x{vocabulary} {dtype}, forward and backward (rows x vocabulary x depth x warps x stages)")

@@ -80,6 +80,6 @@ def test_what_needs_a_device_says_so(arguments, capsys):
 
 
 def test_every_searched_configuration_parses():
-    from gft_kernels.triton.configs import parse_config
+    from gft_kernels.engines.triton.configs import parse_config
 
     assert len({parse_config(text) for text in check.CONFIGS}) == len(check.CONFIGS)

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..engines.eager import head_logits
 from ..head import Head
-from ..reference import head_logits
 
 
 class HeadParts(NamedTuple):

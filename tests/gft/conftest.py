@@ -2,9 +2,9 @@
 
 import pytest
 
-from gft.embedded import tokenizer, untrained
-from gft.model import make_policy
-from gft.rewards import RewardPool
+from gft.demo.base_model import tokenizer, untrained
+from gft.policy import make_policy
+from gft.rewards.pool import RewardPool
 
 
 @pytest.fixture
@@ -14,5 +14,5 @@ def policy():
 
 @pytest.fixture(scope="session")
 def rewards():
-    with RewardPool("gft.sort_letters:reward", workers=1) as pool:
+    with RewardPool("gft.demo.sort_letters:reward", workers=1) as pool:
         yield pool

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from gft.data import Example
-from gft.rewards import RewardPool, Scored
+from gft.data.files import Example
+from gft.rewards.pool import RewardPool, Scored
 
 EXAMPLE = Example("p", "42", data_source="src", origin="file.jsonl:1")
 

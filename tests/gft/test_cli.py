@@ -8,12 +8,13 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoModelForCausalLM
 
-from gft import cli, compare, sort_letters
+from gft import cli
 from gft.checkpoint import save_checkpoint
+from gft.demo import compare, sort_letters
 from gft.metrics import read_metrics
 
 FAST = ["--steps", "2", "--prompts-per-step", "3", "--lr", "1e-3", "--max-new-tokens", "9", "--micro-batch", "8"]
-REWARD = ["--reward", "gft.sort_letters:reward"]
+REWARD = ["--reward", "gft.demo.sort_letters:reward"]
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_eval_prints_greedy_and_sampled_accuracy(folder, tmp_path, capsys):
 
 def test_train_without_options_compares_and_draws(tmp_path, monkeypatch, capsys):
     """The demo, shortened: the order of the methods, the table, the figure, the rows."""
-    monkeypatch.setattr(compare.embedded, "PRETRAIN_STEPS", 3)
+    monkeypatch.setattr(compare.base_model, "PRETRAIN_STEPS", 3)
     gft("train", "--steps", "2", "--out", tmp_path, "--eval-prompts", "4", "--eval-samples", "2", "--eval-every", "1")
     out = capsys.readouterr().out
     assert [name for name in ("base", *compare.METHODS) if name in out] == ["base", *compare.METHODS]
@@ -103,7 +104,7 @@ def test_train_without_options_compares_and_draws(tmp_path, monkeypatch, capsys)
     ],
 )
 def test_train_ends_with_one_line_on_bad_input(options, message, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(compare.embedded, "PRETRAIN_STEPS", 1)
+    monkeypatch.setattr(compare.base_model, "PRETRAIN_STEPS", 1)
     with pytest.raises(SystemExit) as stop:
         gft("train", *options, "--out", tmp_path)
     assert str(stop.value.code).startswith("gft: ")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from gft.data import Example, Response, load_examples, reasoning_gym_examples
-from gft.data_formats import GSM8K_INSTRUCTION
+from gft.data.files import Example, Response, load_examples, reasoning_gym_examples
+from gft.data.formats import GSM8K_INSTRUCTION
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

@@ -6,11 +6,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from gft import sort_letters
-from gft.data import Example
+from gft.data.files import Example
+from gft.demo import sort_letters
 from gft.evaluate import evaluate
 from gft.report import accuracy_table, comparison_figure, run_table
-from gft.rewards import RewardPool, Scored
+from gft.rewards.pool import RewardPool, Scored
 
 
 def test_evaluate_repeats_and_leaves_the_random_state(policy, rewards):

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from gft import sort_letters
 from gft.config import EMBEDDED, GroupConfig, SamplingConfig
-from gft.data import Example, Response
+from gft.data.files import Example, Response
+from gft.demo import sort_letters
 from gft.groups import check_examples, fit_prompts, make_batch
-from gft.rewards import Scored
+from gft.rewards.pool import Scored
 
 
 def config(experts=1, teachers=3, own=2, objective="gft", **sampling):

@@ -14,7 +14,7 @@ import time
 import pytest
 from scoring import EXAMPLE, scores
 
-from gft.rewards import RewardPool, Scored
+from gft.rewards.pool import RewardPool, Scored
 
 # Does what the response says. A module of its own, so that workers import it and nothing of the tests.
 ORDERS = """
@@ -130,7 +130,7 @@ def test_workers_do_not_import_torch(pool):
 
 
 def test_importing_gft_rewards_and_data_does_not_import_torch():
-    code = "import sys, gft.rewards, gft.data; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys, gft.rewards.pool, gft.data.files; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -168,8 +168,8 @@ def test_score_after_an_interrupt_gives_no_stale_results(orders):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_their_parent(orders, number):
     code = """
-        from gft.data import Example
-        from gft.rewards import RewardPool
+        from gft.data.files import Example
+        from gft.rewards.pool import RewardPool
         with RewardPool("reward_orders:obey", workers=2, seconds=1.0) as pool:
             print(*{int(scored.value) for scored in pool.score([("pid", Example("p", "42"))] * 2, [False] * 2)}, flush=True)
             pool.score([("sleep 60", Example("p", "42"))], [False])

@@ -8,8 +8,8 @@ from fractions import Fraction
 import pytest
 from scoring import EXAMPLE, in_a_thread, scores, values
 
-from gft.data import Example
-from gft.rewards import RewardPool, Scored, final_answer, parse_number
+from gft.data.files import Example
+from gft.rewards.pool import RewardPool, Scored, final_answer, parse_number
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_score_works_outside_the_main_thread(maths):
 
 
 def test_math_reward_uses_no_signals():
-    math_reward = pytest.importorskip("gft.math_reward").math_reward  # math-verify's time-outs fail where signals do: in a thread
+    math_reward = pytest.importorskip("gft.rewards.math").math_reward  # math-verify's time-outs fail where signals do: in a thread
     assert in_a_thread(lambda: math_reward("", r"\boxed{6 \cdot 7}", "42")) == 1.0
 
 

@@ -8,13 +8,13 @@ import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gft import sort_letters
 from gft.checkpoint import save_checkpoint
 from gft.config import EMBEDDED, EvalConfig, GroupConfig, OptimConfig
-from gft.embedded import tokenizer, untrained
+from gft.demo import sort_letters
+from gft.demo.base_model import tokenizer, untrained
 from gft.groups import make_batch
 from gft.metrics import MetricsLog, read_metrics
-from gft.model import make_policy
+from gft.policy import make_policy
 from gft.report import Progress
 from gft.train import accumulate_gradients, collate, prompt_batches, train
 

@@ -7,7 +7,8 @@ import contextlib
 import pytest
 import torch
 
-from gft_kernels import Head, gft, gradients, linear_logprob, linear_policy_loss, reinforce, sft
+from gft_kernels import Head, gft, linear_logprob, linear_policy_loss, reinforce, sft
+from gft_kernels.engines import accumulate
 
 from .device import DEVICE, DRY, LIMIT, MARKS, Problem, make_problem, relative, sized
 
@@ -147,17 +148,17 @@ def test_the_sign_of_the_advantages_is_the_sign_of_the_gradient(problem):
 @pytest.mark.parametrize("dtype", [BF16, torch.float16])
 @pytest.mark.parametrize("in_place", [True, False])
 def test_add_matmul_adds_in_fp32_on_either_path(dtype, in_place, monkeypatch):
-    if in_place and (DRY or not gradients._adds_in_place(dtype, torch.device("cuda", torch.cuda.current_device()))):
+    if in_place and (DRY or not accumulate._adds_in_place(dtype, torch.device("cuda", torch.cuda.current_device()))):
         pytest.skip(f"torch {torch.__version__} adds no 16-bit product to an fp32 matrix in one GEMM here")
-    monkeypatch.setattr(gradients, "_adds_in_place", lambda *_: in_place)
+    monkeypatch.setattr(accumulate, "_adds_in_place", lambda *_: in_place)
     rows, inner, columns = sized((20001, 512, 64), (301, 40, 16))
     a, b = (torch.randn(shape, device=DEVICE).to(dtype) for shape in ((inner, rows), (inner, columns)))
     total = 100 * torch.randn(rows, columns, device=DEVICE)
     want = total.double() + a.T.double() @ b.double()
-    found = gradients.add_matmul(total, a.T, b)
+    found = accumulate.add_matmul(total, a.T, b)
     assert found.data_ptr() == total.data_ptr()
     assert relative(found, want) <= 1e-5  # a sum rounded to 16 bits would be off by 1e-4 and more
-    assert relative(gradients.matmul(a.T, b), a.T.double() @ b.double()) <= 2e-5
+    assert relative(accumulate.matmul(a.T, b), a.T.double() @ b.double()) <= 2e-5
 
 
 def test_fp16_gradients_survive_loss_scaling():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.synthetic import peaked
+from benchmarks.inputs.synthetic import peaked
 from gft_kernels import Head, Sparse, gft, linear_logprob, linear_policy_loss
 
 from .device import DEVICE, LIMIT, MARKS, make_problem, relative, sized

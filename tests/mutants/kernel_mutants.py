@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from .mutants import FAILURES, NAIVE, PARITY, Mutant
 
-TRITON = "tests/kernels/triton"
-LOSSES, ROWS, ENGINE = (f"{TRITON}/test_{name}.py" for name in ("losses", "rows", "engine"))
+TRITON = "tests/engines/triton"
+LOSSES, ROWS, ENGINE = (f"{TRITON}/test_{name}.py" for name in ("formulas", "rows", "engine"))
 UNLIKELY = f"{ROWS}::test_gradient_of_an_unlikely_target_is_right[-45.0-3-torch.bfloat16]"
 CONFIDENT = f"{ROWS}::test_gradient_of_a_confident_target_is_right"
 LOGPROB = f"{PARITY}::test_linear_logprob_matches_naive[plain-triton]"
@@ -13,122 +13,122 @@ PLAIN = f"{NAIVE}[sft-token-mean-plain-triton]"
 
 KERNEL_MUTANTS = (
     Mutant(
-        "triton/forward.py", "(col < V)[None, :] & (col[None, :] != target[:, None])", "col[None, :] != target[:, None]",
+        "engines/triton/forward.py", "(col < V)[None, :] & (col[None, :] != target[:, None])", "col[None, :] != target[:, None]",
         "padding columns take part", PLAIN,
     ),
     Mutant(
-        "triton/forward.py", 'z = tl.where(others, transform(raw, SCALE, SOFTCAP, TEMPERATURE), float("-inf"))',
+        "engines/triton/forward.py", 'z = tl.where(others, transform(raw, SCALE, SOFTCAP, TEMPERATURE), float("-inf"))',
         'z = transform(tl.where(others, raw, float("-inf")), SCALE, SOFTCAP, TEMPERATURE)',
         "padding is masked before the soft cap", f"{NAIVE}[gft-sum-gemma-triton]",
     ),
     Mutant(
-        "triton/forward.py", "(col < V)[None, :] & (col[None, :] != target[:, None])", "(col < V)[None, :]",
+        "engines/triton/forward.py", "(col < V)[None, :] & (col[None, :] != target[:, None])", "(col < V)[None, :]",
         "the target counts among the others", PLAIN,
     ),
     Mutant(
-        "triton/forward.py", "tl.where(peak > reference + LIMIT, peak, reference)", "reference",
+        "engines/triton/forward.py", "tl.where(peak > reference + LIMIT, peak, reference)", "reference",
         "a tile far above the target overflows", f"{ROWS}::test_gradient_of_an_unlikely_target_is_right[-100.0-3-torch.bfloat16]",
     ),
     Mutant(
-        "triton/forward.py", "* stride_ek + col", "* V + col",
+        "engines/triton/forward.py", "* stride_ek + col", "* V + col",
         "the row stride of the exponentials is taken for V", PLAIN,
     ),
     Mutant(
-        "triton/forward.py", 'args["D"] % args["BLOCK_D"] == 0', "True",
+        "engines/triton/forward.py", 'args["D"] % args["BLOCK_D"] == 0', "True",
         "the last block of D is not masked", PLAIN,
     ),
     Mutant(
-        "triton/tile.py", "(col % V).to(tl.int64)[None, :]", "(col % V)[None, :]",
+        "engines/triton/tile.py", "(col % V).to(tl.int64)[None, :]", "(col % V)[None, :]",
         "offsets into the weight wrap at 2^31", f"{ENGINE}::test_linear_logprob_reads_a_weight_beyond_two_to_the_31",
     ),
     Mutant(
-        "triton/tile.py", "return raw * (SCALE / TEMPERATURE)", "return raw * SCALE",
+        "engines/triton/tile.py", "return raw * (SCALE / TEMPERATURE)", "return raw * SCALE",
         "the kernels forget the temperature", f"{NAIVE}[gft-sum-cool-triton]",
     ),
     Mutant(
-        "triton/tile.py", "t = z * (TEMPERATURE / SOFTCAP)", "t = z / SOFTCAP",
+        "engines/triton/tile.py", "t = z * (TEMPERATURE / SOFTCAP)", "t = z / SOFTCAP",
         "the slope of the soft cap forgets the temperature", f"{NAIVE}[gft-sum-all-triton]",
     ),
     Mutant(
-        "triton/finalise.py", "rest += tl.sum(total * power, 0)", "rest += tl.sum(total, 0)",
+        "engines/triton/finalise.py", "rest += tl.sum(total * power, 0)", "rest += tl.sum(total, 0)",
         "tiles are added without their offsets", UNLIKELY,
     ),
     Mutant(
-        "triton/finalise.py", "(partial + tl.maximum(above, -1e30) * total)", "partial",
+        "engines/triton/finalise.py", "(partial + tl.maximum(above, -1e30) * total)", "partial",
         "the entropy forgets the tiles' offsets",
         f"{ROWS}::test_linear_logprob_gradients_of_an_unlikely_target_are_right[-5.0-torch.float16]",
     ),
     Mutant(
-        "triton/finalise.py", "tl.load(weights_ptr + row, mask=live, other=0.0) / total",
+        "engines/triton/finalise.py", "tl.load(weights_ptr + row, mask=live, other=0.0) / total",
         "tl.load(weights_ptr + row, mask=live, other=0.0)",
         "exponentials are not normalised", PLAIN,
     ),
     Mutant(
-        "triton/finalise.py", "-log1p(rest / own)", "-tl.log(1.0 + rest / own)",
+        "engines/triton/finalise.py", "-log1p(rest / own)", "-tl.log(1.0 + rest / own)",
         "log p of a confident row has no digits", f"{CONFIDENT}[0.99999-torch.float32]",
     ),
     Mutant(
-        "triton/finalise.py", "< 0.01, ratio, 1.0)", "< 0.01, 1.0 / ratio, 1.0)",
+        "engines/triton/finalise.py", "< 0.01, ratio, 1.0)", "< 0.01, 1.0 / ratio, 1.0)",
         "the target's rounding is doubled in place of undone", f"{CONFIDENT}[0.9-torch.bfloat16]",
     ),
     Mutant(
-        "triton/finalise.py", "factor /= tl.load(unit_ptr)", "factor /= 1.0",
+        "engines/triton/finalise.py", "factor /= tl.load(unit_ptr)", "factor /= 1.0",
         "fp16 gradients forget their unit", f"{CONFIDENT}[0.5-torch.float16]",
     ),
     Mutant(
-        "triton/finalise.py", "0.5 * power, power), room)", "0.5 * power, power), 15.0)",
+        "engines/triton/finalise.py", "0.5 * power, power), room)", "0.5 * power, power), 15.0)",
         "fp16 overflows under large advantages", f"{ROWS}::test_fp16_takes_advantages_that_are_not_normalised",
     ),
     Mutant(
-        "triton/gradient.py", "if changed > 0:", "if changed > 1:",
+        "engines/triton/rescale.py", "if changed > 0:", "if changed > 1:",
         "no tile is ever rescaled", UNLIKELY,
     ),
     Mutant(
-        "triton/losses.py", "p < TAU", "p <= TAU",
+        "engines/triton/formulas.py", "p < TAU", "p <= TAU",
         "the kernel rectifies tau itself", f"{LOSSES}::test_objective_terms_at_tau_are_not_rectified",
     ),
     Mutant(
-        "triton/losses.py", "clipped = clamp(ratio, 1.0 - CLIP_LOW, 1.0 + CLIP_HIGH)",
+        "engines/triton/formulas.py", "clipped = clamp(ratio, 1.0 - CLIP_LOW, 1.0 + CLIP_HIGH)",
         "clipped = clamp(ratio, 1.0 - CLIP_HIGH, 1.0 + CLIP_LOW)",
         "the kernel swaps the clip sides", f"{LOSSES}::test_objective_terms_are_those_of_objectives[dapo-plain-torch.float64]",
     ),
     Mutant(
-        "triton/losses.py", "group = tl.load(group_ids_ptr + sequence, mask=live, other=0)", "group = sequence",
+        "engines/triton/formulas.py", "group = tl.load(group_ids_ptr + sequence, mask=live, other=0)", "group = sequence",
         "a sequence's id is taken for its group's", f"{LOSSES}::test_group_advantage_adds_eps_whatever_the_block",
     ),
     Mutant(
-        "triton/losses.py", "tl.maximum(count - 1.0, 1.0)", "tl.maximum(count, 1.0)",
+        "engines/triton/formulas.py", "tl.maximum(count - 1.0, 1.0)", "tl.maximum(count, 1.0)",
         "the kernel's std divides by K", f"{LOSSES}::test_group_advantage_adds_eps_whatever_the_block",
     ),
     Mutant(
-        "triton/losses.py", "tl.where(low != high, (own - mean) / scale, 0.0)", "(own - mean) / scale",
+        "engines/triton/formulas.py", "tl.where(low != high, (own - mean) / scale, 0.0)", "(own - mean) / scale",
         "the kernel keeps rounding noise of groups without spread", f"{LOSSES}::test_group_advantage_of_equal_rewards_is_exactly_zero",
     ),
     Mutant(
-        "triton/backward.py", "tl.where(col[None, :] == target[:, None], own[:, None], -tl.exp(log_p) * slope)",
+        "engines/triton/backward.py", "tl.where(col[None, :] == target[:, None], own[:, None], -tl.exp(log_p) * slope)",
         "-tl.exp(log_p) * slope",
         "no one-hot in the recomputed gradient", LOGPROB,
     ),
     Mutant(
-        "triton/backward.py", "slope += tl.load", "slope -= tl.load",
+        "engines/triton/backward.py", "slope += tl.load", "slope -= tl.load",
         "the entropy's gradient has the wrong sign", LOGPROB,
     ),
     Mutant(
-        "triton/engine.py", "for start in range(0, count, size):", "for start in range(0, count - count % size, size):",
+        "engines/triton/engine.py", "for start in range(0, count, size):", "for start in range(0, count - count % size, size):",
         "Triton drops the ragged last chunk", PLAIN,
     ),
     Mutant(
-        "gradients.py", "total[at : at + 8192] += matmul(a[at : at + 8192], b)",
+        "engines/accumulate.py", "total[at : at + 8192] += matmul(a[at : at + 8192], b)",
         "total[at : at + 8192] = (total[at : at + 8192] + matmul(a[at : at + 8192], b)).bfloat16()",
         "16-bit products are added up in bf16",
         f"{FAILURES}::test_linear_policy_loss_weight_gradient_is_as_good_in_64_chunks_as_in_one[torch.bfloat16-triton-64]",
     ),
     Mutant(
-        "gradients.py", "low = (column - high).to(grad.dtype)", "low = torch.zeros_like(high)",
+        "engines/accumulate.py", "low = (column - high).to(grad.dtype)", "low = torch.zeros_like(high)",
         "the bias gradient rounds its factor to 16 bits", f"{CONFIDENT}[0.9-torch.bfloat16]",
     ),
     Mutant(
-        "fused.py", "normaliser = normaliser[:, rows]", "normaliser = normaliser[:, : len(rows)]",
+        "ops/autograd.py", "normaliser = normaliser[:, rows]", "normaliser = normaliser[:, : len(rows)]",
         "offsets of other rows reach the backward",
         f"{FAILURES}::test_linear_logprob_takes_any_upstream_gradient[half zero-logprobs-triton]",
     ),

@@ -15,7 +15,7 @@ from .kernel_mutants import KERNEL_MUTANTS
 from .mutants import MUTANTS, Mutant
 from .sparse_mutants import SPARSE_MUTANTS
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parents[2]
 EVERY = MUTANTS + KERNEL_MUTANTS + SPARSE_MUTANTS
 TESTS_FAILED = 1  # pytest's exit code; a collection or usage error has another
 
@@ -23,7 +23,8 @@ TESTS_FAILED = 1  # pytest's exit code; a collection or usage error has another
 def run_copy(folder: Path, tests: set[str], mutant: Mutant | None = None) -> subprocess.CompletedProcess:
     """Run `tests` in a copy of the package and its suite, with the mutant's fault planted."""
     shutil.copytree(ROOT / "gft_kernels", folder / "gft_kernels", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "tests" / "kernels", folder / "tests" / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    for room in ("helpers", "losses", "engines", "ops"):
+        shutil.copytree(ROOT / "tests" / room, folder / "tests" / room, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "tests/__init__.py", "tests/conftest.py"):
         shutil.copy(ROOT / name, folder / name)
     if mutant is not None:

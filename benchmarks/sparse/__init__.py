@@ -1,0 +1,1 @@
+"""Evidence of the column-sparse gradients."""

@@ -1,0 +1,1 @@
+"""Rounds, gate, peaks."""

@@ -1,0 +1,70 @@
+"""The correctness gate: nobody is timed whose loss or gradients are not near those of the fp64 reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gft_kernels import gft
+from gft_kernels.engines import eager
+from gft_kernels.engines.contract import LossPlan
+from gft_kernels.head import Head
+
+from ..heads.ours import Provider
+from ..inputs.cases import TAU, Batch
+
+GATE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
+SPARSE_GATE = 5e-3  # in fp32: what 1e-3 of the logits' gradient may become in dhidden
+GATE_ROWS = 512
+
+
+@dataclass
+class Found:
+    """A loss and its gradients; `size` is the sum of the terms' absolute values, which a loss error is relative to."""
+
+    loss: Tensor
+    dhidden: Tensor  # [N, D]
+    dweight: Tensor  # [V, D]
+    size: float = 1.0
+
+    def errors(self, expected: Found) -> dict[str, float]:
+        """Relative errors: of the loss, and norms of the gradients' errors over the gradients' norms."""
+        gradients = ((self.dhidden, expected.dhidden), (self.dweight, expected.dweight))
+        dh, dw = (((a.double() - b.double()).norm() / b.double().norm()).item() for a, b in gradients)
+        return {"loss_error": (self.loss.double() - expected.loss).abs().item() / expected.size, "dh_error": dh, "dw_error": dw}
+
+
+def step(provider: Provider, batch: Batch) -> Found:
+    """One forward and backward."""
+    leaves = batch.leaves()
+    loss = provider(leaves)
+    loss.backward()
+    assert leaves.hidden.grad is not None
+    assert leaves.weight.grad is not None
+    return Found(loss.detach(), leaves.hidden.grad, leaves.weight.grad)
+
+
+def oracle(batch: Batch) -> Found:
+    """The eager reference in fp64."""
+    per_token = {"advantages": batch.advantages.double(), "old_logprobs": None, "ref_logprobs": None}
+    plan = LossPlan(batch.targets, None, batch.token_weights.double(), per_token, gft(TAU), Head())
+    sizes: list[float] = []
+
+    def provider(leaves: Batch) -> Tensor:
+        result = eager.policy_loss(leaves.hidden.double(), leaves.weight.double(), plan)
+        sizes.append((plan.weights * result.coefficients * result.logprobs).abs().sum().item())
+        return result.loss
+
+    found = step(provider, batch)
+    found.size = sizes[0]
+    return found
+
+
+def verdict(name: str, errors: dict[str, float], dtype: torch.dtype) -> str:
+    """Why a provider with these errors is not timed; "" where it is."""
+    gate = max(GATE[dtype], SPARSE_GATE) if "sparse" in name else GATE[dtype]
+    if all(error <= gate for error in errors.values()):  # NaN is not
+        return ""
+    return f"{', '.join(f'{key} {error:.1e}' for key, error in errors.items())}: over {gate:.0e}, not timed"

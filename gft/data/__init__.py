@@ -1,0 +1,1 @@
+"""Prompts with given responses: examples, and the files they are read from."""

@@ -1,0 +1,146 @@
+"""Prompts with given responses, from the files people have.
+
+    .jsonl and .parquet, told apart by their columns (`FORMATS`)          rg:NAME, a procedural task of reasoning-gym
+
+A bad row is never dropped in silence: it is named as file:line with the reason, and too many of them stop the run.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from .formats import FORMATS, BadRow, Example, Response, Row, Source, recognise
+
+__all__ = ["BadRow", "Example", "Response", "Source", "load_examples", "reasoning_gym_examples"]
+
+WARNINGS_SHOWN = 5
+
+
+def load_examples(path: str | Path, *, limit: int | None = None, max_bad_fraction: float = 0.01, seed: int = 0) -> list[Example]:
+    """Read a data file, or "rg:NAME" for a task of reasoning-gym (`limit` entries, 1000 by default).
+
+    Args:
+        path: a .jsonl or .parquet file whose columns are one of `FORMATS`; other columns are ignored.
+        limit: stop after this many good rows.
+        seed: of "rg:NAME" entries; entry i is made from seed + i, so held-out entries want a distant one.
+        max_bad_fraction: bad rows are listed on stderr; more of them than this fraction of the rows read is an error.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: an unknown extension or set of columns, too many bad rows, or no good one.
+    """
+    if str(path).startswith("rg:"):
+        return reasoning_gym_examples(str(path)[3:], 1000 if limit is None else limit, seed)
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit = {limit} must be positive, or None for all rows.")
+    path = Path(path)
+    if path.suffix not in READERS:
+        raise ValueError(f"{path}: unknown extension {path.suffix!r}: give a .jsonl or .parquet file, or rg:NAME for a reasoning-gym task.")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such file.")
+    examples: list[Example] = []
+    bad: list[str] = []
+    columns: set[str] = set()
+    convert = None
+    for number, row in READERS[path.suffix](path):
+        if limit is not None and len(examples) >= limit:
+            break
+        origin = f"{path}:{number}"
+        try:
+            if isinstance(row, BadRow):
+                raise row
+            columns |= row.keys()
+            convert = convert or recognise(row)
+            examples.append(convert(row, origin))
+        except BadRow as error:
+            bad.append(f"{origin}: {error}")
+    if convert is None and columns:
+        raise ValueError(f"{path}: unknown columns {', '.join(sorted(columns))}. Accepted: {'; '.join(map(' + '.join, FORMATS))}.")
+    _report(path, bad, len(examples), max_bad_fraction)
+    return examples
+
+
+def reasoning_gym_examples(name: str, size: int, seed: int) -> list[Example]:
+    """`size` entries of a procedural task; the entry's answer is both the expert response and the solution.
+
+    Raises:
+        ValueError: there is no such task, or it has entries without an answer.
+    """
+    try:
+        import reasoning_gym
+        from reasoning_gym.factory import DATASETS
+    except ImportError as error:
+        raise ImportError("rg:NAME needs reasoning-gym: pip install 'gft-kernels[train]'.") from error
+    if name not in DATASETS:
+        raise ValueError(f"rg:{name}: reasoning-gym has no such task; it has {', '.join(sorted(DATASETS))}.")
+    examples = []
+    for i, entry in enumerate(reasoning_gym.create_dataset(name, size=size, seed=seed)):
+        answer = entry["answer"]
+        if not isinstance(answer, str) or not answer.strip():
+            raise ValueError(f"rg:{name}: entry {i} has the answer {answer!r}; only tasks whose entries carry an answer can be used.")
+        examples.append(Example(entry["question"], answer, (Response(answer, "expert"),), f"reasoning_gym/{name}", f"rg:{name}:{i}"))
+    return examples
+
+
+def _report(path: Path, bad: list[str], good: int, max_bad_fraction: float) -> None:
+    """Name the first bad rows on stderr; stop if there are too many or nothing else."""
+    for line in bad[:WARNINGS_SHOWN]:
+        print(f"warning: {line}", file=sys.stderr)
+    if bad:
+        print(f"warning: {path}: {len(bad)} of {len(bad) + good} rows are bad and were left out", file=sys.stderr)
+    if good == 0:
+        raise ValueError(f"{path}: no good row" + (f"; the first bad one: {bad[0]}." if bad else ": the file is empty."))
+    if len(bad) > max_bad_fraction * (len(bad) + good):
+        raise ValueError(
+            f"{path}: {len(bad)} of {len(bad) + good} rows are bad, more than the {max_bad_fraction:.2%} allowed: "
+            f"mend them, or raise max_bad_fraction. The first one: {bad[0]}."
+        )
+
+
+# Readers: (line or row number, the row or what is wrong with it)
+
+
+def _read_jsonl(path: Path) -> Iterator[tuple[int, Row | BadRow]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+            except (ValueError, RecursionError) as error:
+                yield number, error if isinstance(error, BadRow) else BadRow(f"invalid JSON: {error}")
+                continue
+            yield number, row if isinstance(row, dict) else BadRow(f"a row must be an object, found {type(row).__name__}")
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> Row:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise BadRow(f"duplicate key {next(key for key in keys if keys.count(key) > 1)!r}")
+    return row
+
+
+def _refuse_constant(name: str) -> None:
+    raise BadRow(f"{name} is not JSON")
+
+
+def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError(f"{path}: parquet needs pyarrow: pip install 'gft-kernels[train]'.") from error
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            rows = (row for batch in file.iter_batches(batch_size=1024) for row in batch.to_pylist())
+            yield from enumerate(rows, start=1)
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{path}: not a readable parquet file: {error}") from error
+
+
+READERS: dict[str, Callable[[Path], Iterator[tuple[int, Row | BadRow]]]] = {".jsonl": _read_jsonl, ".parquet": _read_parquet}

@@ -1,0 +1,213 @@
+"""Examples, and how a row of each accepted format becomes one.
+
+A format is one function and one line of `FORMATS`. A row that does not fit raises BadRow, which says what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, get_args
+
+from ..answers import parse_number
+
+Source = Literal["expert", "teacher", "self"]
+Row = dict[str, Any]
+
+GSM8K_INSTRUCTION = "Give the final answer on the last line as `#### <number>`."
+
+
+@dataclass(frozen=True)
+class Response:
+    """One response to a prompt; reward None means that the reward function scores it. The text may be empty."""
+
+    text: str
+    source: Source
+    reward: float | None = None
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt with the responses given for it.
+
+    Args:
+        prompt: text, or chat messages {"role", "content"}.
+        solution: what the reward function compares with; "" if there is none.
+        responses: the given ones (expert, teacher).
+        data_source: where the prompt comes from, for reward functions that tell sources apart.
+        origin: "file:line" (parquet: file:row, from 1), for error messages.
+    """
+
+    prompt: str | tuple[dict, ...]
+    solution: str
+    responses: tuple[Response, ...] = ()
+    data_source: str = ""
+    origin: str = ""
+
+
+class BadRow(ValueError):
+    """What is wrong with one row."""
+
+
+# Formats: one function from a row to an Example each
+
+
+def _gsm8k(row: Row, origin: str) -> Example:
+    question, answer = _nonblank(row["question"], "question"), _nonblank(row["answer"], "answer")
+    last = re.search(r"^####\s*(\S+)\s*\Z", answer, re.MULTILINE)
+    if last is None or parse_number(last[1]) is None:
+        raise BadRow(f"the answer must end in '#### <number>', found {answer[-40:]!r}")
+    prompt = ({"role": "user", "content": f"{question}\n\n{GSM8K_INSTRUCTION}"},)
+    expert = Response(_without_calculator(answer), "expert")
+    return Example(prompt, last[1].replace(",", ""), (expert,), "openai/gsm8k", origin)
+
+
+def _group(row: Row, origin: str) -> Example:
+    completions = row["completions"]
+    if not isinstance(completions, list):
+        raise BadRow(f"'completions' must be a list, found {type(completions).__name__}")
+    sources = _one_each(row, "sources", "expert", len(completions))
+    rewards = [_reward(value) for value in _one_each(row, "rewards", None, len(completions))]
+    for source in sources:
+        if source not in get_args(Source):
+            raise BadRow(f"unknown source {source!r}: use {', '.join(get_args(Source))}")
+    responses = tuple(map(Response, map(_response_text, completions), sources, rewards))
+    all_given = bool(rewards) and None not in rewards
+    return Example(_prompt(row["prompt"]), _solution(row, "solution", required=not all_given), responses, _source_of(row), origin)
+
+
+def _prompt_completion(row: Row, origin: str) -> Example:
+    return _demonstration(row, _prompt(row["prompt"]), _response_text(row["completion"]), origin)
+
+
+def _conversation(row: Row, origin: str) -> Example:
+    messages = _messages(row["messages"])
+    if messages[-1]["role"] != "assistant":
+        raise BadRow(f"the last message must be the assistant's, found role {messages[-1]['role']!r}")
+    return _demonstration(row, _prompt(list(messages[:-1])), messages[-1]["content"], origin)
+
+
+def _demonstration(row: Row, prompt: str | tuple[dict, ...], text: str, origin: str) -> Example:
+    """Without a solution nothing can score the demonstration: it is right by definition, reward 1."""
+    solution = _solution(row, "solution", required=False)
+    return Example(prompt, solution, (Response(text, "expert", None if solution else 1.0),), _source_of(row), origin)
+
+
+def _verl(row: Row, origin: str) -> Example:
+    model, extra = row["reward_model"], row.get("extra_info")
+    if not isinstance(model, dict):
+        raise BadRow(f"'reward_model' must be an object with 'ground_truth', found {type(model).__name__}")
+    source = _source_of(row)
+    expert = extra.get("answer") if isinstance(extra, dict) else None
+    responses = ()
+    if expert is not None:
+        text = _response_text(expert)
+        responses = (Response(_without_calculator(text) if "gsm8k" in source else text, "expert"),)
+    return Example(_prompt(row["prompt"]), _solution(model, "ground_truth", required=True), responses, source, origin)
+
+
+FORMATS: dict[tuple[str, ...], Callable[[Row, str], Example]] = {
+    ("prompt", "completions"): _group,  # with sources, rewards, solution
+    ("prompt", "reward_model"): _verl,  # with data_source, extra_info
+    ("prompt", "completion"): _prompt_completion,  # TRL; with solution
+    ("messages",): _conversation,  # TRL; with solution
+    ("question", "answer"): _gsm8k,
+}
+
+
+def recognise(row: Row) -> Callable[[Row, str], Example]:
+    """The format of a file, by the columns of its first row that has all of one's required columns."""
+    for required, convert in FORMATS.items():
+        if row.keys() >= set(required):
+            return partial(_converted, required, convert)
+    raise BadRow(f"unknown columns {', '.join(sorted(row)) or '(none)'}")
+
+
+def _converted(required: tuple[str, ...], convert: Callable[[Row, str], Example], row: Row, origin: str) -> Example:
+    for name in required:
+        if row.get(name) is None:
+            raise BadRow(f"{name!r} is missing")
+    return convert(row, origin)
+
+
+# Fields
+
+
+def _utf8(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise BadRow(f"{what} must be text, found {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise BadRow(f"{what} holds half a surrogate pair, which no tokenizer takes") from error
+    return value
+
+
+def _nonblank(value: Any, what: str) -> str:
+    if not _utf8(value, what).strip():
+        raise BadRow(f"empty {what}")
+    return value
+
+
+def _messages(value: Any) -> tuple[dict, ...]:
+    """Chat messages without their null fields (parquet gives every message the fields of all)."""
+    if not isinstance(value, list) or not value or not all(isinstance(message, dict) for message in value):
+        raise BadRow("messages must be a list of {role, content} objects that is not empty")
+    for message in value:
+        _nonblank(message.get("role"), "role of a message")
+        _utf8(message.get("content"), "content of a message")
+    return tuple({key: field for key, field in message.items() if field is not None} for message in value)
+
+
+def _prompt(value: Any) -> str | tuple[dict, ...]:
+    if not isinstance(value, list):
+        return _nonblank(value, "prompt")
+    if not any(message["content"].strip() for message in (_messages(value) if value else ())):
+        raise BadRow("empty prompt")
+    return _messages(value)
+
+
+def _response_text(value: Any) -> str:
+    """Text, or the one assistant message of a list. Empty text is a response: the end token alone."""
+    if not isinstance(value, list):
+        return _utf8(value, "completion")
+    messages = _messages(value)
+    if len(messages) != 1 or messages[0]["role"] != "assistant":
+        raise BadRow(f"a completion must be text or one assistant message, found roles {[m['role'] for m in messages]}")
+    return messages[0]["content"]
+
+
+def _solution(row: Row, name: str, *, required: bool) -> str:
+    value = row.get(name)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = str(value)
+    value = "" if value is None else _utf8(value, f"{name!r}")
+    if required and not value.strip():
+        raise BadRow(f"{name!r} is missing, and responses without a reward need it")
+    return value
+
+
+def _one_each(row: Row, name: str, default: Any, count: int) -> list:
+    values = [default] * count if row.get(name) is None else row[name]
+    if not isinstance(values, list) or len(values) != count:
+        found = f"{len(values)} of them" if isinstance(values, list) else type(values).__name__
+        raise BadRow(f"{name!r} must be a list with one entry per completion ({count}), found {found}")
+    return values
+
+
+def _reward(value: Any) -> float | None:
+    if value is not None and (not isinstance(value, (int, float)) or not math.isfinite(value)):
+        raise BadRow(f"a reward must be a finite number or null, found {value!r}")
+    return None if value is None else float(value)
+
+
+def _source_of(row: Row) -> str:
+    return _utf8(row.get("data_source") or "", "'data_source'")
+
+
+def _without_calculator(answer: str) -> str:
+    """GSM8K's text without its calculator annotations: "48/2 = <<48/2=24>>24" -> "48/2 = 24"."""
+    return re.sub(r"<<[^<>]*>>", "", answer)

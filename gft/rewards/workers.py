@@ -1,0 +1,261 @@
+"""Killable processes that score untrusted model output.
+
+A worker takes one call at a time over a pipe. The parent holds the clock: a call past its limit costs the worker its life and
+that one item an error; the other items go on. A worker is a fresh interpreter that imports this module and the reward
+function, nothing of the caller's main module (which may import torch). It answers in JSON, so what comes back is only data.
+POSIX only: descriptors are handed over, and process groups are killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection, wait
+from numbers import Real
+from pathlib import Path
+from typing import Any, NamedTuple
+
+RewardFunction = Callable[..., float]
+"""verl's signature: compute_score(data_source, solution_str, ground_truth, extra_info=None) -> float."""
+
+START_SECONDS = 120.0  # to start an interpreter and import the reward function
+OUT_OF_MEMORY = 77  # exit code of a worker that ran into its memory limit
+
+
+class Scored(NamedTuple):
+    """A reward, or the reason why there is none: a checker that failed says nothing about the response."""
+
+    value: float | None
+    error: str | None
+
+
+class Limits(NamedTuple):
+    """What one call may take; memory_mib comes on top of what the worker holds once the reward function is imported."""
+
+    seconds: float
+    memory_mib: int
+
+
+def call_reward(function: RewardFunction, arguments: Sequence[Any]) -> Scored:
+    """function(*arguments) as a finite number; an exception, a NaN and anything that is not a number are errors."""
+    try:
+        value = function(*arguments)
+        if isinstance(value, dict):  # verl's functions may return {"score": ..., more metrics}
+            value = value.get("score")
+        if not isinstance(value, Real):
+            raise TypeError(f"the reward function returned {str(value)[:80]} ({type(value).__name__}), not a number")
+        if not math.isfinite(value):
+            raise ValueError(f"the reward function returned {value}, not a finite number")
+        return Scored(float(value), None)
+    except MemoryError:  # the process may be in any state: its owner ends it
+        raise
+    except Exception as error:
+        return Scored(None, f"{type(error).__name__}: {error}"[:500])
+
+
+def import_reward(name: str) -> RewardFunction:
+    """The function that "package.module:function" names."""
+    module, _, attribute = name.partition(":")
+    function = getattr(import_module(module), attribute)
+    if not callable(function):
+        raise TypeError(f"{name} is a {type(function).__name__}, not a function")
+    return function
+
+
+def serve(descriptor: int) -> None:
+    """A worker's life: load the reward function, say so, then answer calls until the parent closes the pipe."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # the parent decides when a worker ends
+        signal.signal(number, signal.SIG_IGN)
+    pipe = Connection(descriptor)
+    reward, seconds, memory_mib = pickle.loads(pipe.recv_bytes())
+    try:
+        function = import_reward(reward) if isinstance(reward, str) else pickle.loads(reward)
+    except Exception as error:
+        return _send(pipe, Scored(None, f"{type(error).__name__}: {error}"))
+    _limit_memory(memory_mib)
+    _send(pipe, Scored(0.0, None))
+    with contextlib.suppress(EOFError, ConnectionError):
+        while True:
+            arguments = json.loads(pipe.recv_bytes())
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_REAL, 2 * seconds + 1)  # ends a stuck worker whose parent was killed
+            try:
+                scored = call_reward(function, arguments)
+            except MemoryError:
+                os._exit(OUT_OF_MEMORY)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            _send(pipe, scored)
+
+
+def _send(pipe: Connection, scored: Scored) -> None:
+    pipe.send_bytes(json.dumps(scored).encode())
+
+
+def _limit_memory(mib: int) -> None:
+    """Cap the address space at what is mapped now plus `mib`, on platforms that can."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        statm = Path("/proc/self/statm")
+        mapped = int(statm.read_text().split()[0]) * resource.getpagesize() if statm.exists() else 0
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        limit = mapped + (mib << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
+class _Worker:
+    """One process, as the parent sees it: starting, then idle, then busy with call number `job`."""
+
+    def __init__(self, reward: str | bytes, limits: Limits) -> None:
+        self.limits = limits
+        self.setup = pickle.dumps((reward, *limits))
+        self.start()
+
+    def start(self) -> None:
+        self.job: int | None = None
+        self.ready = self.broken = False
+        self.deadline = time.monotonic() + START_SECONDS
+        self.pipe, theirs = Pipe()
+        path = [str(entry) for entry in sys.path]
+        code = f"import sys; sys.path[:] = {path!r}; from gft.rewards.workers import serve; serve({theirs.fileno()})"
+        with theirs:  # a session of its own: Ctrl-C is for the parent, and a kill reaches the worker's children too
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", code], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        with contextlib.suppress(ConnectionError):
+            self.pipe.send_bytes(self.setup)
+
+    def stop(self) -> None:
+        if self.pipe.closed:
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.pipe.close()
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def submit(self, job: int, arguments: Sequence[Any]) -> None:
+        self.job, self.deadline = job, time.monotonic() + self.limits.seconds
+        with contextlib.suppress(ConnectionError):  # a worker that died while idle: receive() tells
+            self.pipe.send_bytes(json.dumps(arguments).encode())
+
+    def receive(self) -> Scored:
+        """The worker's answer, once the pipe is readable or the deadline has passed; without one the worker is broken."""
+        self.job = None
+        try:
+            if self.pipe.poll():
+                return Scored(*json.loads(self.pipe.recv_bytes()))
+            reason = f"timed out after {self.limits.seconds if self.ready else START_SECONDS:g} s"
+        except (EOFError, OSError):
+            reason = self._epitaph()
+        self.broken = True
+        return Scored(None, reason)
+
+    def _epitaph(self) -> str:
+        try:
+            code = self.process.wait(timeout=1.0)
+        except subprocess.TimeoutExpired:
+            return "the worker closed its pipe"
+        if code == OUT_OF_MEMORY:
+            return f"ran out of memory (limit {self.limits.memory_mib} MiB)"
+        return f"the worker process ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}"
+
+    def greet(self) -> None:
+        """Take the message that says the reward function is loaded."""
+        error = self.receive().error
+        if error is not None:
+            raise ValueError(f"a worker could not load the reward function: {error}")
+        self.ready = True
+
+
+class Workers:
+    """`count` processes with one reward function; `run` scores a list of calls, in order.
+
+    Raises:
+        ValueError: the reward function cannot be imported by a worker.
+    """
+
+    def __init__(self, reward: str | RewardFunction, count: int, limits: Limits) -> None:
+        payload = reward if isinstance(reward, str) else _pickled(reward)
+        self._workers: list[_Worker] = []
+        try:
+            for _ in range(count):
+                self._workers.append(_Worker(payload, limits))
+            for worker in self._workers:
+                worker.pipe.poll(START_SECONDS)
+                worker.greet()
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self, calls: Sequence[Sequence[Any]]) -> list[Scored]:
+        """Score every call; whatever happens, no worker is left with a call of this run."""
+        if not self._workers:
+            raise ValueError("the reward workers are closed")
+        results: dict[int, Scored] = {}
+        pending = deque(range(len(calls)))
+        try:
+            while len(results) < len(calls):
+                self._hand_out(calls, pending)
+                self._collect(results)
+        finally:
+            for worker in self._workers:
+                if worker.job is not None:
+                    worker.restart()
+        return [results[i] for i in range(len(calls))]
+
+    def _hand_out(self, calls: Sequence[Sequence[Any]], pending: deque[int]) -> None:
+        for worker in self._workers:
+            if pending and worker.ready and worker.job is None:
+                if worker.process.poll() is not None:  # it died between two calls: nobody's answer is to blame
+                    worker.restart()
+                    continue
+                job = pending.popleft()
+                worker.submit(job, calls[job])
+
+    def _collect(self, results: dict[int, Scored]) -> None:
+        """Wait for the first answer or deadline, then take every answer there is and replace the workers that failed."""
+        engaged = [worker for worker in self._workers if worker.job is not None or not worker.ready]
+        nearest = min(worker.deadline for worker in engaged)
+        readable = wait([worker.pipe for worker in engaged], timeout=max(0.0, nearest - time.monotonic()))
+        for worker in engaged:
+            if worker.pipe not in readable and time.monotonic() < worker.deadline:
+                continue
+            if not worker.ready:
+                worker.greet()
+                continue
+            job = worker.job
+            results[job] = worker.receive()
+            if worker.broken:
+                worker.restart()
+
+    def close(self) -> None:
+        """End every worker at once. Safe to call twice."""
+        while self._workers:
+            self._workers[-1].stop()
+            self._workers.pop()
+
+
+def _pickled(function: RewardFunction) -> bytes:
+    """The function by reference. The worker, having another main module, cannot look it up there."""
+    advice = "define it at the top level of a module that can be imported, and not in the script that is run"
+    if getattr(function, "__module__", None) == "__main__":
+        raise ValueError(f"workers cannot import the reward function {function!r}: {advice}.")
+    try:
+        return pickle.dumps(function)
+    except Exception as error:
+        raise ValueError(f"workers cannot import the reward function {function!r} ({error}): {advice}.") from error

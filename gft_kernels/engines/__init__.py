@@ -1,0 +1,1 @@
+"""What touches the vocabulary: one engine a device, all behind `contract.py`."""

@@ -1,0 +1,153 @@
+"""Accumulators of dhidden, dweight and dbias over chunks of rows, in fp32 (fp64 for fp64 inputs), rounded once at the end."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..head import compute_dtype
+
+Index = slice | Tensor
+HALVES = (torch.float16, torch.bfloat16)
+FP16_RANGE = 256.0  # fp16 gradients are held at this multiple of the largest upstream value: above the subnormals, below 65504
+
+
+def unit_of(dtype: torch.dtype, weights: Tensor, advantages: Tensor | None = None) -> Tensor | None:
+    """What fp16 gradients are multiples of, a power of two by the largest |weight * advantage|; None for every other dtype."""
+    if dtype != torch.float16:
+        return None
+    weights = weights if advantages is None else weights * advantages
+    top = weights.abs().amax() if weights.numel() else weights.new_zeros(())
+    return torch.where(top > 0, torch.exp2(torch.ceil(torch.log2(top))) / FP16_RANGE, 1.0)
+
+
+def matmul(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b, accumulated and returned in fp32 where the operands have 16 bits."""
+    if a.dtype not in HALVES:
+        return a @ b
+    if a.device.type != "cuda":
+        return a.float() @ b.float()
+    return torch.mm(a, b, out_dtype=torch.float32) if _widens(a.dtype, a.device) else (a @ b).float()
+
+
+def add_matmul(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    """total + a @ b, in place, in total's precision; a @ b where total is None."""
+    if total is None:
+        return matmul(a, b)
+    if a.dtype not in HALVES:
+        return total.addmm_(a, b)
+    if a.device.type == "cuda" and _adds_in_place(a.dtype, a.device):
+        return torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
+    for at in range(0, len(total), 8192):  # slices: the product must not cost a second dweight
+        total[at : at + 8192] += matmul(a[at : at + 8192], b)
+    return total
+
+
+@functools.cache
+def _widens(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a GEMM of 16-bit operands can return its fp32 sums; else they are rounded to 16 bits, once a chunk."""
+    a = torch.eye(16, dtype=dtype, device=device)
+    try:
+        return torch.mm(a, a, out_dtype=torch.float32).dtype == torch.float32
+    except (RuntimeError, TypeError):
+        return False
+
+
+@functools.cache
+def _adds_in_place(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether this torch adds a 16-bit product to an fp32 matrix in one GEMM (some releases demand a 16-bit addend)."""
+    a, total = torch.eye(16, dtype=dtype, device=device), torch.ones(16, 16, device=device)
+    try:
+        torch.addmm(total, a, a, out_dtype=torch.float32, out=total)
+    except (RuntimeError, TypeError):
+        return False
+    return bool((total == 1 + a).all())
+
+
+class Rows(NamedTuple):
+    """What a chunk's rows know of themselves, [K] each."""
+
+    targets: Tensor
+    upstream: Tensor  # d loss / d log p, in multiples of the gradients' unit
+    logprobs: Tensor
+
+    def sizes(self) -> Tensor:
+        """Sum of the row's |dz| off the target, an upper bound of each entry."""
+        return torch.where(self.upstream == 0, 0, self.upstream.abs() * -torch.expm1(self.logprobs))
+
+
+class Gradients:
+    """What the chunks' logit gradients add up to; what nobody wants is never allocated.
+
+    A chunk's dz is factor[:, None] * grad, the factor kept on the [K, D] side of both GEMMs. The sums are held in
+    multiples of `unit` (None is 1), which keeps fp16 operands in range.
+    """
+
+    def __init__(
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: tuple[bool, bool, bool], unit: Tensor | None = None
+    ) -> None:
+        self.wanted = (wanted[0], wanted[1], wanted[2] and bias is not None)
+        self.unit = unit
+        self.dtype = compute_dtype(hidden, weight)
+        self.hidden = torch.zeros(hidden.shape, dtype=self.dtype, device=hidden.device) if wanted[0] else None
+        self.weight: Tensor | None = None  # [V, D], made by the first chunk
+        self.bias: Tensor | None = None  # [V, 2], likewise: high and low part
+
+    def add(
+        self, index: Index, grad: Tensor, hidden: Tensor, weight: Tensor, slope: float, factor: Tensor | None, rows: Rows | None = None
+    ) -> Tensor | None:
+        """Add one chunk, dz = factor * grad [K, V], logits = slope * hidden @ weight.T; returns grad @ weight where dhidden is wanted.
+
+        `rows` are for those who leave parts of a chunk out.
+        """
+        product = None
+        if self.hidden is not None:
+            product = matmul(grad, weight)
+            self.hidden[index] = product * slope if factor is None else product * (factor * slope)[:, None]
+        if self.wanted[1]:
+            right = torch.empty_like(hidden, memory_format=torch.contiguous_format)
+            torch.mul(hidden, slope if factor is None else (factor * slope)[:, None], out=right)
+            self.weight = add_matmul(self.weight, grad.T, right)
+        if self.wanted[2]:
+            column = grad.new_full((len(grad),), slope, dtype=compute_dtype(grad, grad)) if factor is None else factor * slope
+            high = column.to(grad.dtype)
+            low = (column - high).to(grad.dtype)  # a 16-bit factor would be off by a rounding: carry its remainder
+            self.bias = add_matmul(self.bias, grad.T, torch.stack((high, low), 1))
+        return product
+
+    def report(self) -> Tensor | None:
+        """What was left out, as numbers; None where nothing can be."""
+        return None
+
+    def sums(self, inputs: tuple[Tensor, Tensor, Tensor | None]) -> Iterator[Tensor | None]:
+        """The sums for hidden, weight and bias in their own dtype, None where not wanted; each is let go before the next."""
+        for name, x, wanted in zip(("hidden", "weight", "bias"), inputs, self.wanted, strict=True):
+            total = getattr(self, name)
+            setattr(self, name, None)
+            if x is None or not wanted:
+                yield None
+            elif total is None:  # no chunk came
+                yield torch.zeros(x.shape, dtype=self.dtype, device=x.device)
+            else:
+                yield total.sum(1) if name == "bias" else total
+
+    def finish(self, grad_loss: Tensor | None, inputs: tuple[Tensor, Tensor, Tensor | None]) -> tuple[Tensor | None, ...]:
+        """The gradients times grad_loss in the dtypes of the inputs, multiplied before the one rounding."""
+        scale = self.unit if grad_loss is None else grad_loss if self.unit is None else grad_loss * self.unit
+        dtypes = [None if x is None else x.dtype for x in inputs]
+        return tuple(None if dtype is None else scaled(total, scale, dtype) for total, dtype in zip(self.sums(inputs), dtypes, strict=True))
+
+
+def scaled(total: Tensor | None, scale: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """total * scale in `dtype`, multiplied before the rounding, in place where no rounding follows."""
+    if total is None:
+        return None
+    if total.dtype == dtype:
+        return total if scale is None else total.mul_(scale)
+    if scale is None:
+        return total.to(dtype)
+    return torch.mul(total, scale, out=torch.empty_like(total, dtype=dtype))

@@ -1,0 +1,84 @@
+"""Logit gradients of any upstream gradient on log p and entropy, straight from a recomputed tile.
+
+    log p_j = z_j - m - log total (both kept by the forward)        p_j = e^(log p_j)
+    dz_j = -p_j (g + h (log p_j + H))      dz_y = g (1 - p) - h p (log p + H), 1 - p = -expm1(log p)
+
+g, h the upstream gradients of log p and of the entropy H. One rounding, no second pass.
+
+Cost: 2KDV for K rows whose upstream gradient is not zero, then the two gradient GEMMs.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ...head import Head
+from ..contract import Scores
+from .configs import Config, accumulator, transforms
+from .tile import raw_logits, tile_position, transform, uncap
+
+
+@triton.heuristics(
+    {
+        "HAS_BIAS": lambda args: args["bias_ptr"] is not None,
+        "HAS_ENTROPY": lambda args: args["grad_entropy_ptr"] is not None,
+        "EVEN_D": lambda args: args["D"] % args["BLOCK_D"] == 0,
+    }
+)
+@triton.jit
+def head_bwd_kernel(
+    hidden_ptr, weight_ptr, bias_ptr, targets_ptr, normaliser_ptr, entropy_ptr, grad_logprobs_ptr, grad_entropy_ptr, own_ptr, dz_ptr,
+    K, V, D, stride_wv, stride_zk,
+    SCALE: tl.constexpr, SOFTCAP: tl.constexpr, TEMPERATURE: tl.constexpr,
+    HAS_BIAS: tl.constexpr, HAS_ENTROPY: tl.constexpr, EVEN_D: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr, GROUP: tl.constexpr, ACC: tl.constexpr,
+):  # fmt: skip
+    """dz [K, V] of one tile."""
+    row_block, tile = tile_position(K, V, BLOCK_N, BLOCK_V, GROUP)
+    row = row_block * BLOCK_N + tl.arange(0, BLOCK_N)
+    col = tile * BLOCK_V + tl.arange(0, BLOCK_V)
+    raw = raw_logits(hidden_ptr, weight_ptr, bias_ptr, row, col, K, V, D, stride_wv, HAS_BIAS, EVEN_D, BLOCK_D, ACC)
+    live = row < K
+    z = transform(raw, SCALE, SOFTCAP, TEMPERATURE)
+    offset = tl.load(normaliser_ptr + row, mask=live, other=0.0)
+    log_total = tl.load(normaliser_ptr + K + row, mask=live, other=0.0)
+    log_p = z - offset[:, None] - log_total[:, None]
+    slope = tl.load(grad_logprobs_ptr + row, mask=live, other=0.0)[:, None]
+    if HAS_ENTROPY:
+        entropy = tl.load(entropy_ptr + row, mask=live, other=0.0)
+        slope += tl.load(grad_entropy_ptr + row, mask=live, other=0.0)[:, None] * (tl.maximum(log_p, -1e30) + entropy[:, None])
+    own = tl.load(own_ptr + row, mask=live, other=0.0)
+    target = tl.load(targets_ptr + row, mask=live, other=-1).to(tl.int32)
+    dz = tl.where(col[None, :] == target[:, None], own[:, None], -tl.exp(log_p) * slope)
+    dz = uncap(dz, z, SOFTCAP, TEMPERATURE)
+    stored = dz_ptr + row.to(tl.int64)[:, None] * stride_zk + col[None, :]
+    tl.store(stored, dz.to(dz_ptr.dtype.element_ty), mask=live[:, None] & (col < stride_zk)[None, :])
+
+
+def head_backward(
+    hidden: Tensor,  # [K, D]
+    weight: Tensor,  # [V, D]
+    bias: Tensor | None,  # [V]
+    targets: Tensor,  # [K]
+    scores: Scores,
+    upstream: tuple[Tensor, Tensor | None],  # [K] each
+    dz: Tensor,  # [K, V], written up to its row stride
+    head: Head,
+    config: Config,
+) -> None:
+    """Write the gradient of the transformed logits, soft cap included; scale / temperature is left to the GEMMs."""
+    grad_logprobs, grad_entropy = upstream
+    own = grad_logprobs * -torch.expm1(scores.logprobs)
+    if grad_entropy is not None:
+        own = own - grad_entropy * scores.logprobs.exp() * (scores.logprobs.clamp(min=-1e30) + scores.entropy)
+    (rows, size), vocabulary = hidden.shape, weight.shape[0]
+    _, acc = accumulator(hidden.dtype)
+    head_bwd_kernel[(triton.cdiv(rows, config.block_n) * triton.cdiv(vocabulary, config.block_v),)](
+        hidden_ptr=hidden, weight_ptr=weight, bias_ptr=bias, targets_ptr=targets, normaliser_ptr=scores.normaliser,
+        entropy_ptr=scores.entropy, grad_logprobs_ptr=grad_logprobs, grad_entropy_ptr=grad_entropy, own_ptr=own, dz_ptr=dz,
+        K=rows, V=vocabulary, D=size, stride_wv=weight.stride(0), stride_zk=dz.stride(0), ACC=acc,
+        **transforms(head), **config.blocks(), **config.options(),
+    )  # fmt: skip

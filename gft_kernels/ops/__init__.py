@@ -1,0 +1,1 @@
+"""What a caller calls, and the way from its arguments to an engine."""

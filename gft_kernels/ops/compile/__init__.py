@@ -1,0 +1,1 @@
+"""torch.compile only: the ops as custom ops, and what is traced around them."""

@@ -1,0 +1,131 @@
+"""The fused loss: any per-token objective on a linear head, gradients formed in one pass over the vocabulary."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..head import Head, PolicyLoss, compute_dtype
+from ..losses.advantages import GroupRewards
+from ..losses.objectives import LossFunction, gft
+from ..losses.reductions import Reduction, token_weights
+from .backends import backend_name, resolve_backend
+from .compile import trace
+from .plan import make_plan
+from .result import report
+from .validation import check_given, check_head_inputs
+
+
+def linear_policy_loss(
+    hidden: Tensor,  # [N, D]
+    weight: Tensor,  # [V, D]
+    targets: Tensor,  # [N]
+    advantages: Tensor | GroupRewards | None = None,  # [N]
+    *,
+    objective: LossFunction = gft(tau=0.7),  # noqa: B008  (frozen)
+    token_weights: Tensor | None = None,  # [N]
+    old_logprobs: Tensor | None = None,  # [N]
+    ref_logprobs: Tensor | None = None,  # [N]
+    head: Head | None = None,
+    backend: str = "auto",
+) -> PolicyLoss:
+    """A policy-gradient loss over the head, with its gradients, without the [N, V] logits.
+
+    Equivalent to::
+
+        logprobs = linear_logprob(hidden, weight, targets, head=head).logprobs
+        losses = objective(logprobs, advantages=advantages, old_logprobs=old_logprobs, ref_logprobs=ref_logprobs)
+        loss = (token_weights * losses)[targets != -100].sum()
+
+    where, for the default objective `gft(tau)`, losses = -advantages * C(p) * logprobs, C(p) = p if p < tau else 1, detached.
+
+    Args:
+        hidden: [N, D] fp64, fp32, bf16 or fp16; the backbone's output, already shifted against targets.
+        weight: [V, D], same choice of dtypes.
+        targets: [N] integers; head.ignore_index (-100) marks masked rows.
+        advantages: [N] per-token advantages, or `GroupRewards`, which are normalised here; None for sft() and dft().
+        objective: sft(), dft(), gft(tau), reinforce(), grpo(...), cispo(...), a sum with kl(beta), or any function
+            f(logprobs, **per_token) -> loss [K] whose element t depends on row t alone.
+        token_weights: [N] the reduction (`gft_kernels.token_weights`); default: mean over the unmasked targets.
+        old_logprobs: [N] log-probs of the sampling policy, for ratios.
+        ref_logprobs: [N] log-probs of the reference policy, for kl().
+        head: bias, logit transforms and how to run (`Head`).
+        backend: "auto", "triton", "chunked" or "eager". Autocast is ignored: the inputs' own dtypes decide.
+
+    Returns:
+        PolicyLoss(loss, logprobs, entropy, coefficients, stats); only loss is differentiable, into hidden, weight and
+        bias. Advantages, token_weights, old and reference log-probs are constants. A batch without active rows has loss 0 and
+        gradients 0. Rows that cannot carry a gradient (masked, weight 0, and for the built-in objectives advantage 0)
+        are left out of the head: see `Head.skip_rows` for what is reported there.
+
+    Raises:
+        ValueError: shapes, devices, a target outside the vocabulary, NaN advantages, missing inputs of the objective, an
+            objective that mixes rows, unknown backend. TypeError: dtypes, DTensor.
+
+    Cost: 6KDV for K active rows; less where hidden, weight or both need no gradient.
+    Source: arXiv:2604.14258 Eq. 21 for the default objective.
+    """
+    head = Head() if head is None else head
+    targets = check_head_inputs(hidden, weight, targets, head)
+    given = {"advantages": advantages, "old_logprobs": old_logprobs, "ref_logprobs": ref_logprobs}
+    check_given({**given, "token_weights": token_weights}, hidden, objective)
+    name = backend_name(backend, hidden.device, compute_dtype(hidden, weight))
+    if torch.compiler.is_compiling():
+        return trace.policy_loss(hidden, weight, targets, given, token_weights, objective, head, name)
+    plan, valid = make_plan((hidden, weight), targets, given, token_weights, objective, head)
+    return report(resolve_backend(name).policy_loss(hidden, weight, plan), plan, valid)
+
+
+class LinearPolicyLoss(nn.Module):
+    """`linear_policy_loss` as a module: the choices at construction, the tensors at the call.
+
+    Equivalent to::
+
+        weights = token_weights(reduction, targets != head.ignore_index, sequence_ids, **counts)
+        linear_policy_loss(hidden, weight, targets, advantages, token_weights=weights, ...)
+
+    Args:
+        objective, head, backend: as in `linear_policy_loss`.
+        reduction: a name of `token_weights`; max_length is the L_max of "seq-mean-token-sum-norm".
+    """
+
+    def __init__(
+        self,
+        objective: LossFunction = gft(tau=0.7),  # noqa: B008  (frozen)
+        *,
+        reduction: Reduction = "token-mean",
+        max_length: int | None = None,
+        head: Head | None = None,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.objective, self.reduction, self.max_length = objective, reduction, max_length
+        self.head, self.backend = Head() if head is None else head, backend
+
+    def forward(
+        self,
+        hidden: Tensor,  # [N, D]
+        weight: Tensor,  # [V, D]
+        targets: Tensor,  # [N]
+        advantages: Tensor | GroupRewards | None = None,  # [N]
+        *,
+        sequence_ids: Tensor | None = None,  # [N]
+        old_logprobs: Tensor | None = None,  # [N]
+        ref_logprobs: Tensor | None = None,  # [N]
+        num_tokens: int | Tensor | None = None,
+        num_sequences: int | Tensor | None = None,
+    ) -> PolicyLoss:
+        """See `linear_policy_loss` and `token_weights`; sequence_ids default to those of GroupRewards."""
+        if sequence_ids is None and isinstance(advantages, GroupRewards):
+            sequence_ids = advantages.sequence_ids
+        weights = token_weights(
+            self.reduction, targets != self.head.ignore_index, sequence_ids,
+            num_tokens=num_tokens, num_sequences=num_sequences, max_length=self.max_length,
+        )  # fmt: skip
+        return linear_policy_loss(
+            hidden, weight, targets, advantages, objective=self.objective, token_weights=weights,
+            old_logprobs=old_logprobs, ref_logprobs=ref_logprobs, head=self.head, backend=self.backend,
+        )  # fmt: skip
+
+    def extra_repr(self) -> str:
+        return f"objective={self.objective!r}, reduction={self.reduction!r}, backend={self.backend!r}"

@@ -1,6 +1,7 @@
 """python -m benchmarks: the head, forward and backward, against its peers on this machine.
 
-Needs torch alone, so that it runs from the tree on a machine where nothing is installed; peers that are missing are named.
+Needs torch alone, so that it runs from the tree on a machine where nothing is installed; peers that
+are missing are named.
 """
 
 from __future__ import annotations
@@ -14,18 +15,34 @@ from .inputs.cases import SETS, Case
 from .record import RESULTS, append_rows
 from .timing.runner import FIELDS, run_case
 
-COLUMNS = ("provider", "mode", "ms", "p20", "p80", "ratio_to_eager", "over_bare_gemms", "peak_mib", "loss_error", "dh_error", "dw_error")
+COLUMNS = (
+    "provider",
+    "mode",
+    "ms",
+    "p20",
+    "p80",
+    "ratio_to_eager",
+    "over_bare_gemms",
+    "peak_mib",
+    "loss_error",
+    "dh_error",
+    "dw_error",
+)
 WIDTHS = (21, 9, 10, 10, 10, 15, 16, 10, 11, 10, 10)
 
 
-def measure(cases: Sequence[Case], device: str, rounds: int, out: Path, names: Sequence[str] = (), every_mode: bool = False) -> None:
+def measure(
+    cases: Sequence[Case], device: str, rounds: int, out: Path, names: Sequence[str] = (), every_mode: bool = False
+) -> None:
     """Run the cases, print a table for each, append its rows to `out`."""
     for name, reason in missing().items():
         if not names or name in names:
             print(f"skipped {name}: {reason}")
     names = [name for name in names or (*FLOORS, *providers()) if name not in missing()]
     for case in cases:
-        print(f"\n{case.label}: D={case.D} V={case.V} {case.dtype}, masked {case.masked:.0%}, flat groups {case.flat:.0%}")
+        print(
+            f"\n{case.label}: D={case.D} V={case.V} {case.dtype}, masked {case.masked:.0%}, flat groups {case.flat:.0%}"
+        )
         try:
             rows = run_case(case, rounds, device, names)
         except FileNotFoundError as error:
@@ -64,12 +81,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         metavar="LABEL",
         help="only the cases whose label, such as 'small gft-batch N=2048 random', contains one of these",
     )
-    parser.add_argument("--providers", nargs="*", default=(), choices=(*FLOORS, *providers(), *missing()), help="default: all")
-    parser.add_argument("--modes", action="store_true", help="print forward and backward apart; the rows always have them")
-    parser.add_argument("--out", type=Path, help="CSV the rows are appended to (default: benchmarks/results/DEVICE.csv)")
+    parser.add_argument(
+        "--providers", nargs="*", default=(), choices=(*FLOORS, *providers(), *missing()), help="default: all"
+    )
+    parser.add_argument(
+        "--modes", action="store_true", help="print forward and backward apart; the rows always have them"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="CSV the rows are appended to (default: benchmarks/results/DEVICE.csv)"
+    )
     options = parser.parse_args(arguments)
     cases = selected(SETS[options.set or options.device], options.cases)
-    measure(cases, options.device, options.rounds, options.out or RESULTS / f"{options.device}.csv", options.providers, options.modes)
+    measure(
+        cases,
+        options.device,
+        options.rounds,
+        options.out or RESULTS / f"{options.device}.csv",
+        options.providers,
+        options.modes,
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""python -m benchmarks.aot: every Triton kernel compiled for every architecture, with no GPU, into results/aot.csv.
+"""python -m benchmarks.aot: every Triton kernel compiled for every architecture, with no GPU, into
+results/aot.csv.
 
-The launchers themselves run, on tensors without memory, and each launch stops after its compilation: signatures, alignments, constants
-and configurations are those of a real call. `violations` says what makes a row unfit to ship. Rows of other Triton versions stay in the
-table; run the tool once under each version that is to have rows.
+The launchers themselves run, on tensors without memory, and each launch stops after its
+compilation: signatures, alignments, constants and configurations are those of a real call.
+`violations` says what makes a row unfit to ship. Rows of other Triton versions stay in the table;
+run the tool once under each version that is to have rows.
 """
 
 from __future__ import annotations
@@ -45,14 +47,28 @@ from gft_kernels.losses.advantages import GroupRewards
 from .record import RESULTS, read_rows
 
 TABLE = RESULTS / "aot.csv"
-FIELDS = ("triton", "arch", "kernel", "variant", "dtype", "config", "registers", "spill_bytes", "shared", "shared_limit", "instruction")
+FIELDS = (
+    "triton",
+    "arch",
+    "kernel",
+    "variant",
+    "dtype",
+    "config",
+    "registers",
+    "spill_bytes",
+    "shared",
+    "shared_limit",
+    "instruction",
+)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 INSTRUCTIONS = re.compile(r"wgmma\.mma_async|tcgen05\.mma|mma\.sync|v_mfma")
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """`matrix` is the instruction a product of 16-bit operands must use, `matrix_fp32` one of fp32 (empty: FMA)."""
+    """`matrix` is the instruction a product of 16-bit operands must use, `matrix_fp32` one of fp32
+    (empty: FMA).
+    """
 
     target: GPUTarget
     shared_limit: int  # bytes a program may have
@@ -101,7 +117,12 @@ class Problem:
     def operands(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
         """hidden, weight, bias, targets."""
         bias = empty(self.V, dtype=self.dtype) if self.capped else None
-        return empty(self.K, self.D, dtype=self.dtype), empty(self.V, self.D, dtype=self.dtype), bias, empty(self.K, dtype=torch.int64)
+        return (
+            empty(self.K, self.D, dtype=self.dtype),
+            empty(self.V, self.D, dtype=self.dtype),
+            bias,
+            empty(self.K, dtype=torch.int64),
+        )
 
     @property
     def chunk(self) -> Tensor:
@@ -129,7 +150,9 @@ class Problem:
 
     def gft(self) -> LossPlan:
         """GFT on group rewards, normalised in the kernel."""
-        rewards = GroupRewards(empty(64, dtype=self.rewards), empty(64, dtype=torch.int64), empty(self.K, dtype=torch.int64))
+        rewards = GroupRewards(
+            empty(64, dtype=self.rewards), empty(64, dtype=torch.int64), empty(self.K, dtype=torch.int64)
+        )
         given = dict.fromkeys(("advantages", "old_logprobs", "ref_logprobs"))
         return LossPlan(self.operands[3], None, empty(self.K), given, objectives.gft(0.7), self.head, rewards)
 
@@ -140,12 +163,16 @@ class Problem:
         return LossPlan(self.operands[3], None, empty(self.K), given, objective, self.head)
 
     def rescale(self) -> None:
-        rescale(self.chunk, self.partials, Rows(*empty(len(Rows._fields), self.K).unbind()), self.operands[3], self.config)
+        rescale(
+            self.chunk, self.partials, Rows(*empty(len(Rows._fields), self.K).unbind()), self.operands[3], self.config
+        )
 
     def logits_loss(self, plan: LossPlan, gradient: bool) -> None:
         """On logits as a model returns them: adjacent rows, their gradient in place."""
         logits = empty(self.K, self.V, dtype=self.dtype)
-        logits_kernels.logits_loss(logits, plan, logits if gradient else None, self.unit, (1, 4096))  # the block of engine.logits_loss
+        logits_kernels.logits_loss(
+            logits, plan, logits if gradient else None, self.unit, (1, 4096)
+        )  # the block of engine.logits_loss
 
 
 ALIGNED: dict[str, Any] = {"V": 256000}
@@ -239,14 +266,21 @@ def measure(case: tuple[str, str, str, str]) -> dict[str, Any]:
     blocks = [constants[i,] for i, arg in enumerate(kernel.src.fn.arg_names) if arg.startswith("BLOCK_")]
     registers, spill_bytes = resources(kernel)
     values = (
-        triton.__version__, *case, "x".join(map(str, (*blocks, kernel.metadata.num_warps, kernel.metadata.num_stages))),
-        registers, spill_bytes, kernel.metadata.shared, ARCHITECTURES[arch].shared_limit,
+        triton.__version__,
+        *case,
+        "x".join(map(str, (*blocks, kernel.metadata.num_warps, kernel.metadata.num_stages))),
+        registers,
+        spill_bytes,
+        kernel.metadata.shared,
+        ARCHITECTURES[arch].shared_limit,
         "+".join(sorted(set(INSTRUCTIONS.findall(kernel.asm["amdgcn" if "amdgcn" in kernel.asm else "ptx"])))),
-    )  # fmt: skip
+    )
     return dict(zip(FIELDS, map(str, values), strict=True))
 
 
-def cases(architectures: Iterable[str] = tuple(ARCHITECTURES), dtypes: Iterable[str] = tuple(DTYPES)) -> list[tuple[str, str, str, str]]:
+def cases(
+    architectures: Iterable[str] = tuple(ARCHITECTURES), dtypes: Iterable[str] = tuple(DTYPES)
+) -> list[tuple[str, str, str, str]]:
     """Every (arch, kernel, variant, dtype)."""
     return [(arch, *launch, dtype) for arch, launch, dtype in itertools.product(architectures, LAUNCHES, dtypes)]
 
@@ -280,7 +314,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--arch", nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES))
     parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=list(DTYPES))
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--out", type=Path, help="CSV to write; default: results/aot.csv where everything is compiled, else none")
+    parser.add_argument(
+        "--out", type=Path, help="CSV to write; default: results/aot.csv where everything is compiled, else none"
+    )
     options = parser.parse_args(arguments)
     if triton.knobs.runtime.interpret:
         parser.error("TRITON_INTERPRET is set: nothing compiles in the interpreter.")
@@ -289,7 +325,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
         for row in pool.map(measure, chosen):
             rows.append(row)
-            print("{arch:>6} {kernel:21} {variant:20} {dtype} {config:15} {registers:>3} registers".format(**row), violations(row) or "")
+            print(
+                "{arch:>6} {kernel:21} {variant:20} {dtype} {config:15} {registers:>3} registers".format(**row),
+                violations(row) or "",
+            )
     out = options.out or (TABLE if chosen == cases() else None)
     if out is not None:
         write(rows, out)

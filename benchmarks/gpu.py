@@ -1,8 +1,10 @@
-"""python -m benchmarks.gpu: on a GPU machine, from the tree, the gpu tests, then the benchmarks, then the loop.
+"""python -m benchmarks.gpu: on a GPU machine, from the tree, the gpu tests, then the benchmarks,
+then the loop.
 
-Each case runs in a process of its own within what is left of --minutes, so that a crash or a time limit costs that case alone; its
-row says so. Failed tests do not keep the benchmarks from running (every provider passes a gradient gate of its own), but the
-exit code tells. `--dry-run` goes the same way on a CPU with tiny shapes. Rows go to $OUT where it is set, else to benchmarks/results/.
+Each case runs in a process of its own within what is left of --minutes, so that a crash or a time
+limit costs that case alone; its row says so. Failed tests do not keep the benchmarks from running
+(every provider passes a gradient gate of its own), but the exit code tells. `--dry-run` goes the
+same way on a CPU with tiny shapes. Rows go to $OUT where it is set, else to benchmarks/results/.
 """
 
 from __future__ import annotations
@@ -32,7 +34,10 @@ DRY_RUN = {"GFT_KERNELS_DRY_RUN": "1", "TRITON_INTERPRET": "1"}
 
 
 def run(command: Sequence[str], seconds: float, dry_run: bool) -> str:
-    """Run a module of this tree; "" where it succeeded, else what went wrong. Out of time it is interrupted, so that pytest sums up."""
+    """Run a module of this tree; "" where it succeeded, else what went wrong.
+
+    Out of time it is interrupted, so that pytest sums up.
+    """
     environment = {**os.environ, **(DRY_RUN if dry_run else {}), "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, env=environment) as process:
         try:
@@ -58,7 +63,19 @@ def bench(case: Case, seconds: float, options: argparse.Namespace, out: Path) ->
     """One case in its own process; a failure leaves a row."""
     device, rounds = ("cpu", "1") if options.dry_run else ("cuda", str(options.rounds))
     name = next(name for name in sets(options) if case in SETS[name])
-    command = ["benchmarks", "--device", device, "--set", name, "--cases", case.label, "--rounds", rounds, "--out", str(out)]
+    command = [
+        "benchmarks",
+        "--device",
+        device,
+        "--set",
+        name,
+        "--cases",
+        case.label,
+        "--rounds",
+        rounds,
+        "--out",
+        str(out),
+    ]
     if options.providers:
         command += ["--providers", *options.providers]
     failed = "no time was left" if seconds < 5 else run(command, seconds, options.dry_run)
@@ -74,7 +91,12 @@ def train(seconds: float, options: argparse.Namespace, folder: Path) -> str:
         print(f"skipped the loop: {', '.join(absent)} not installed")
         return ""
     sizes = ["--tiny"] if options.dry_run else ["--device", "cuda", "--groups", "32", "--micro-batch", "64"]
-    command = ["benchmarks.loop", *sizes, "--out", str(folder / ("dry-run-loop.csv" if options.dry_run else "loop.csv"))]
+    command = [
+        "benchmarks.loop",
+        *sizes,
+        "--out",
+        str(folder / ("dry-run-loop.csv" if options.dry_run else "loop.csv")),
+    ]
     return "no time was left" if seconds < 5 else run(command, seconds, options.dry_run)
 
 
@@ -90,13 +112,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--skip-tests", action="store_true")
     parser.add_argument("--skip-loop", action="store_true")
     parser.add_argument("--tests", metavar="EXPRESSION", help="only the gpu tests that match, as pytest -k")
-    parser.add_argument("--cases", nargs="*", metavar="LABEL", help="only the cases whose label contains one of these; none: no benchmarks")
+    parser.add_argument(
+        "--cases",
+        nargs="*",
+        metavar="LABEL",
+        help="only the cases whose label contains one of these; none: no benchmarks",
+    )
     parser.add_argument("--providers", nargs="*", default=(), metavar="NAME", help="default: all")
     parser.add_argument("--rounds", type=int, default=9, help="interleaved rounds; medians are reported")
     options = parser.parse_args(arguments)
     deadline = time.monotonic() + 60 * options.minutes
     if not options.dry_run and not torch.cuda.is_available():
-        print(f"no CUDA or ROCm device is visible to torch {torch.__version__}; --dry-run tries the same steps on the CPU.")
+        print(
+            f"no CUDA or ROCm device is visible to torch {torch.__version__}; --dry-run tries the same steps on the "
+            "CPU."
+        )
         return 1
     print("\n".join(f"{name:<14} {value}" for name, value in env.versions().items()), flush=True)
     failures = {}

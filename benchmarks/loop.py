@@ -1,7 +1,9 @@
-"""python -m benchmarks.loop: optimiser steps a second of gft's own training step with other heads in place of its own.
+"""python -m benchmarks.loop: optimiser steps a second of gft's own training step with other heads
+in place of its own.
 
-The responses are given, so nothing is sampled. gft leaves prompts and the groups without spread out for every head alike: the heads
-see the same rows, and what skipping rows saves a trainer that scores them is not in these figures.
+The responses are given, so nothing is sampled. gft leaves prompts and the groups without spread out
+for every head alike: the heads see the same rows, and what skipping rows saves a trainer that
+scores them is not in these figures.
 """
 
 from __future__ import annotations
@@ -39,9 +41,20 @@ from .timing.memory import MIB, peak_rss, reset_peak, rss
 from .timing.runner import attempt
 
 FIELDS = (
-    *MACHINE, "model", "tokens", "micro_batch", "provider", "steps_per_s", "p20", "p80", "ratio_to_eager", "peak_mib", "loss",
-    "grad_norm", "note",
-)  # fmt: skip
+    *MACHINE,
+    "model",
+    "tokens",
+    "micro_batch",
+    "provider",
+    "steps_per_s",
+    "p20",
+    "p80",
+    "ratio_to_eager",
+    "peak_mib",
+    "loss",
+    "grad_norm",
+    "note",
+)
 COLUMNS = ("provider", "steps_per_s", "p20", "p80", "ratio_to_eager", "peak_mib", "loss", "grad_norm")
 PROMPT, LENGTHS = 32, (64, 96, 128, 160)  # tokens of a group's prompt, and of its responses
 
@@ -49,7 +62,9 @@ Loss = Callable[..., object]  # called as gft_kernels.linear_policy_loss; an obj
 
 
 def peer(token_losses: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Loss:
-    """A head that returns the negative log-probs of the targets, with the objective on top, in the place of linear_policy_loss."""
+    """A head that returns the negative log-probs of the targets, with the objective on top, in the
+    place of linear_policy_loss.
+    """
 
     def loss(hidden, weight, targets, advantages, *, objective, token_weights, head, backend):
         assert (head.bias, head.scale, head.softcap, head.temperature) == (None, 1.0, None, 1.0)
@@ -72,7 +87,11 @@ def liger() -> Loss:
     return peer(LigerFusedLinearScaledCrossEntropyFunction.apply)
 
 
-HEADS: dict[str, Callable[[], Loss]] = {"eager": eager, "gft-kernels": lambda: linear_policy_loss, "liger": liger}  # eager is the gate's
+HEADS: dict[str, Callable[[], Loss]] = {
+    "eager": eager,
+    "gft-kernels": lambda: linear_policy_loss,
+    "liger": liger,
+}  # eager is the gate's
 
 
 @dataclass(frozen=True)
@@ -93,7 +112,12 @@ class Task:
 
     def config(self) -> TrainConfig:
         sampling = SamplingConfig(max_given_tokens=max(LENGTHS))
-        return TrainConfig(objective="gft", group=GroupConfig(own=0), sampling=sampling, optim=OptimConfig(micro_batch=self.micro_batch))
+        return TrainConfig(
+            objective="gft",
+            group=GroupConfig(own=0),
+            sampling=sampling,
+            optim=OptimConfig(micro_batch=self.micro_batch),
+        )
 
     def policy(self) -> Policy:
         if self.model:
@@ -102,10 +126,14 @@ class Task:
         torch.manual_seed(0)
         model = LlamaForCausalLM(
             LlamaConfig(
-                vocab_size=vocabulary, hidden_size=hidden, intermediate_size=hidden * 8 // 3, num_hidden_layers=layers,
-                num_attention_heads=4, tie_word_embeddings=True,
+                vocab_size=vocabulary,
+                hidden_size=hidden,
+                intermediate_size=hidden * 8 // 3,
+                num_hidden_layers=layers,
+                num_attention_heads=4,
+                tie_word_embeddings=True,
             )
-        ).to(self.device)  # fmt: skip
+        ).to(self.device)
         tokenizer = SimpleNamespace(pad_token_id=0)  # all that a step on given responses asks of it
         return Policy(model, tokenizer, *split_head(model), torch.bfloat16 if self.device == "cuda" else torch.float32)
 
@@ -119,7 +147,9 @@ def members(vocabulary: int, groups: int, lengths: Sequence[int]) -> list[Member
         prompt = draw(PROMPT)
         for i, length in enumerate(lengths):
             reward = 1.0 if group % 4 == 0 else float(i == 0 or i == group)
-            found.append(Member(group, "teacher" if i else "expert", prompt, draw(length), "", False, Example("", ""), reward))
+            found.append(
+                Member(group, "teacher" if i else "expert", prompt, draw(length), "", False, Example("", ""), reward)
+            )
     return found
 
 
@@ -137,13 +167,19 @@ class Run:
     @classmethod
     def of(cls, task: Task, head: str) -> Run:
         policy, config = task.policy(), task.config()
-        optimizer = torch.optim.AdamW(policy.model.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay)
+        optimizer = torch.optim.AdamW(
+            policy.model.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay
+        )
         return cls(HEADS[head](), policy, config, optimizer)
 
     def step(self, given: list[Member]) -> None:
         """gft's training step, timed, with the responses and the head put in."""
         wait = torch.cuda.synchronize if self.policy.device.type == "cuda" else lambda: None
-        with patch("gft.groups._given", lambda *_: given), patch("gft.train.linear_policy_loss", self.loss), RewardPool("exact") as pool:
+        with (
+            patch("gft.groups._given", lambda *_: given),
+            patch("gft.train.linear_policy_loss", self.loss),
+            RewardPool("exact") as pool,
+        ):
             wait()
             start = time.perf_counter()
             self.last = train_step(self.policy, self.optimizer, [], self.config, pool, len(self.seconds) + 1)
@@ -158,12 +194,17 @@ def off(run: Run, oracle: Run, gate: float) -> str | None:
     for name in ("loss", "grad_norm"):
         found, expected = run.last[name], oracle.last[name]
         if not abs(found - expected) <= gate * abs(expected):
-            return f"step {len(run.seconds)}: {name} {found:.6g}, of eager {expected:.6g}; they differ by more than {gate:.0e}: left out"
+            return (
+                f"step {len(run.seconds)}: {name} {found:.6g}, of eager {expected:.6g}; "
+                f"they differ by more than {gate:.0e}: left out"
+            )
     return None
 
 
 def compare(task: Task, names: Sequence[str], steps: int) -> list[dict]:
-    """Interleaved steps of the heads after a warm-up that is their gate; rows of the CSV, a note where a head was left out."""
+    """Interleaved steps of the heads after a warm-up that is their gate; rows of the CSV, a note
+    where a head was left out.
+    """
     rows: dict[str, dict] = {name: {"provider": name} for name in dict.fromkeys(("eager", *names))}
     runs = {name: Run.of(task, name) for name in rows}
     given = members(runs["eager"].policy.weight.shape[0], task.groups, task.lengths())
@@ -194,7 +235,9 @@ def compare(task: Task, names: Sequence[str], steps: int) -> list[dict]:
 
 
 def figures(seconds: Sequence[float], eager_seconds: Sequence[float]) -> dict[str, str]:
-    """Median speed and its spread; the ratio is the median over rounds, since a slow minute falls on both sides of a round."""
+    """Median speed and its spread; the ratio is the median over rounds, since a slow minute falls
+    on both sides of a round.
+    """
     speeds = sorted(1 / s for s in seconds)
     fifth = len(speeds) // 5
     ratio = statistics.median(theirs / ours for theirs, ours in zip(eager_seconds, seconds, strict=True))
@@ -203,7 +246,9 @@ def figures(seconds: Sequence[float], eager_seconds: Sequence[float]) -> dict[st
 
 
 def peak_mib(task: Task, head: str) -> float:
-    """Memory of a step above the model and the optimiser's state, in a fresh process (in this one for the tiny task)."""
+    """Memory of a step above the model and the optimiser's state, in a fresh process (in this one
+    for the tiny task).
+    """
     if task.tiny:
         return peak_here(task, head)
     sizes = ("--groups", str(task.groups), "--micro-batch", str(task.micro_batch))
@@ -256,9 +301,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.peak_of:
         print(peak_here(task, options.peak_of))
         return
-    rows = compare(task, [name for name in available() if options.heads is None or name in options.heads], options.steps)
+    rows = compare(
+        task, [name for name in available() if options.heads is None or name in options.heads], options.steps
+    )
     append_rows(options.out, rows, FIELDS)
-    print(f"\n{rows[0]['model']}, {rows[0]['tokens']} response tokens a step, micro-batches of {task.micro_batch}, {options.steps} steps")
+    print(
+        f"\n{rows[0]['model']}, {rows[0]['tokens']} response tokens a step, "
+        f"micro-batches of {task.micro_batch}, {options.steps} steps"
+    )
     print("".join(f"{column:>16}" for column in COLUMNS))
     for row in rows:
         print("".join(f"{row.get(column, ''):>16}" for column in COLUMNS), row.get("note", ""))

@@ -20,7 +20,9 @@ MACHINE = ("date", "commit", "device", "driver", "python", "torch", "triton", "t
 
 
 def git_commit() -> str:
-    """GFT_COMMIT, or the short commit with '+' where the tree differs from it; 'unknown' outside a checkout or without git."""
+    """GFT_COMMIT, or the short commit with '+' where the tree differs from it; 'unknown' outside a
+    checkout or without git.
+    """
     if commit := os.environ.get("GFT_COMMIT"):
         return commit
     call = lambda *args: subprocess.run(["git", *args], capture_output=True, text=True, cwd=ROOT)  # noqa: E731
@@ -36,10 +38,15 @@ def git_commit() -> str:
 def describe_machine(device: str = "cpu") -> dict:
     """The columns MACHINE for a run on `device`."""
     return {
-        "date": datetime.date.today().isoformat(), "commit": git_commit(),
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"cpu {platform.machine()}", "driver": driver(),
-        "python": platform.python_version(), "torch": torch.__version__, "triton": version("triton"), "threads": torch.get_num_threads(),
-    }  # fmt: skip
+        "date": datetime.date.today().isoformat(),
+        "commit": git_commit(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else f"cpu {platform.machine()}",
+        "driver": driver(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": version("triton"),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def append_rows(path: Path, rows: Sequence[dict], fields: Sequence[str]) -> None:
@@ -51,7 +58,10 @@ def append_rows(path: Path, rows: Sequence[dict], fields: Sequence[str]) -> None
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists() or path.stat().st_size == 0
     if not new and (found := header(path)) != tuple(fields):
-        raise ValueError(f"{path} has the columns {', '.join(found)}; these rows have {', '.join(fields)}: write to another file (--out).")
+        raise ValueError(
+            f"{path} has the columns {', '.join(found)}; these rows have {', '.join(fields)}: write to another file "
+            "(--out)."
+        )
     with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, fields, restval="")
         if new:
@@ -74,5 +84,11 @@ def read_rows(path: Path) -> list[dict]:
 
 def newest_run(rows: Sequence[dict], **wanted: str) -> dict[str, dict]:
     """Provider -> its row of whole steps, of the latest commit that measured what is wanted."""
-    fitting = [row for row in rows if row["mode"] in ("full", "") and all(row[key] == value for key, value in wanted.items())]
-    return {row["provider"]: row for row in fitting if (row["date"], row["commit"]) == (fitting[-1]["date"], fitting[-1]["commit"])}
+    fitting = [
+        row for row in rows if row["mode"] in ("full", "") and all(row[key] == value for key, value in wanted.items())
+    ]
+    return {
+        row["provider"]: row
+        for row in fitting
+        if (row["date"], row["commit"]) == (fitting[-1]["date"], fitting[-1]["commit"])
+    }

@@ -36,7 +36,9 @@ def _last_boxed(text: str) -> str | None:
 
 
 def parse_number(text: str) -> Fraction | None:
-    """The exact value of "-1,234.50", "$7", "3/4" or "12."; None for anything else ("12%", "1e9", "1,2", "7 apples")."""
+    """The exact value of "-1,234.50", "$7", "3/4" or "12."; None for anything else ("12%", "1e9",
+    "1,2", "7 apples").
+    """
     match = _NUMBER.fullmatch(text.strip()) if len(text) <= _LONGEST_NUMBER else None
     if match is None:
         return None

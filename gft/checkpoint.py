@@ -10,7 +10,9 @@ from .policy import Policy
 
 
 def save_checkpoint(policy: Policy, path: Path) -> Path:
-    """Write model and tokenizer beside `path`, flush them to the disk, then rename; an older folder is removed last."""
+    """Write model and tokenizer beside `path`, flush them to the disk, then rename; an older folder
+    is removed last.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = path.with_name(path.name + ".saving"), path.with_name(path.name + ".old")

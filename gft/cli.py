@@ -77,7 +77,11 @@ def _materials(config: TrainConfig) -> tuple[Policy, list[Example], list[Example
     if config.model is None:
         check_embedded(config)
         policy = make_policy(pretrain(config.seed), tokenizer(), config.head_temperature())
-        return policy, embedded_examples(TRAIN_PROMPTS, config.seed), embedded_examples(config.evaluate.eval_prompts, HELD_OUT_SEED)
+        return (
+            policy,
+            embedded_examples(TRAIN_PROMPTS, config.seed),
+            embedded_examples(config.evaluate.eval_prompts, HELD_OUT_SEED),
+        )
     examples = load_examples(config.data)
     if config.eval_data is not None:
         held_out = load_examples(config.eval_data, limit=max(config.evaluate.eval_prompts, 1), seed=HELD_OUT_SEED)
@@ -98,16 +102,27 @@ def run_eval(config: EvaluateConfig) -> None:
         reward = TrainConfig(data=config.data, reward=config.reward).reward_name()
     with RewardPool(reward) as rewards:
         accuracy = evaluate(
-            policy, examples, rewards, samples=config.samples, max_new_tokens=config.max_new_tokens, batch=config.batch,
-            temperature=config.temperature, seed=config.seed,
-        )  # fmt: skip
-    Console().print(accuracy_table([(str(config.model), accuracy._asdict())], f"{len(examples)} prompts", config.samples))
+            policy,
+            examples,
+            rewards,
+            samples=config.samples,
+            max_new_tokens=config.max_new_tokens,
+            batch=config.batch,
+            temperature=config.temperature,
+            seed=config.seed,
+        )
+    Console().print(
+        accuracy_table([(str(config.model), accuracy._asdict())], f"{len(examples)} prompts", config.samples)
+    )
     if accuracy.errors:
         print(f"{accuracy.errors} responses could not be scored and are not in the means", file=sys.stderr)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: `gft train [options]`, `gft eval [options]`. Bad input ends with one line, not a traceback."""
+    """Entry point: `gft train [options]`, `gft eval [options]`.
+
+    Bad input ends with one line, not a traceback.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     transformers_logging.disable_progress_bar()
     sys.path.insert(0, os.getcwd())  # --reward module:function may lie beside the user's data

@@ -13,12 +13,21 @@ from gft_kernels.losses.reductions import Reduction
 ObjectiveName = Literal["sft", "dft", "gft", "reinforce", "grpo", "cispo"]
 
 # (expert, teacher, self) responses of a group, unless given
-COMPOSITION = {"sft": (1, 0, 0), "dft": (1, 0, 0), "gft": (1, 3, 4), "reinforce": (0, 0, 8), "grpo": (0, 0, 8), "cispo": (0, 0, 8)}
+COMPOSITION = {
+    "sft": (1, 0, 0),
+    "dft": (1, 0, 0),
+    "gft": (1, 3, 4),
+    "reinforce": (0, 0, 8),
+    "grpo": (0, 0, 8),
+    "cispo": (0, 0, 8),
+}
 
 
 @dataclass(frozen=True)
 class GroupConfig:
-    """How many responses of each source make a group; None follows the objective (gft 1 + 3 + 4, sft and dft 1 + 0 + 0, others 8 own)."""
+    """How many responses of each source make a group; None follows the objective (gft 1 + 3 + 4,
+    sft and dft 1 + 0 + 0, others 8 own).
+    """
 
     experts: int | None = None
     teachers: int | None = None
@@ -74,7 +83,8 @@ class EvalConfig:
 class TrainConfig:
     """Train with Group Fine-Tuning or one of its relatives.
 
-    Without --model and --objective: the embedded comparison of the base, SFT on experts, SFT on the mix, and GFT. No download needed.
+    Without --model and --objective: the embedded comparison of the base, SFT on experts, SFT on the
+    mix, and GFT. No download needed.
     """
 
     model: Path | None = None
@@ -84,13 +94,15 @@ class TrainConfig:
     eval_data: str | None = None
     """Held-out data in the same formats; None holds out the last rows of --data, if --eval-prompts asks for any."""
     objective: ObjectiveName | None = None
-    """What is trained on the responses; None is gft with --model, and the comparison without. Every rollout is used for one update,
-    so the ratio to the sampling policy is 1 and grpo, cispo and reinforce are the same."""
+    """What is trained on the responses; None is gft with --model, and the comparison without. Every
+    rollout is used for one update, so the ratio to the sampling policy is 1 and grpo, cispo and
+    reinforce are the same."""
     tau: float = 0.7
     """Tokens with p below it get weight p, the others 1 (gft)."""
     reduction: Reduction = "token-mean"
     reward: str | None = None
-    """exact, number, math, or package.module:function with verl's compute_score signature. None: exact for rg:NAME, else number."""
+    """exact, number, math, or package.module:function with verl's compute_score signature. None: exact for rg:NAME,
+    else number."""
     steps: int = 100
     """Optimiser steps."""
     prompts_per_step: int = 8
@@ -112,25 +124,37 @@ class TrainConfig:
     backend: Literal["auto", "triton", "chunked", "eager"] = "auto"
     """Of the head."""
     sparse: float | None = None
-    """Column-sparse gradients of the head, within this relative error of the logits' gradient, such as 1e-3; None is exact."""
+    """Column-sparse gradients of the head, within this relative error of the logits' gradient, such as 1e-3; None
+    is exact."""
 
     def __post_init__(self) -> None:
         counts = {
-            "steps": (self.steps, 0), "prompts-per-step": (self.prompts_per_step, 1), "micro-batch": (self.optim.micro_batch, 1),
-            "batch": (self.sampling.batch, 1), "max-prompt-tokens": (self.sampling.max_prompt_tokens, 1),
-            "max-given-tokens": (self.sampling.max_given_tokens, 1), "max-new-tokens": (self.sampling.max_new_tokens, 1),
-            "eval-prompts": (self.evaluate.eval_prompts, 0), "eval-samples": (self.evaluate.eval_samples, 1),
-        }  # fmt: skip
+            "steps": (self.steps, 0),
+            "prompts-per-step": (self.prompts_per_step, 1),
+            "micro-batch": (self.optim.micro_batch, 1),
+            "batch": (self.sampling.batch, 1),
+            "max-prompt-tokens": (self.sampling.max_prompt_tokens, 1),
+            "max-given-tokens": (self.sampling.max_given_tokens, 1),
+            "max-new-tokens": (self.sampling.max_new_tokens, 1),
+            "eval-prompts": (self.evaluate.eval_prompts, 0),
+            "eval-samples": (self.evaluate.eval_samples, 1),
+        }
         for name, (value, least) in counts.items():
             if value < least:
                 raise ValueError(f"--{name} is {value}; it must be at least {least}.")
-        for name, value in (("temperature", self.sampling.temperature), ("lr", self.optim.lr), ("max-grad-norm", self.optim.max_grad_norm)):
+        for name, value in (
+            ("temperature", self.sampling.temperature),
+            ("lr", self.optim.lr),
+            ("max-grad-norm", self.optim.max_grad_norm),
+        ):
             if not value > 0:
                 raise ValueError(f"--{name} is {value}; it must be positive.")
         self.sparsity()  # refuses what is out of range
 
     def head_temperature(self) -> float:
-        """That of the log-probs: the sampling policy's where there are samples, 1 for given responses alone."""
+        """That of the log-probs: the sampling policy's where there are samples, 1 for given
+        responses alone.
+        """
         return self.sampling.temperature if self.composition()[2] else 1.0
 
     def sparsity(self) -> Sparse | None:
@@ -146,18 +170,30 @@ class TrainConfig:
         counts = tuple(d if g is None else g for g, d in zip(given, default, strict=True))
         if min(counts) < 0 or sum(counts) == 0:
             raise ValueError(
-                f"a group of {counts[0]} expert + {counts[1]} teacher + {counts[2]} own responses is empty: give at least one."
+                f"a group of {counts[0]} expert + {counts[1]} teacher + {counts[2]} own responses is empty: give at "
+                "least one."
             )
         return counts
 
     def objective_function(self) -> Objective:
-        make = {"sft": sft, "dft": dft, "gft": lambda: gft(self.tau), "reinforce": reinforce, "grpo": grpo, "cispo": cispo}
+        make = {
+            "sft": sft,
+            "dft": dft,
+            "gft": lambda: gft(self.tau),
+            "reinforce": reinforce,
+            "grpo": grpo,
+            "cispo": cispo,
+        }
         return make[self.objective or "gft"]()
 
 
 EMBEDDED = TrainConfig(
-    reward="gft.demo.sort_letters:reward", steps=150, prompts_per_step=16, out=Path("runs/demo"),
+    reward="gft.demo.sort_letters:reward",
+    steps=150,
+    prompts_per_step=16,
+    out=Path("runs/demo"),
     sampling=SamplingConfig(max_prompt_tokens=16, max_new_tokens=9, batch=4096),
-    optim=OptimConfig(lr=5e-4, micro_batch=128), evaluate=EvalConfig(eval_every=15, eval_prompts=256),
-)  # fmt: skip
+    optim=OptimConfig(lr=5e-4, micro_batch=128),
+    evaluate=EvalConfig(eval_every=15, eval_prompts=256),
+)
 """The recipe of the embedded task."""

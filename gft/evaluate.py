@@ -21,22 +21,35 @@ class Accuracy(NamedTuple):
 
 
 def evaluate(
-    policy: Policy, examples: Sequence[Example], rewards: RewardPool, *,
-    samples: int = 16, max_new_tokens: int = 512, batch: int = 128, temperature: float = 1.0, seed: int = 0,
-) -> Accuracy:  # fmt: skip
-    """Mean reward of the greedy response and of `samples` samples a prompt; the caller's random state is left as it was.
+    policy: Policy,
+    examples: Sequence[Example],
+    rewards: RewardPool,
+    *,
+    samples: int = 16,
+    max_new_tokens: int = 512,
+    batch: int = 128,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> Accuracy:
+    """Mean reward of the greedy response and of `samples` samples a prompt; the caller's random
+    state is left as it was.
 
     Raises:
         ValueError: an example has no solution to score with.
     """
     unsolved = [e.origin for e in examples if not e.solution.strip()]
     if unsolved:
-        raise ValueError(f"{len(unsolved)} of {len(examples)} held-out examples have no solution to score with, the first: {unsolved[0]}.")
+        raise ValueError(
+            f"{len(unsolved)} of {len(examples)} held-out examples have no solution to score with, the first: "
+            f"{unsolved[0]}."
+        )
     prompts = [policy.encode_prompt(e.prompt) for e in examples]
     with torch.random.fork_rng(devices=[policy.device] if policy.device.type == "cuda" else []):
         torch.manual_seed(seed)
         greedy, failed = _mean_reward(policy, examples, prompts, rewards, max_new_tokens, 0.0, batch)
-        drawn, more = _mean_reward(policy, list(examples) * samples, prompts * samples, rewards, max_new_tokens, temperature, batch)
+        drawn, more = _mean_reward(
+            policy, list(examples) * samples, prompts * samples, rewards, max_new_tokens, temperature, batch
+        )
     return Accuracy(greedy, drawn, samples, failed + more)
 
 
@@ -44,6 +57,8 @@ def _mean_reward(policy, examples, prompts, rewards, max_new_tokens, temperature
     if not prompts:
         return float("nan"), 0
     rollouts = sample(policy, prompts, max_new_tokens=max_new_tokens, temperature=temperature, batch=batch)
-    scored = rewards.score([(policy.decode(r.tokens), e) for r, e in zip(rollouts, examples, strict=True)], [r.truncated for r in rollouts])
+    scored = rewards.score(
+        [(policy.decode(r.tokens), e) for r, e in zip(rollouts, examples, strict=True)], [r.truncated for r in rollouts]
+    )
     values = [s.value for s in scored if s.value is not None]
     return (sum(values) / len(values) if values else float("nan")), len(scored) - len(values)

@@ -65,14 +65,16 @@ def check_examples(examples: Sequence[Example], config: TrainConfig) -> list[str
     empty = [e.origin for e, responses in zip(examples, used, strict=True) if not own and not responses]
     if empty:
         raise ValueError(
-            f"{len(empty)} of {len(examples)} examples have no response to train on, the first: {empty[0]}. Give --own, or drop them."
+            f"{len(empty)} of {len(examples)} examples have no response to train on, the first: {empty[0]}. Give "
+            "--own, or drop them."
         )
     if "advantages" in config.objective_function().needs:
         unscored = [own or any(r.reward is None for r in responses) for responses in used]
         unsolved = [e.origin for e, ask in zip(examples, unscored, strict=True) if ask and not e.solution.strip()]
         if unsolved:
             raise ValueError(
-                f"{len(unsolved)} of {len(examples)} examples have no solution to score responses with, the first: {unsolved[0]}. "
+                f"{len(unsolved)} of {len(examples)} examples have no solution to score responses with, the first: "
+                f"{unsolved[0]}. "
                 f"{config.objective or 'gft'} needs rewards: add a solution column, or train with --objective sft."
             )
     return notes
@@ -81,7 +83,8 @@ def check_examples(examples: Sequence[Example], config: TrainConfig) -> list[str
 def make_batch(policy: Policy, examples: Sequence[Example], config: TrainConfig, rewards: RewardPool) -> Batch:
     """Groups of expert, teacher and own responses with rewards and advantages.
 
-    Rewards are asked for only where the objective uses advantages. A response whose checker failed leaves its group.
+    Rewards are asked for only where the objective uses advantages. A response whose checker failed
+    leaves its group.
     """
     members = _given(policy, examples, config) + _own(policy, examples, config)
     if "advantages" not in config.objective_function().needs:
@@ -101,7 +104,9 @@ def make_batch(policy: Policy, examples: Sequence[Example], config: TrainConfig,
     statistics = group_statistics(values, groups)
     spread, size = statistics.spread[statistics.group_of], statistics.size[statistics.group_of]
     for i, member in enumerate(members):
-        lone = size[i] == 1 and asked[member.group] > 1  # its fellows could not be scored: there is nothing to compare it with
+        lone = (
+            size[i] == 1 and asked[member.group] > 1
+        )  # its fellows could not be scored: there is nothing to compare it with
         member.advantage = 0.0 if lone else advantages[i].item()
         member.spread = bool(spread[i])
     return Batch(members, 1 - statistics.spread.double().mean().item(), len(errors))
@@ -139,7 +144,11 @@ def _own(policy: Policy, examples: Sequence[Example], config: TrainConfig) -> li
     prompts = [policy.encode_prompt(e.prompt) for e in examples]
     owners = [g for g in range(len(examples)) for _ in range(count)]
     rollouts = sample(
-        policy, [prompts[g] for g in owners], max_new_tokens=sampling.max_new_tokens, temperature=sampling.temperature, batch=sampling.batch
+        policy,
+        [prompts[g] for g in owners],
+        max_new_tokens=sampling.max_new_tokens,
+        temperature=sampling.temperature,
+        batch=sampling.batch,
     )
     return [
         Member(g, "self", prompts[g], r.tokens, policy.decode(r.tokens), r.truncated, examples[g])

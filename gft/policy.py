@@ -19,7 +19,8 @@ from gft_kernels.integrations.hf import split_head
 class Policy:
     """What the loop needs of a model; logits are formed by `generate` only, never in training.
 
-    Parameters stay in fp32: a learning rate of 1e-6 moves almost no bf16 weight. `compute` is what matrix products run in.
+    Parameters stay in fp32: a learning rate of 1e-6 moves almost no bf16 weight. `compute` is what
+    matrix products run in.
     """
 
     model: PreTrainedModel
@@ -42,7 +43,9 @@ class Policy:
 
     @cached_property
     def end_token(self) -> int:
-        """The token a finished response ends with: what the chat template puts after the assistant's turn, else the tokenizer's."""
+        """The token a finished response ends with: what the chat template puts after the
+        assistant's turn, else the tokenizer's.
+        """
         if self.tokenizer.chat_template is not None:
             turns = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
             asked, answered = (
@@ -63,16 +66,21 @@ class Policy:
             return self.backbone(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
 
     def head_operands(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """hidden [N, D] and the head's weight in the dtype the backbone computes in: fp32 operands would leave the tensor cores idle."""
+        """hidden [N, D] and the head's weight in the dtype the backbone computes in: fp32 operands
+        would leave the tensor cores idle.
+        """
         return hidden.to(self.compute), self.weight.to(self.compute)
 
     def encode_prompt(self, prompt: str | tuple[dict, ...]) -> list[int]:
-        """Chat messages go through the chat template, up to the assistant's turn; text is taken as it is."""
+        """Chat messages go through the chat template, up to the assistant's turn; text is taken as
+        it is.
+        """
         if isinstance(prompt, str):
             return self.tokenizer(prompt).input_ids
         if self.tokenizer.chat_template is None:
             raise ValueError(
-                f"the data has chat messages but the tokenizer of {self.model.name_or_path or 'this model'} has no chat template."
+                f"the data has chat messages but the tokenizer of {self.model.name_or_path or 'this model'} has no "
+                "chat template."
             )
         text = self.tokenizer.apply_chat_template(list(prompt), tokenize=False, add_generation_prompt=True)
         return self.tokenizer(text, add_special_tokens=False).input_ids
@@ -86,7 +94,10 @@ class Policy:
 
 
 def make_policy(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, temperature: float = 1.0, compute: torch.dtype = torch.float32
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    temperature: float = 1.0,
+    compute: torch.dtype = torch.float32,
 ) -> Policy:
     """Check that tokenizer and head fit, and split the head off.
 
@@ -100,7 +111,8 @@ def make_policy(
     parts = split_head(model, temperature=temperature)
     if len(tokenizer) > parts.weight.shape[0]:
         raise ValueError(
-            f"the tokenizer has {len(tokenizer)} tokens but the head {parts.weight.shape[0]} rows: they do not belong together."
+            f"the tokenizer has {len(tokenizer)} tokens but the head {parts.weight.shape[0]} rows: they do not "
+            "belong together."
         )
     return Policy(model, tokenizer, *parts, compute)
 
@@ -114,13 +126,23 @@ def load_policy(path: Path, *, device: str | None = None, dtype: str = "auto", t
         FileNotFoundError: no model there.
     """
     if not (Path(path) / "config.json").exists():
-        raise FileNotFoundError(f"{path} holds no transformers model (no config.json). `make smollm2` makes one at models/smollm2-135m.")
+        raise FileNotFoundError(
+            f"{path} holds no transformers model (no config.json). `make smollm2` makes one at models/smollm2-135m."
+        )
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = (torch.bfloat16 if device.startswith("cuda") else torch.float32) if dtype == "auto" else getattr(torch, dtype)
-    flash = device.startswith("cuda") and chosen == torch.bfloat16 and importlib.util.find_spec("flash_attn") is not None
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True)
+    chosen = (
+        (torch.bfloat16 if device.startswith("cuda") else torch.float32) if dtype == "auto" else getattr(torch, dtype)
+    )
+    flash = (
+        device.startswith("cuda") and chosen == torch.bfloat16 and importlib.util.find_spec("flash_attn") is not None
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
+    )
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    policy = make_policy(model.to(device).eval(), tokenizer, temperature, chosen)  # checked in fp32, which flash-attn does not take
+    policy = make_policy(
+        model.to(device).eval(), tokenizer, temperature, chosen
+    )  # checked in fp32, which flash-attn does not take
     if flash:
         model.set_attn_implementation("flash_attention_2")
     return policy

@@ -21,12 +21,19 @@ SHOWN = (
 
 
 class Progress:
-    """A bar with the numbers that matter; plain lines every tenth of the run where the output is no terminal."""
+    """A bar with the numbers that matter; plain lines every tenth of the run where the output is no
+    terminal.
+    """
 
     def __init__(self, title: str, steps: int, console: Console | None = None) -> None:
         self.console = console or Console()
         self.title, self.steps, self.done = title, steps, 0
-        columns = (BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[numbers]}"))
+        columns = (
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[numbers]}"),
+        )
         self.bar = RichProgress(
             TextColumn("[bold]{task.description}"), *columns, console=self.console, disable=not self.console.is_terminal
         )
@@ -51,12 +58,16 @@ class Progress:
 
 
 def accuracy_table(rows: Sequence[tuple[str, dict]], title: str, samples: int) -> Table:
-    """One line a run: greedy accuracy, the mean of `samples` samples at temperature 1, and what is known of the run."""
+    """One line a run: greedy accuracy, the mean of `samples` samples at temperature 1, and what is
+    known of the run.
+    """
     known = [key for key in ("updates", "sequences", "seconds") if any(key in r for _, r in rows)]
     titles = {"sequences": "sequences/update"}
     table = Table("", "greedy", f"mean@{samples}", *(titles.get(key, key) for key in known), title=title)
     for name, r in rows:
-        table.add_row(name, _share(r["greedy"]), _share(r["sampled"]), *(f"{r[key]:.0f}" if key in r else "" for key in known))
+        table.add_row(
+            name, _share(r["greedy"]), _share(r["sampled"]), *(f"{r[key]:.0f}" if key in r else "" for key in known)
+        )
     return table
 
 
@@ -71,11 +82,17 @@ def run_table(rows: Sequence[dict], title: str) -> Table:
     part = max(len(steps) // 10, 1)
     table = Table("metric", f"first {part} steps", f"last {part} steps", title=title)
     for key in dict.fromkeys(k for r in steps for k in r):
-        columns = [[r[key] for r in some if isinstance(r.get(key), (int, float))] for some in (steps[:part], steps[-part:])]
+        columns = [
+            [r[key] for r in some if isinstance(r.get(key), (int, float))] for some in (steps[:part], steps[-part:])
+        ]
         if key not in ("step", "skipped") and all(columns):
             table.add_row(key, *(f"{sum(c) / len(c):.4g}" for c in columns))
     for r in (r for r in rows if "eval_greedy" in r):
-        table.add_row(f"held-out at step {r['step']}", f"greedy {_share(r['eval_greedy'])}", f"sampled {_share(r['eval_sampled'])}")
+        table.add_row(
+            f"held-out at step {r['step']}",
+            f"greedy {_share(r['eval_greedy'])}",
+            f"sampled {_share(r['eval_sampled'])}",
+        )
     return table
 
 
@@ -83,7 +100,10 @@ def comparison_figure(curves: dict[str, list[dict]], path: Path, samples: int) -
     """Held-out accuracy against updates, one line a method."""
     plt = _pyplot()
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
-    for axis, key, title in ((axes[0], "eval_sampled", f"mean of {samples} samples, temperature 1"), (axes[1], "eval_greedy", "greedy")):
+    for axis, key, title in (
+        (axes[0], "eval_sampled", f"mean of {samples} samples, temperature 1"),
+        (axes[1], "eval_greedy", "greedy"),
+    ):
         for name, rows in curves.items():
             points = [(r["step"], r[key]) for r in rows if r.get(key) is not None]
             axis.plot([step for step, _ in points], [value for _, value in points], marker=".", label=name)
@@ -99,9 +119,11 @@ def run_figure(rows: Sequence[dict], path: Path) -> Path:
     plt = _pyplot()
     steps = [r for r in rows if "loss" in r]
     panels = (
-        ("reward by source", ("reward_expert", "reward_teacher", "reward_self")), ("nats", ("nll", "entropy")),
-        ("rectification", ("mean_c", "rectified_fraction", "flat_groups")), ("loss and gradient", ("loss", "grad_norm")),
-    )  # fmt: skip
+        ("reward by source", ("reward_expert", "reward_teacher", "reward_self")),
+        ("nats", ("nll", "entropy")),
+        ("rectification", ("mean_c", "rectified_fraction", "flat_groups")),
+        ("loss and gradient", ("loss", "grad_norm")),
+    )
     figure, axes = plt.subplots(2, 2, figsize=(10, 7), sharex=True)
     for axis, (title, keys) in zip(axes.flat, panels, strict=True):
         for key in keys:

@@ -16,13 +16,19 @@ class Rollout(NamedTuple):
 
 
 @torch.no_grad()
-def sample(policy: Policy, prompts: list[list[int]], *, max_new_tokens: int, temperature: float, batch: int) -> list[Rollout]:
+def sample(
+    policy: Policy, prompts: list[list[int]], *, max_new_tokens: int, temperature: float, batch: int
+) -> list[Rollout]:
     """One response to each prompt; repeat a prompt for more. temperature 0 is greedy.
 
-    The model's own generation settings (top-k, top-p, penalties) are not used: the samples are the policy's distribution,
-    which the log-probs of the loss are taken from.
+    The model's own generation settings (top-k, top-p, penalties) are not used: the samples are the
+    policy's distribution, which the log-probs of the loss are taken from.
     """
-    drawn = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {"do_sample": False}
+    drawn = (
+        {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        if temperature > 0
+        else {"do_sample": False}
+    )
     ends = {"eos_token_id": sorted(policy.end_tokens), "pad_token_id": policy.tokenizer.pad_token_id}
     config = GenerationConfig(max_new_tokens=max_new_tokens, **drawn, **ends)
     training = policy.model.training

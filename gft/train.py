@@ -26,19 +26,30 @@ IGNORE = -100
 
 
 def train(
-    policy: Policy, examples: Sequence[Example], held_out: Sequence[Example], config: TrainConfig, rewards: RewardPool, log: MetricsLog,
+    policy: Policy,
+    examples: Sequence[Example],
+    held_out: Sequence[Example],
+    config: TrainConfig,
+    rewards: RewardPool,
+    log: MetricsLog,
     progress: Progress,
-) -> tuple[Accuracy | None, Accuracy | None]:  # fmt: skip
-    """Train `policy` in place for config.steps optimiser steps; returns the held-out accuracy before and after.
+) -> tuple[Accuracy | None, Accuracy | None]:
+    """Train `policy` in place for config.steps optimiser steps; returns the held-out accuracy
+    before and after.
 
     Raises:
-        ValueError: no usable prompt. RuntimeError: the gradient stayed non-finite, or a step could not be scored at all.
+        ValueError: no usable prompt. RuntimeError: the gradient stayed non-finite, or a step could
+            not be scored at all.
     """
     examples, too_long = fit_prompts(policy, examples, config.sampling.max_prompt_tokens)
     if not examples:
-        raise ValueError(f"none of {too_long} prompts has 1 to {config.sampling.max_prompt_tokens} tokens (--max-prompt-tokens).")
+        raise ValueError(
+            f"none of {too_long} prompts has 1 to {config.sampling.max_prompt_tokens} tokens (--max-prompt-tokens)."
+        )
     if too_long:
-        progress.say(f"{too_long} prompts are empty or longer than {config.sampling.max_prompt_tokens} tokens and were left out")
+        progress.say(
+            f"{too_long} prompts are empty or longer than {config.sampling.max_prompt_tokens} tokens and were left out"
+        )
     for note in check_examples(examples, config):
         progress.say(note)
     torch.manual_seed(config.seed)
@@ -52,11 +63,15 @@ def train(
             log.write(row)
             progress.step(row)
             if step == 1 and row.get("reward_expert") == 0:
-                progress.say(f"every expert response of the first step scored 0: is {config.reward_name()} the reward for this data?")
+                progress.say(
+                    f"every expert response of the first step scored 0: is {config.reward_name()} the reward for "
+                    "this data?"
+                )
             bad_steps = bad_steps + 1 if row["skipped"] else 0
             if bad_steps >= config.optim.bad_steps:
                 raise RuntimeError(
-                    f"the gradient norm was {row['grad_norm']} for {bad_steps} steps in a row, up to step {step}: lower the lr."
+                    f"the gradient norm was {row['grad_norm']} for {bad_steps} steps in a row, up to step {step}: "
+                    "lower the lr."
                 )
             if config.evaluate.eval_every and step % config.evaluate.eval_every == 0 and step < config.steps:
                 _evaluate(policy, held_out, config, rewards, log, step)
@@ -64,7 +79,9 @@ def train(
                 save_checkpoint(policy, config.out / f"checkpoint-{step}")
     except BaseException:
         if step > 1:
-            progress.say(f"stopped in step {step}; the weights so far: {save_checkpoint(policy, config.out / 'stopped')}")
+            progress.say(
+                f"stopped in step {step}; the weights so far: {save_checkpoint(policy, config.out / 'stopped')}"
+            )
         raise
     save_checkpoint(policy, config.out / "model")
     after = _evaluate(policy, held_out, config, rewards, log, config.steps) if config.steps else before
@@ -72,7 +89,12 @@ def train(
 
 
 def train_step(
-    policy: Policy, optimizer: torch.optim.Optimizer, examples: Sequence[Example], config: TrainConfig, rewards: RewardPool, step: int
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    examples: Sequence[Example],
+    config: TrainConfig,
+    rewards: RewardPool,
+    step: int,
 ) -> dict:
     """One step: groups, rewards, gradients, update; returns the step's numbers."""
     start = time.perf_counter()
@@ -82,14 +104,21 @@ def train_step(
     update = optimizer_step(policy, optimizer, config, step, learn=numbers["active_sequences"] > 0)
     seconds = time.perf_counter() - start
     tokens = sum(len(m.response) for m in batch.members)
-    speed = {"seconds": seconds, "seconds_rollout": rollout, "tokens_per_second": tokens / seconds, "peak_memory_mib": peak_memory_mib()}
+    speed = {
+        "seconds": seconds,
+        "seconds_rollout": rollout,
+        "tokens_per_second": tokens / seconds,
+        "peak_memory_mib": peak_memory_mib(),
+    }
     return {"step": step, **numbers, **update, **reward_metrics(batch), **speed}
 
 
 def optimizer_step(
     policy: Policy, optimizer: torch.optim.Optimizer, config: TrainConfig, step: int, learn: bool
 ) -> dict[str, float | bool]:
-    """Clip and step. A gradient that is not finite is dropped, not clipped: clipping would spread its NaN to every weight."""
+    """Clip and step. A gradient that is not finite is dropped, not clipped: clipping would spread
+    its NaN to every weight.
+    """
     for group in optimizer.param_groups:
         group["lr"] = config.optim.lr * min(1.0, step / max(config.optim.warmup, 1))
     norm = torch.nn.utils.get_total_norm([p.grad for p in policy.model.parameters() if p.grad is not None]).item()
@@ -112,9 +141,11 @@ def prompt_batches(examples: Sequence[Example], size: int, seed: int) -> Iterato
 
 
 def accumulate_gradients(policy: Policy, batch: Batch, config: TrainConfig) -> dict[str, float]:
-    """Forward and backward over the step's micro-batches; the gradients are those of the whole batch at once.
+    """Forward and backward over the step's micro-batches; the gradients are those of the whole
+    batch at once.
 
-    A sequence whose advantage is 0 carries no gradient: it is left out of the backbone too, and stays in the denominator.
+    A sequence whose advantage is 0 carries no gradient: it is left out of the backbone too, and
+    stays in the denominator.
     """
     objective, head = config.objective_function(), replace(policy.head, sparsity=config.sparsity())
     skip = objective.zero_at_zero_advantage
@@ -132,7 +163,9 @@ def accumulate_gradients(policy: Policy, batch: Batch, config: TrainConfig) -> d
         hidden = policy.hidden(tokens, mask)[:, :-1][learn]  # [N, D], response positions only
         sequence_ids = sequence[learn]
         advantages = torch.tensor([m.advantage for m in members], device=policy.device)[sequence_ids]
-        weights = token_weights(config.reduction, torch.ones_like(sequence_ids, dtype=torch.bool), sequence_ids, **counts)
+        weights = token_weights(
+            config.reduction, torch.ones_like(sequence_ids, dtype=torch.bool), sequence_ids, **counts
+        )
         result = linear_policy_loss(
             *policy.head_operands(hidden),
             targets[learn],
@@ -150,9 +183,11 @@ def accumulate_gradients(policy: Policy, batch: Batch, config: TrainConfig) -> d
 
 
 def collate(members: Sequence[Member], pad: int, device: torch.device) -> tuple[torch.Tensor, ...]:
-    """(tokens [B, T], attention mask [B, T], targets [B, T-1], sequence ids [B, T-1]); targets are IGNORE outside responses.
+    """(tokens [B, T], attention mask [B, T], targets [B, T-1], sequence ids [B, T-1]); targets are
+    IGNORE outside responses.
 
-    Padding is masked by length: a padding token that is also the end token is never trained on by accident.
+    Padding is masked by length: a padding token that is also the end token is never trained on by
+    accident.
     """
     width = max(len(m.prompt) + len(m.response) for m in members)
     tokens = torch.full((len(members), width), pad)
@@ -174,7 +209,12 @@ def reward_metrics(batch: Batch) -> dict[str, float]:
         lengths.add(1, truncated=float(m.truncated), response_tokens=len(m.response))
         if m.reward is not None:
             rewards.add(1, **{"reward": m.reward, f"reward_{m.source}": m.reward})
-    return {**rewards.result(), **lengths.result(), "flat_groups": batch.flat_groups, "reward_errors": batch.reward_errors}
+    return {
+        **rewards.result(),
+        **lengths.result(),
+        "flat_groups": batch.flat_groups,
+        "reward_errors": batch.reward_errors,
+    }
 
 
 def _evaluate(
@@ -190,5 +230,7 @@ def _evaluate(
         max_new_tokens=config.sampling.max_new_tokens,
         batch=config.sampling.batch,
     )
-    log.write({"step": step, "eval_greedy": accuracy.greedy, "eval_sampled": accuracy.sampled, "eval_errors": accuracy.errors})
+    log.write(
+        {"step": step, "eval_greedy": accuracy.greedy, "eval_sampled": accuracy.sampled, "eval_errors": accuracy.errors}
+    )
     return accuracy

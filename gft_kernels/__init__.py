@@ -1,4 +1,6 @@
-"""Fused losses on a language-model head: log-probs, group advantages and policy gradients without the [N, V] logits."""
+"""Fused losses on a language-model head: log-probs, group advantages and policy gradients without
+the [N, V] logits.
+"""
 
 from .head import Head, LogProbs, PolicyLoss, Sparse
 from .losses.advantages import GroupRewards, group_advantages

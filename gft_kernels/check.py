@@ -1,7 +1,8 @@
 """python -m gft_kernels.check: are the ops right on this machine, and what do they cost?
 
-Parity with fp64 and equal bits over ten runs decide the exit code; memory and speed against eager logits are reported.
-`--config-search` times launch configurations of the matrix kernels on this device instead.
+Parity with fp64 and equal bits over ten runs decide the exit code; memory and speed against eager
+logits are reported. `--config-search` times launch configurations of the matrix kernels on this
+device instead.
 """
 
 from __future__ import annotations
@@ -25,15 +26,27 @@ from .ops.backends import backend_name
 from .ops.linear_logprob import linear_logprob
 from .ops.linear_policy_loss import linear_policy_loss
 
-# RMS of the error over RMS of the gradient. 16 bits: three roundings (dz, the scaled hidden state, the result). TF32 would be far over
-# fp32's.
+# RMS of the error over RMS of the gradient. 16 bits: three roundings (dz, the scaled hidden state,
+# the result). TF32 would be far over fp32's.
 GRADIENT_LIMIT = {torch.float32: 2e-6, torch.float16: 4e-4, torch.bfloat16: 3e-3}
 LOGPROB_LIMIT = {"cpu": 2e-5, "cuda": 5e-4}  # nats
 LOSS_LIMIT = 1e-4  # of the sum of w |log p|
 CONFIGS = (
-    "128x256x64x8x3", "128x256x64x8x4", "128x256x32x8x4", "128x256x128x8x2", "256x128x64x8x3", "256x128x64x8x4", "128x128x64x8x3",
-    "128x128x64x4x3", "128x128x64x4x4", "128x128x128x8x3", "64x256x64x4x4", "64x256x64x8x3", "64x128x64x4x4", "128x64x64x4x4",
-)  # fmt: skip
+    "128x256x64x8x3",
+    "128x256x64x8x4",
+    "128x256x32x8x4",
+    "128x256x128x8x2",
+    "256x128x64x8x3",
+    "256x128x64x8x4",
+    "128x128x64x8x3",
+    "128x128x64x4x3",
+    "128x128x64x4x4",
+    "128x128x128x8x3",
+    "64x256x64x4x4",
+    "64x256x64x8x3",
+    "64x128x64x4x4",
+    "128x64x64x4x4",
+)
 
 
 @dataclass
@@ -61,7 +74,9 @@ class Problem:
 
 
 def make_problem(rows: int, size: int, vocabulary: int, dtype: torch.dtype, device: str) -> Problem:
-    """Sequences of 16 tokens, groups of 4, one group without spread; every third target is a likely one, every fifth masked."""
+    """Sequences of 16 tokens, groups of 4, one group without spread; every third target is a likely
+    one, every fifth masked.
+    """
     g = torch.Generator(device).manual_seed(0)
     every = torch.arange(rows, device=device)
     weight = (torch.randn(vocabulary, size, generator=g, device=device) * size**-0.5).to(dtype)
@@ -83,23 +98,36 @@ def make_problem(rows: int, size: int, vocabulary: int, dtype: torch.dtype, devi
 
 def gft_rewards(p: Problem, backend: str) -> tuple[Tensor, Tensor]:
     rewards = GroupRewards(p.rewards, p.group_ids, p.sequence_ids)
-    return linear_policy_loss(p.hidden, p.weight, p.targets, rewards, objective=gft(0.7), token_weights=p.token_weights, backend=backend)[
-        :2
-    ]
+    return linear_policy_loss(
+        p.hidden, p.weight, p.targets, rewards, objective=gft(0.7), token_weights=p.token_weights, backend=backend
+    )[:2]
 
 
 def grpo_kl(p: Problem, backend: str) -> tuple[Tensor, Tensor]:
     return linear_policy_loss(
-        p.hidden, p.weight, p.targets, p.rewards[p.sequence_ids] - 0.5, objective=grpo(0.2, 0.2) + kl(0.05),
-        token_weights=p.token_weights, old_logprobs=p.old, ref_logprobs=p.ref, backend=backend,
-    )[:2]  # fmt: skip
+        p.hidden,
+        p.weight,
+        p.targets,
+        p.rewards[p.sequence_ids] - 0.5,
+        objective=grpo(0.2, 0.2) + kl(0.05),
+        token_weights=p.token_weights,
+        old_logprobs=p.old,
+        ref_logprobs=p.ref,
+        backend=backend,
+    )[:2]
 
 
 def transformed(p: Problem, backend: str) -> tuple[Tensor, Tensor]:
     return linear_policy_loss(
-        p.hidden, p.weight, p.targets, p.rewards[p.sequence_ids] - 0.5, objective=reinforce(), token_weights=p.token_weights,
-        head=Head(bias=p.bias, softcap=8.0, temperature=0.9), backend=backend,
-    )[:2]  # fmt: skip
+        p.hidden,
+        p.weight,
+        p.targets,
+        p.rewards[p.sequence_ids] - 0.5,
+        objective=reinforce(),
+        token_weights=p.token_weights,
+        head=Head(bias=p.bias, softcap=8.0, temperature=0.9),
+        backend=backend,
+    )[:2]
 
 
 def logprob_entropy(p: Problem, backend: str) -> tuple[Tensor, Tensor]:
@@ -182,7 +210,9 @@ def milliseconds(run: Callable[[], object], device: str) -> float:
 
 
 def fitting(rows: int, size: int, vocabulary: int, row_bytes: int, device: str) -> tuple[int, int, int]:
-    """The sizes, rows and then the vocabulary halved until the device's free memory holds row_bytes * N * V + 12 * V * D."""
+    """The sizes, rows and then the vocabulary halved until the device's free memory holds row_bytes
+    * N * V + 12 * V * D.
+    """
     free = 0.8 * torch.cuda.mem_get_info()[0] if device == "cuda" else float("inf")
     while row_bytes * rows * vocabulary + 12 * vocabulary * size > free and vocabulary > 1024:
         rows, vocabulary = (rows // 2, vocabulary) if rows > 1024 else (rows, vocabulary // 2)
@@ -190,7 +220,9 @@ def fitting(rows: int, size: int, vocabulary: int, row_bytes: int, device: str) 
 
 
 def costs(device: str, dtype: torch.dtype) -> None:
-    """Memory and time of the GFT loss, forward and backward, against eager logits: interleaved, medians of five."""
+    """Memory and time of the GFT loss, forward and backward, against eager logits: interleaved,
+    medians of five.
+    """
     sizes = fitting(8192, 2048, 131072, 24, device) if device == "cuda" else (512, 128, 16384)
     problem = make_problem(min(sizes[0], 512), *sizes[1:], dtype, device)
     repeats = sizes[0] // len(problem.targets)
@@ -226,7 +258,9 @@ def config_search(rows: int, size: int, vocabulary: int, dtype: torch.dtype) -> 
 
     def run() -> None:
         hidden.grad = weight.grad = None
-        linear_policy_loss(hidden, weight, targets, advantages, head=Head(validate=False), backend="triton").loss.backward()
+        linear_policy_loss(
+            hidden, weight, targets, advantages, head=Head(validate=False), backend="triton"
+        ).loss.backward()
 
     found = []
     for text in CONFIGS:

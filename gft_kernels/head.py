@@ -25,7 +25,8 @@ def compute_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
 
 @dataclass(frozen=True)
 class Sparse:
-    """Gradients over the vocabulary columns that carry them (docs/column-sparse.md); log-probs, losses and metrics stay exact.
+    """Gradients over the vocabulary columns that carry them (docs/column-sparse.md); log-probs,
+    losses and metrics stay exact.
 
     Equivalent to, for the logit gradient dz [K, V] of a chunk of rows::
 
@@ -33,11 +34,13 @@ class Sparse:
         dz = torch.where(keep, dz, tail)  # tail: rank one, with the dropped entries' row and column sums
 
     Args:
-        error: bound of |dz' - dz| / |dz| (Frobenius norms) of every chunk; eps is then the largest power of two that holds it.
+        error: bound of |dz' - dz| / |dz| (Frobenius norms) of every chunk; eps is then the largest
+            power of two that holds it.
         eps: a threshold of your own in place of `error`.
         tail: stand in for what was dropped by a rank-one term; False leaves it out.
         pays: a chunk of which more than this share of the columns is kept takes the exact path.
-        on_backward: called with the report of each backward of `linear_logprob`, a dict as in `PolicyLoss.stats`; not in compiled programs.
+        on_backward: called with the report of each backward of `linear_logprob`, a dict as in
+            `PolicyLoss.stats`; not in compiled programs.
 
     Raises:
         ValueError: error, eps or pays out of range.
@@ -53,7 +56,9 @@ class Sparse:
         for name in ("error", "eps"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
-                raise ValueError(f"Sparse.{name} = {value}: it is relative to the gradient and must be at least 0 and below 1.")
+                raise ValueError(
+                    f"Sparse.{name} = {value}: it is relative to the gradient and must be at least 0 and below 1."
+                )
         if not 0 <= self.pays <= 1:
             raise ValueError(f"Sparse.pays = {self.pays}: it is a share of the columns, 0 to 1.")
 
@@ -68,12 +73,15 @@ class Head:
         softcap: bound of the tanh soft cap, or None.
         temperature: divides the logits last; every probability the ops report is the tempered one.
         ignore_index: the target value that marks a masked row.
-        chunk_rows: rows whose logits or exponentials are held at once; None chooses: from D (chunked), or what 768 MiB hold (triton).
-        skip_rows: leave rows that cannot carry a gradient out of the head. Their log-prob and entropy are then
-            reported as NaN (they were not computed); False scores every row whose target is not masked.
+        chunk_rows: rows whose logits or exponentials are held at once; None chooses: from D
+            (chunked), or what 768 MiB hold (triton).
+        skip_rows: leave rows that cannot carry a gradient out of the head. Their log-prob and
+            entropy are then reported as NaN (they were not computed); False scores every row whose
+            target is not masked.
         sparsity: leave out of the gradients what hardly counts (`Sparse`); None is exact.
-        validate: check target ranges and NaN in per-token inputs, in one wait for the device; turn it off once the data are
-            trusted (a target outside the vocabulary then gives a wrong row, or PyTorch's device assert).
+        validate: check target ranges and NaN in per-token inputs, in one wait for the device; turn
+            it off once the data are trusted (a target outside the vocabulary then gives a wrong
+            row, or PyTorch's device assert).
 
     Raises:
         ValueError: temperature, softcap, scale or chunk_rows out of range.
@@ -97,7 +105,9 @@ class Head:
         if self.scale == 0 or not -math.inf < self.scale < math.inf:
             raise ValueError(f"Head.scale = {self.scale}: it multiplies the logits and must be finite and not 0.")
         if self.chunk_rows is not None and self.chunk_rows < 1:
-            raise ValueError(f"Head.chunk_rows = {self.chunk_rows}: give at least 1, or None to let the backend choose.")
+            raise ValueError(
+                f"Head.chunk_rows = {self.chunk_rows}: give at least 1, or None to let the backend choose."
+            )
 
 
 class LogProbs(NamedTuple):
@@ -108,13 +118,18 @@ class LogProbs(NamedTuple):
 
 
 class PolicyLoss(NamedTuple):
-    """What `linear_policy_loss` returns. Only `loss` is differentiable; the rest is detached, for logs and checks.
+    """What `linear_policy_loss` returns.
 
-    Rows with a masked target hold 0; rows the head skipped hold NaN in logprobs and entropy and 0 in coefficients.
+    Only `loss` is differentiable; the rest is detached, for logs and checks.
+
+    Rows with a masked target hold 0; rows the head skipped hold NaN in logprobs and entropy and 0
+    in coefficients.
     """
 
     loss: Tensor  # scalar, sum_t w_t * loss_t
     logprobs: Tensor  # [N]
     entropy: Tensor  # [N] nats
     coefficients: Tensor  # [N] d loss_t / d logp_t, before the weight w_t
-    stats: dict[str, Tensor]  # scalars over the active rows, on the device: nll, entropy, counts, the objective's own, sparse_*
+    stats: dict[
+        str, Tensor
+    ]  # scalars over the active rows, on the device: nll, entropy, counts, the objective's own, sparse_*

@@ -8,14 +8,18 @@ import pytest
 import torch
 
 if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # before gft_kernels.triton is imported: kernels run on the CPU, one program at a time
+    os.environ["TRITON_INTERPRET"] = (
+        "1"  # before gft_kernels.triton is imported: kernels run on the CPU, one program at a time
+    )
 
 ALLOCATORS = ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty"))
 PLAIN = [getattr(owner, name) for owner, name in ALLOCATORS]
 
 
 def _poisoned(allocate):
-    """`allocate` with its float memory filled with NaN, so that a row nobody writes shows in any comparison."""
+    """`allocate` with its float memory filled with NaN, so that a row nobody writes shows in any
+    comparison.
+    """
 
     def wrapper(*args, **kwargs):
         tensor = allocate(*args, **kwargs)
@@ -44,7 +48,9 @@ def plain_memory(monkeypatch):
 
 @pytest.fixture(autouse=True, scope="session")
 def cpu_threads():
-    """One thread: the matrices are small, and threads that wait for each other are slow on a busy machine."""
+    """One thread: the matrices are small, and threads that wait for each other are slow on a busy
+    machine.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

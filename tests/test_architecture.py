@@ -1,4 +1,6 @@
-"""Layers and sizes: an upward import, a file too long or a public name without a docstring fails here."""
+"""Layers and sizes: an upward import, a file too long or a public name without a docstring fails
+here.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ FILE_LINES, FUNCTION_LINES, PARAMETERS = 300, 60, 10
 KERNEL_LINES, KERNEL_PARAMETERS = 100, 40  # a kernel takes one pointer a tensor, and its constants one by one
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
-# Rooms of gft_kernels, lowest first, and the floors inside a room: a file imports lower ones only. A new file needs a place here.
+# Rooms of gft_kernels, lowest first, and the floors inside a room: a file imports lower ones only.
+# A new file needs a place here.
 FLOORS = (
     "losses/objectives losses/advantages losses/reductions head",
     "engines/accumulate",
@@ -35,7 +38,9 @@ FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts.
 ROOMS = ("losses", "engines", "ops")
 FOREIGN = {"gft", "transformers", "trl", "verl", "benchmarks", "tests"}
 
-SOURCES = [path for folder in ("gft_kernels", "gft", "benchmarks", "tests") for path in sorted((ROOT / folder).rglob("*.py"))]
+SOURCES = [
+    path for folder in ("gft_kernels", "gft", "benchmarks", "tests") for path in sorted((ROOT / folder).rglob("*.py"))
+]
 KERNELS = [path for path in SOURCES if path.is_relative_to(ROOT / "gft_kernels")]
 
 
@@ -64,7 +69,9 @@ def imported(path: Path, nodes: Iterator[ast.AST]) -> Iterator[str]:
 
 
 def part_of(name: str) -> str:
-    """The file of a room, or the file or folder at the top, that a dotted name of gft_kernels belongs to."""
+    """The file of a room, or the file or folder at the top, that a dotted name of gft_kernels
+    belongs to.
+    """
     parts = name.split(".")[1:]
     return "/".join(parts[: 2 if parts[0] in ROOMS else 1])
 
@@ -72,14 +79,18 @@ def part_of(name: str) -> str:
 @pytest.mark.parametrize("path", KERNELS, ids=name_of)
 def test_gft_kernels_imports_go_down(path):
     if path.name == "__init__.py" and path.parent.name in ROOMS:
-        assert not list(imported(path, ast.walk(ast.parse(path.read_text())))), "the door of a room imports nothing: a name has one home"
+        assert not list(imported(path, ast.walk(ast.parse(path.read_text())))), (
+            "the door of a room imports nothing: a name has one home"
+        )
         return
     part = part_of(".".join(path.relative_to(ROOT).with_suffix("").parts))
     assert part in FLOOR_OF, f"{name_of(path)} has no floor: add it to FLOORS"
     for name in imported(path, ast.walk(ast.parse(path.read_text()))):
         if name.startswith("gft_kernels."):
             other = part_of(name)
-            assert other == part or FLOOR_OF.get(other, 99) < FLOOR_OF[part], f"{name_of(path)} imports {name}, which is not below it"
+            assert other == part or FLOOR_OF.get(other, 99) < FLOOR_OF[part], (
+                f"{name_of(path)} imports {name}, which is not below it"
+            )
 
 
 @pytest.mark.parametrize("path", KERNELS, ids=name_of)
@@ -89,7 +100,8 @@ def test_gft_kernels_stands_alone(path):
 
 
 def test_imports_are_seen_by_the_layer_check():
-    # The checks above rest on this: both forms of import are resolved, and those inside functions are told apart.
+    # The checks above rest on this: both forms of import are resolved, and those inside functions
+    # are told apart.
     path = ROOT / "gft_kernels" / "head.py"
     tree = ast.parse("from .ops.plan import x\nfrom .engines import chunked\nimport trl\ndef f():\n    import verl\n")
     everywhere = ["gft_kernels.ops.plan.x", "gft_kernels.engines.chunked", "trl", "verl"]
@@ -113,7 +125,9 @@ def test_sources_stay_small(path):
     text = path.read_text()
     assert text.count("\n") <= FILE_LINES
     functions = [f for f in ast.walk(ast.parse(text)) if isinstance(f, FUNCTIONS)]
-    long = {f.name: code_lines(f) for f in functions if code_lines(f) > (KERNEL_LINES if is_kernel(f) else FUNCTION_LINES)}
+    long = {
+        f.name: code_lines(f) for f in functions if code_lines(f) > (KERNEL_LINES if is_kernel(f) else FUNCTION_LINES)
+    }
     assert not long
 
 
@@ -130,12 +144,15 @@ def test_public_functions_take_ten_parameters_at_most(path):
     for function in public_functions(ast.parse(path.read_text())):
         a = function.args
         names = [p.arg for p in (*a.posonlyargs, *a.args, *a.kwonlyargs) if p.arg not in ("self", "cls", "ctx")]
-        assert len(names) <= (KERNEL_PARAMETERS if is_kernel(function) else PARAMETERS), f"{function.name}({', '.join(names)})"
+        assert len(names) <= (KERNEL_PARAMETERS if is_kernel(function) else PARAMETERS), (
+            f"{function.name}({', '.join(names)})"
+        )
 
 
 @pytest.mark.parametrize("name", gft_kernels.__all__)
 def test_public_names_have_a_docstring(name):
-    # Read from the source: dataclasses and NamedTuples make up a docstring of their own when none is written.
+    # Read from the source: dataclasses and NamedTuples make up a docstring of their own when none
+    # is written.
     thing = getattr(gft_kernels, name)
     tree = ast.parse(Path(importlib.import_module(thing.__module__).__file__).read_text())
     (node,) = (n for n in tree.body if isinstance(n, (*FUNCTIONS, ast.ClassDef)) and n.name == thing.__name__)

@@ -1,4 +1,6 @@
-"""python -m gft_kernels.check and .env: right machines pass, wrong gradients and changing bits do not."""
+"""python -m gft_kernels.check and .env: right machines pass, wrong gradients and changing bits do
+not.
+"""
 
 from __future__ import annotations
 
@@ -66,7 +68,9 @@ def test_a_check_that_raises_is_a_failure(capsys):
 
 def test_parity_of_the_triton_kernels(problem, monkeypatch):
     monkeypatch.setattr(
-        check, "results", lambda case, p, backend, dtype=None: check_results(case, p, backend.replace("auto", "triton"), dtype)
+        check,
+        "results",
+        lambda case, p, backend, dtype=None: check_results(case, p, backend.replace("auto", "triton"), dtype),
     )
     for case in check.CASES:
         assert check.parity(case, problem)[0], case

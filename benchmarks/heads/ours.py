@@ -1,6 +1,8 @@
-"""Who is measured: every provider computes the GFT loss (tau = 0.7) of a batch, differentiable into hidden and weight.
+"""Who is measured: every provider computes the GFT loss (tau = 0.7) of a batch, differentiable into
+hidden and weight.
 
-A provider is a function (batch) -> scalar loss. FLOORS are timed beside them without a gate: they compute no loss.
+A provider is a function (batch) -> scalar loss. FLOORS are timed beside them without a gate: they
+compute no loss.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ def compiled(batch: Batch) -> Tensor:
 
 
 def authors(batch: Batch) -> Tensor:
-    """The way of the method's published code: full logits, a copy, and a second softmax for the weight C."""
+    """The way of the method's published code: full logits, a copy, and a second softmax for the
+    weight C.
+    """
     logits = F.linear(batch.hidden, batch.weight).float()
     targets = batch.targets.clamp(min=0)[:, None]
     logprobs = logits.log_softmax(-1).gather(1, targets).squeeze(1)
@@ -60,7 +64,13 @@ def fused(backend: str, head: Head | None = None) -> Provider:
 
     def provider(batch: Batch) -> Tensor:
         return linear_policy_loss(
-            batch.hidden, batch.weight, batch.targets, batch.advantages, token_weights=batch.token_weights, head=head, backend=backend
+            batch.hidden,
+            batch.weight,
+            batch.targets,
+            batch.advantages,
+            token_weights=batch.token_weights,
+            head=head,
+            backend=backend,
         ).loss
 
     return provider
@@ -73,11 +83,15 @@ def sparse(backend: str) -> Provider:
 
 def logprob(backend: str) -> Provider:
     """Our log-probs, the loss written outside."""
-    return lambda batch: batch.gft_loss(linear_logprob(batch.hidden, batch.weight, batch.targets, backend=backend).logprobs)
+    return lambda batch: batch.gft_loss(
+        linear_logprob(batch.hidden, batch.weight, batch.targets, backend=backend).logprobs
+    )
 
 
 class _BareGemms(torch.autograd.Function):
-    """The three matrix products of a head over all rows, by the library, in the case's dtype, and nothing else."""
+    """The three matrix products of a head over all rows, by the library, in the case's dtype, and
+    nothing else.
+    """
 
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor) -> Tensor:
@@ -113,9 +127,15 @@ def providers() -> dict[str, Provider]:
 @functools.cache
 def missing() -> dict[str, str]:
     """Name -> reason of every provider that cannot run here."""
-    absent = {} if hasattr(F, "linear_cross_entropy") else {"torch-linear-ce": f"torch {torch.__version__} has no F.linear_cross_entropy"}
+    absent = (
+        {}
+        if hasattr(F, "linear_cross_entropy")
+        else {"torch-linear-ce": f"torch {torch.__version__} has no F.linear_cross_entropy"}
+    )
     absent |= _peers()[1]
-    return absent | ({} if _triton_runs() else {f"{name}-triton": "no CUDA or ROCm device is visible to torch" for name in OWN})
+    return absent | (
+        {} if _triton_runs() else {f"{name}-triton": "no CUDA or ROCm device is visible to torch" for name in OWN}
+    )
 
 
 def _triton_runs() -> bool:

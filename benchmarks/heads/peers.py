@@ -1,7 +1,9 @@
-"""Other people's heads, each called as its users call it, with the GFT loss on its per-token log-probs.
+"""Other people's heads, each called as its users call it, with the GFT loss on its per-token
+log-probs.
 
-`find_peers` says who can run here and why the others cannot. Costs are multiples of N * D * V operations, forward and backward; one
-product with the head is 2. All but QuACK compute the logits twice: only the backward pass tells them the weight of a row.
+`find_peers` says who can run here and why the others cannot. Costs are multiples of N * D * V
+operations, forward and backward; one product with the head is 2. All but QuACK compute the logits
+twice: only the backward pass tells them the weight of a row.
 """
 
 from __future__ import annotations
@@ -21,11 +23,16 @@ from torch import Tensor
 from ..inputs.cases import TAU, Batch
 
 Provider = Callable[[Batch], Tensor]
-LIGER_ROWS = 1024  # rows of a chunk of Liger's GRPO head; its default, one sequence, is as many for a sequence of that length
+LIGER_ROWS = (
+    1024  # rows of a chunk of Liger's GRPO head; its default, one sequence, is as many for a sequence of that length
+)
 
 
 def trl() -> Provider:
-    """TRL's chunked log-prob: 8, fp32 accumulators. As its `add_fused_lm_head`: a GPU sees the rows with a target only, a CPU all."""
+    """TRL's chunked log-prob: 8, fp32 accumulators.
+
+    As its `add_fused_lm_head`: a GPU sees the rows with a target only, a CPU all.
+    """
     from trl.kernels import ChunkedLogProbFunction
     from trl.trainer.utils import _CHUNKED_LOGPROB_CHUNK_SIZE
 
@@ -50,12 +57,17 @@ def trl() -> Provider:
 
 
 def liger_scaled_ce() -> Provider:
-    """Liger's scaled cross entropy: 8, all rows. CuTe kernels on compute capability 9.0 (bf16 only); else torch, 512 rows at a time."""
+    """Liger's scaled cross entropy: 8, all rows.
+
+    CuTe kernels on compute capability 9.0 (bf16 only); else torch, 512 rows at a time.
+    """
     from liger_kernel.ops import LigerFusedLinearScaledCrossEntropyFunction as head
     from liger_kernel.ops.fused_linear_scaled_cross_entropy import _resolve_implementation
 
     if torch.cuda.is_available():
-        _resolve_implementation(torch.device("cuda"))  # it imports its CuTe kernels when called: here, a failure is a reason
+        _resolve_implementation(
+            torch.device("cuda")
+        )  # it imports its CuTe kernels when called: here, a failure is a reason
 
     def provider(batch: Batch) -> Tensor:
         return batch.gft_loss(-head.apply(batch.hidden, batch.weight, batch.targets))
@@ -64,11 +76,14 @@ def liger_scaled_ce() -> Provider:
 
 
 def liger_flce() -> Provider:
-    """Liger's fused linear cross entropy, per-token losses out: 8 (6 for its scalar), all rows, gradients summed in the case's dtype."""
+    """Liger's fused linear cross entropy, per-token losses out: 8 (6 for its scalar), all rows,
+    gradients summed in the case's dtype.
+    """
     from liger_kernel.ops import LigerFusedLinearCrossEntropyFunction as head
 
     def provider(batch: Batch) -> Tensor:
-        # after the targets: bias, class weights, ignore_index, lse_square_scale, label_smoothing, reduction
+        # after the targets: bias, class weights, ignore_index, lse_square_scale, label_smoothing,
+        # reduction
         losses, *_ = head.apply(batch.hidden, batch.weight, batch.targets, None, None, -100, 0.0, 0.0, "none")
         return batch.gft_loss(-losses)
 
@@ -76,10 +91,11 @@ def liger_flce() -> Provider:
 
 
 def liger_grpo() -> Provider:
-    """Liger's chunked GRPO head with the GFT loss in place of its own: 8, all rows, gradients at hand after the forward pass.
+    """Liger's chunked GRPO head with the GFT loss in place of its own: 8, all rows, gradients at
+    hand after the forward pass.
 
-    Its gradient products are fp32 whatever the case's dtype. A row is a sequence of one token, so that any number of rows fits and
-    every token has its own advantage.
+    Its gradient products are fp32 whatever the case's dtype. A row is a sequence of one token, so
+    that any number of rows fits and every token has its own advantage.
     """
     from liger_kernel.chunked_loss.grpo_loss import LigerFusedLinearGRPOFunction
 
@@ -92,26 +108,43 @@ def liger_grpo() -> Provider:
     def provider(batch: Batch) -> Tensor:
         mask = (batch.targets != -100).unsqueeze(1)
         weighted = (batch.token_weights * batch.advantages).unsqueeze(1)  # the token mean: no chunk of rows can tell it
-        policy = (None,) * 6  # bias; log-probs of the reference and the old policy; the reference's input, weight and bias
-        options = (0.0, 0.2, 0.2, "dapo", None, "token", 1.0, 1.05)  # beta, ..., sapo_temperature_neg: the GFT loss has no use for them
+        policy = (
+            None,
+        ) * 6  # bias; log-probs of the reference and the old policy; the reference's input, weight and bias
+        options = (
+            0.0,
+            0.2,
+            0.2,
+            "dapo",
+            None,
+            "token",
+            1.0,
+            1.05,
+        )  # beta, ..., sapo_temperature_neg: the GFT loss has no use for them
         runs = (1.0, batch.hidden.is_cuda, False, LIGER_ROWS)  # temperature, compiled, use_ref_model, chunk_size
         targets = batch.targets.clamp(min=0).unsqueeze(1)
-        loss, _ = GFTFunction.apply(batch.hidden.unsqueeze(1), batch.weight, targets, mask, weighted, *policy, *options, *runs)
+        loss, _ = GFTFunction.apply(
+            batch.hidden.unsqueeze(1), batch.weight, targets, mask, weighted, *policy, *options, *runs
+        )
         return loss
 
     return provider
 
 
 def cce(**options: float | None) -> Provider:
-    """Cut Cross Entropy: 4 + 4f for the share f of tiles kept, rows with a target only; bf16 and fp16 hidden states.
+    """Cut Cross Entropy: 4 + 4f for the share f of tiles kept, rows with a target only; bf16 and
+    fp16 hidden states.
 
-    By default it drops the tiles in which softmax - onehot is below 2^-12 (bf16) everywhere, whatever the weights of the rows, which
-    costs a flat softmax some per cent of its gradient. filter_eps=None keeps every tile (f = 1).
+    By default it drops the tiles in which softmax - onehot is below 2^-12 (bf16) everywhere,
+    whatever the weights of the rows, which costs a flat softmax some per cent of its gradient.
+    filter_eps=None keeps every tile (f = 1).
     """
     from cut_cross_entropy import linear_cross_entropy
 
     def provider(batch: Batch) -> Tensor:
-        return batch.gft_loss(-linear_cross_entropy(batch.hidden, batch.weight, batch.targets, reduction="none", **options))
+        return batch.gft_loss(
+            -linear_cross_entropy(batch.hidden, batch.weight, batch.targets, reduction="none", **options)
+        )
 
     return provider
 
@@ -119,7 +152,9 @@ def cce(**options: float | None) -> Provider:
 def verl_torch() -> Provider:
     """verl's chunked torch head: 8, all rows (masked ones as token 0), chunks of 512 rows."""
     with _bare_packages("verl", "verl.utils"):
-        head = importlib.import_module("verl.utils.experimental.torch_functional").FusedLinearForPPO(impl_backend="torch")
+        head = importlib.import_module("verl.utils.experimental.torch_functional").FusedLinearForPPO(
+            impl_backend="torch"
+        )
 
     def provider(batch: Batch) -> Tensor:
         logprobs, _ = head(batch.hidden, batch.weight, batch.targets.clamp(min=0))
@@ -129,7 +164,9 @@ def verl_torch() -> Provider:
 
 
 def verl_triton() -> Provider:
-    """verl's Triton head: 8, all rows (masked ones as token 0), logits of 1024 columns at a time; D has to be a multiple of 128."""
+    """verl's Triton head: 8, all rows (masked ones as token 0), logits of 1024 columns at a time; D
+    has to be a multiple of 128.
+    """
     with _bare_packages("verl", "verl.utils"):
         head = importlib.import_module("verl.utils.kernel.linear_cross_entropy").linear_cross_entropy
         importlib.import_module("verl.utils.kernel.kernels")  # the head imports it when called
@@ -142,7 +179,9 @@ def verl_triton() -> Provider:
 
 
 def quack() -> Provider:
-    """QuACK's per-token losses: 6, all rows, with the logits in full; its chunked head returns a scalar only."""
+    """QuACK's per-token losses: 6, all rows, with the logits in full; its chunked head returns a
+    scalar only.
+    """
     from quack.linear_cross_entropy import linear_cross_entropy_func
 
     def provider(batch: Batch) -> Tensor:
@@ -174,7 +213,10 @@ PEERS = {
 
 
 def find_peers() -> tuple[dict[str, Provider], dict[str, str]]:
-    """The peers that run here, and for every other one the reason why it does not. Imports what it can of their packages."""
+    """The peers that run here, and for every other one the reason why it does not.
+
+    Imports what it can of their packages.
+    """
     found: dict[str, Provider] = {}
     missing: dict[str, str] = {}
     for name, peer in PEERS.items():
@@ -192,7 +234,9 @@ def find_peers() -> tuple[dict[str, Provider], dict[str, str]]:
 
 @contextmanager
 def _bare_packages(package: str, *inner: str) -> Iterator[None]:
-    """Modules can be imported out of these packages without their __init__ (verl's needs ray), which are empty until the end."""
+    """Modules can be imported out of these packages without their __init__ (verl's needs ray),
+    which are empty until the end.
+    """
     spec = find_spec(package)
     root = Path(next(iter(spec.submodule_search_locations or []))) if spec else Path()
     bare = {name: root.joinpath(*name.split(".")[1:]) for name in (package, *inner) if name not in sys.modules}

@@ -1,7 +1,9 @@
-"""python -m benchmarks.inputs.activations: record what the head of a real model is fed, for the cases with real inputs.
+"""python -m benchmarks.inputs.activations: record what the head of a real model is fed, for the
+cases with real inputs.
 
-Response tokens of expert answers and of the model's own samples, in turn by sequence: about half of the rows each, where
-the answers are long enough (those of gsm_symbolic are a number). The file holds the head's input exactly: logits are hidden @ weight.T.
+Response tokens of expert answers and of the model's own samples, in turn by sequence: about half of
+the rows each, where the answers are long enough (those of gsm_symbolic are a number). The file
+holds the head's input exactly: logits are hidden @ weight.T.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ Response = tuple[list[int], list[int], bool]  # prompt, response, own sample
 
 
 def responses(policy: Policy, examples: Sequence[Example], rows: int) -> list[Response]:
-    """Sequences of `rows` response tokens or a little more: the kind that is behind comes next, as long as there is one of it.
+    """Sequences of `rows` response tokens or a little more: the kind that is behind comes next, as
+    long as there is one of it.
 
     Raises:
         ValueError: the examples gave too few tokens.
@@ -48,7 +51,9 @@ def responses(policy: Policy, examples: Sequence[Example], rows: int) -> list[Re
         print(f"{count[False]} expert and {count[True]} own rows of {rows}", flush=True)
         if sum(count.values()) >= rows:
             return chosen
-    raise ValueError(f"{len(examples)} examples gave {count[False]} expert and {count[True]} own tokens; {rows} rows need more.")
+    raise ValueError(
+        f"{len(examples)} examples gave {count[False]} expert and {count[True]} own tokens; {rows} rows need more."
+    )
 
 
 def _some(policy: Policy, examples: Sequence[Example]) -> list[Response]:
@@ -66,7 +71,9 @@ def _some(policy: Policy, examples: Sequence[Example]) -> list[Response]:
 
 @torch.no_grad()
 def head_inputs(policy: Policy, found: Sequence[Response], rows: int) -> dict[str, Tensor]:
-    """The file's tensors: hidden states that predict the response tokens, their targets, and whose they are."""
+    """The file's tensors: hidden states that predict the response tokens, their targets, and whose
+    they are.
+    """
     hidden, targets, owned = [], [], []
     for prompt, response, own in found:
         tokens = torch.tensor([prompt + response], device=policy.device)
@@ -83,7 +90,9 @@ def head_inputs(policy: Policy, found: Sequence[Response], rows: int) -> dict[st
 
 @torch.no_grad()
 def summary(record: dict[str, Tensor]) -> dict[str, float]:
-    """How sure the model is: mean NLL, mean probability of the likeliest token, share of targets with p >= TAU."""
+    """How sure the model is: mean NLL, mean probability of the likeliest token, share of targets
+    with p >= TAU.
+    """
     weight, nll, top = record["weight"].float(), [], []
     for hidden, targets in zip(record["hidden"].split(512), record["targets"].split(512), strict=True):
         logprobs = torch.log_softmax(hidden @ weight.T, -1)
@@ -95,7 +104,9 @@ def summary(record: dict[str, Tensor]) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.inputs.activations", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.inputs.activations", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--model", type=Path, default=MODEL, help="local transformers folder")
     parser.add_argument("--data", default=DATA, help="a file that gft reads, or rg:NAME of reasoning-gym")
     parser.add_argument("--rows", type=int, default=8192)
@@ -113,7 +124,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     partial.replace(options.out)
     own, numbers = record["own"].float().mean().item(), summary(record)
     print(f"{len(record['targets'])} rows, {own:.0%} of them own samples, saved to {options.out}")
-    print(f"mean NLL {numbers['nll']:.3f}, mean top-1 probability {numbers['top1']:.3f}, targets with p >= {TAU}: {numbers['sure']:.1%}")
+    print(
+        f"mean NLL {numbers['nll']:.3f}, mean top-1 probability {numbers['top1']:.3f}, targets with p >= {TAU}: "
+        f"{numbers['sure']:.1%}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""What is measured: head shapes and batches, made the same way for every provider from a seed, or recorded from a model."""
+"""What is measured: head shapes and batches, made the same way for every provider from a seed, or
+recorded from a model.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,10 @@ BATCHES = {"all-active": (0.0, 0.0), "gft-batch": (0.30, 0.25), "tenth-active": 
 
 @dataclass(frozen=True)
 class Case:
-    """N rows of a head [V, D]. `masked` is the share of ignored targets, `flat` of groups without spread (advantage 0)."""
+    """N rows of a head [V, D].
+
+    `masked` is the share of ignored targets, `flat` of groups without spread (advantage 0).
+    """
 
     name: str
     N: int
@@ -77,7 +82,7 @@ SETS: dict[str, tuple[Case, ...]] = {
     ),
     "tiny": TINY_CASES,
     "interpreter": INTERPRETER_CASES,
-}  # fmt: skip
+}
 
 
 @dataclass
@@ -89,7 +94,9 @@ class Batch:
     token_weights: Tensor  # [N] token-mean
 
     def gft_loss(self, logprobs: Tensor) -> Tensor:  # [N] -> scalar
-        """The GFT loss that a head with per-token log-probs has written on top; masked rows are 0 by their weight."""
+        """The GFT loss that a head with per-token log-probs has written on top; masked rows are 0
+        by their weight.
+        """
         p = logprobs.detach().exp()
         return -(self.token_weights * self.advantages * torch.where(p < TAU, p, 1.0) * logprobs).sum()
 
@@ -98,16 +105,21 @@ class Batch:
         return replace(self, hidden=self.hidden.detach().requires_grad_(), weight=self.weight.detach().requires_grad_())
 
     def thinned(self, rows: int) -> Batch:
-        """About `rows` evenly spaced rows, for the correctness gate: an fp64 oracle of all rows would not fit."""
+        """About `rows` evenly spaced rows, for the correctness gate: an fp64 oracle of all rows
+        would not fit.
+        """
         every = slice(None, None, max(len(self.targets) // rows, 1))
-        return Batch(self.hidden[every], self.weight, self.targets[every], self.advantages[every], self.token_weights[every])
+        return Batch(
+            self.hidden[every], self.weight, self.targets[every], self.advantages[every], self.token_weights[every]
+        )
 
 
 def make_batch(case: Case, device: str = "cpu", seed: int = 0, activations: Path = ACTIVATIONS) -> Batch:
     """Groups of 8 sequences of 32 tokens; the first tokens of a sequence are its masked prompt.
 
     Raises:
-        FileNotFoundError: real inputs that nobody recorded yet. ValueError: recorded ones of another shape.
+        FileNotFoundError: real inputs that nobody recorded yet. ValueError: recorded ones of
+            another shape.
     """
     generator = torch.Generator(device).manual_seed(seed)
     if case.inputs == "real":
@@ -127,9 +139,13 @@ def make_batch(case: Case, device: str = "cpu", seed: int = 0, activations: Path
 def recorded(case: Case, device: str, path: Path = ACTIVATIONS) -> tuple[Tensor, Tensor, Tensor]:
     """(hidden [N, D], weight [V, D], targets [N]) of response tokens of a real model."""
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: `make smollm2`, then `python -m benchmarks.inputs.activations` record it.")
+        raise FileNotFoundError(
+            f"{path} is missing: `make smollm2`, then `python -m benchmarks.inputs.activations` record it."
+        )
     found = torch.load(path, weights_only=True, map_location=device)
     hidden, weight, targets = (found[name] for name in ("hidden", "weight", "targets"))
     if tuple(weight.shape) != (case.V, case.D) or len(hidden) < case.N:
-        raise ValueError(f"{path} holds {len(hidden)} rows of a head {tuple(weight.shape)}; {case} asks for other ones.")
+        raise ValueError(
+            f"{path} holds {len(hidden)} rows of a head {tuple(weight.shape)}; {case} asks for other ones."
+        )
     return hidden[: case.N].float(), weight.float(), targets[: case.N].clone()

@@ -10,7 +10,9 @@ CANDIDATES = 32  # likely tokens of a row
 
 
 def random(N: int, D: int, V: int, generator: torch.Generator) -> Problem:
-    """Flat softmaxes. A quarter of the targets are likely ones (the head's own direction added), so that both sides of tau occur."""
+    """Flat softmaxes. A quarter of the targets are likely ones (the head's own direction added), so
+    that both sides of tau occur.
+    """
     on: dict = {"generator": generator, "device": generator.device}
     hidden = torch.randn(N, D, **on)
     weight = torch.randn(V, D, **on).mul_(D**-0.5)
@@ -23,10 +25,11 @@ def random(N: int, D: int, V: int, generator: torch.Generator) -> Problem:
 def peaked(N: int, D: int, V: int, generator: torch.Generator) -> Problem:
     """Softmaxes with the profile of a language model's, targets sampled from them.
 
-    A token's base rate is Zipf's, carried by one direction of hidden space; noise spreads it; CANDIDATES tokens of a row, drawn by base
-    rate, fall off as a power of their rank from a strength drawn for the row. The six constants were fitted to SmolLM2-135M on GSM8K
-    answers and its own samples: mass outside the k likeliest tokens, and share of columns above 2^-8 to 2^-16 in blocks of 128
-    and 512 rows (benchmarks/LOG.md has both profiles).
+    A token's base rate is Zipf's, carried by one direction of hidden space; noise spreads it;
+    CANDIDATES tokens of a row, drawn by base rate, fall off as a power of their rank from a
+    strength drawn for the row. The six constants were fitted to SmolLM2-135M on GSM8K answers and
+    its own samples: mass outside the k likeliest tokens, and share of columns above 2^-8 to 2^-16
+    in blocks of 128 and 512 rows (benchmarks/LOG.md has both profiles).
     """
     on: dict = {"generator": generator, "device": generator.device}
     rate = (torch.arange(V, device=generator.device) + 24.4) ** -1.56
@@ -43,5 +46,7 @@ def peaked(N: int, D: int, V: int, generator: torch.Generator) -> Problem:
     boost = (strength - fall - rate.log()[candidates]).clamp(min=0)
     for k in range(CANDIDATES):
         hidden += boost[:, k, None] * own[candidates[:, k]]
-    targets = [(rows @ weight.T).softmax(1).multinomial(1, generator=generator).squeeze(1) for rows in hidden.split(256)]
+    targets = [
+        (rows @ weight.T).softmax(1).multinomial(1, generator=generator).squeeze(1) for rows in hidden.split(256)
+    ]
     return hidden, weight, torch.cat(targets)

@@ -1,6 +1,7 @@
 """python -m benchmarks.report.plot: figures from the CSV rows, readable on light and dark pages.
 
-Each SVG carries a digest of the rows it was drawn from: a test compares it with that of the rows present.
+Each SVG carries a digest of the rows it was drawn from: a test compares it with that of the rows
+present.
 """
 
 from __future__ import annotations
@@ -21,7 +22,11 @@ Row = dict[str, str]
 
 def latest(rows: Sequence[Row]) -> list[Row]:
     """The timed rows of whole steps, the newest of each case and provider."""
-    found = {(row["case"], row["N"], row["inputs"], row["provider"]): row for row in rows if row["ms"] and row["mode"] == "full"}
+    found = {
+        (row["case"], row["N"], row["inputs"], row["provider"]): row
+        for row in rows
+        if row["ms"] and row["mode"] == "full"
+    }
     return list(found.values())
 
 
@@ -44,19 +49,31 @@ def _axes(columns: int, size: tuple[float, float]):
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    style = {name: INK for name in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color")}
-    with pyplot.rc_context({**style, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10}):
+    style = {
+        name: INK
+        for name in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "grid.color")
+    }
+    with pyplot.rc_context(
+        {**style, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10}
+    ):
         figure, axes = pyplot.subplots(1, columns, figsize=size, squeeze=False, constrained_layout=True)
     return figure, axes[0]
 
 
 def bars(rows: Sequence[Row], path: Path) -> None:
-    """Time of a GFT batch and peak memory, a bar for each provider, ours in green, the bare GEMMs as a line."""
+    """Time of a GFT batch and peak memory, a bar for each provider, ours in green, the bare GEMMs
+    as a line.
+    """
     figure, axes = _axes(2, (9, 0.32 * len(rows) + 1))
     heads = sorted((row for row in rows if row["provider"] != "bare-gemms"), key=lambda row: -float(row["ms"]))
     floor = [row for row in rows if row["provider"] == "bare-gemms"]
-    labels, colours = [plain(row["provider"]) for row in heads], [OWN if is_own(row["provider"]) else PEER for row in heads]
-    for axis, key, title in zip(axes, ("ms", "peak_mib"), ("milliseconds, forward and backward", "peak extra memory, MiB"), strict=True):
+    labels, colours = (
+        [plain(row["provider"]) for row in heads],
+        [OWN if is_own(row["provider"]) else PEER for row in heads],
+    )
+    for axis, key, title in zip(
+        axes, ("ms", "peak_mib"), ("milliseconds, forward and backward", "peak extra memory, MiB"), strict=True
+    ):
         drawn = axis.barh(labels, [float(row[key] or 0) for row in heads], color=colours)
         axis.bar_label(drawn, fmt="%.0f", padding=3, color=INK)
         axis.set_title(title)
@@ -64,7 +81,9 @@ def bars(rows: Sequence[Row], path: Path) -> None:
     axes[1].set_yticklabels([])
     for row in floor:
         axes[0].axvline(float(row["ms"]), color=FLOOR, linestyle="--", linewidth=1)
-        axes[0].text(float(row["ms"]), len(heads) - 0.4, " the three bare GEMMs, all rows", color=FLOOR, va="bottom", fontsize=8)
+        axes[0].text(
+            float(row["ms"]), len(heads) - 0.4, " the three bare GEMMs, all rows", color=FLOOR, va="bottom", fontsize=8
+        )
     _save(figure, path, rows)
 
 
@@ -75,9 +94,13 @@ def curves(rows: Sequence[Row], path: Path) -> None:
     sweeps["V"] = [row for row in rows if row["N"] in size]
     figure, axes = _axes(4, (14, 3.4))
     for i, (name, swept) in enumerate(sweeps.items()):
-        for axis, key, title in zip(axes[2 * i :], ("ms", "peak_mib"), ("milliseconds", "peak extra MiB"), strict=False):
+        for axis, key, title in zip(
+            axes[2 * i :], ("ms", "peak_mib"), ("milliseconds", "peak extra MiB"), strict=False
+        ):
             for provider in dict.fromkeys(row["provider"] for row in swept):
-                points = sorted((int(row[name]), float(row[key])) for row in swept if row["provider"] == provider and row[key])
+                points = sorted(
+                    (int(row[name]), float(row[key])) for row in swept if row["provider"] == provider and row[key]
+                )
                 axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=plain(provider), **line(provider))
             axis.set(xscale="log", yscale="log", xlabel=name, title=title)
             axis.set_xticks(sorted({int(row[name]) for row in swept}), sorted({int(row[name]) for row in swept}))
@@ -104,11 +127,17 @@ def training(rows: Sequence[Row], path: Path) -> None:
 
 
 def line(provider: str) -> dict:
-    """The same line for a provider in every panel: ours green and wide, the bare GEMMs dashed, peers in colours by their place in NAMES."""
+    """The same line for a provider in every panel: ours green and wide, the bare GEMMs dashed,
+    peers in colours by their place in NAMES.
+    """
     from matplotlib import colormaps
 
     if is_own(provider):
-        return {"color": OWN, "linewidth": 2, "linestyle": {"gft-sparse": ":", "gft-logprob": "-."}.get(provider.rsplit("-", 1)[0], "-")}
+        return {
+            "color": OWN,
+            "linewidth": 2,
+            "linestyle": {"gft-sparse": ":", "gft-logprob": "-."}.get(provider.rsplit("-", 1)[0], "-"),
+        }
     if provider == "bare-gemms":
         return {"color": FLOOR, "linewidth": 1.5, "linestyle": "--"}
     return {"color": colormaps["tab20"](list(NAMES).index(provider) % 20), "linewidth": 1}
@@ -122,7 +151,9 @@ def figures() -> dict[str, tuple]:
         run = next((row["commit"] for row in reversed(rows) if row["case"].startswith("V=")), "")
         chosen = [row for row in rows if (row["case"], row["N"]) == (f"{head} gft-batch", N)]
         found[f"{device}.svg"] = (bars, chosen)
-        scaling = [r for r in rows if r["commit"] == run and (r["case"] == f"{head} gft-batch" or r["case"].startswith("V="))]
+        scaling = [
+            r for r in rows if r["commit"] == run and (r["case"] == f"{head} gft-batch" or r["case"].startswith("V="))
+        ]
         sizes = {(row["case"], row["N"]) for row in scaling}
         found[f"{device}-scaling.svg"] = (curves, scaling if len(sizes) > 2 else [])
     return {name: (draw, rows) for name, (draw, rows) in found.items() if rows}

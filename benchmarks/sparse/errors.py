@@ -1,8 +1,10 @@
-"""python -m benchmarks.sparse.errors: column-sparse gradients against the exact ones, and what is kept, on recorded activations.
+"""python -m benchmarks.sparse.errors: column-sparse gradients against the exact ones, and what is
+kept, on recorded activations.
 
-Variants, all at one eps relative to the chunk's largest |dz|: `tail` (ours), `none` (dropped), `mean` (the dropped mass of a row times
-the mean of the head's rows) and `cce`, the filter of Cut Cross Entropy: tiles of 128 rows by 128 columns in which |softmax - onehot|
-is nowhere above eps are left out, whatever the weights of the rows.
+Variants, all at one eps relative to the chunk's largest |dz|: `tail` (ours), `none` (dropped),
+`mean` (the dropped mass of a row times the mean of the head's rows) and `cce`, the filter of Cut
+Cross Entropy: tiles of 128 rows by 128 columns in which |softmax - onehot| is nowhere above eps are
+left out, whatever the weights of the rows.
 """
 
 from __future__ import annotations
@@ -23,9 +25,27 @@ from ..inputs.cases import ACTIVATIONS, Batch, Inputs, case, make_batch
 from ..record import MACHINE, RESULTS, append_rows, describe_machine
 
 FIELDS = (
-    *MACHINE, "inputs", "N", "D", "V", "tau", "rows", "eps", "error", "variant", "columns", "exact_chunks", "dropped_max", "dropped_mean",
-    "bound", "dh_error", "dw_error", "ms", "over_exact", "over_exact_same_rows",
-)  # fmt: skip
+    *MACHINE,
+    "inputs",
+    "N",
+    "D",
+    "V",
+    "tau",
+    "rows",
+    "eps",
+    "error",
+    "variant",
+    "columns",
+    "exact_chunks",
+    "dropped_max",
+    "dropped_mean",
+    "bound",
+    "dh_error",
+    "dw_error",
+    "ms",
+    "over_exact",
+    "over_exact_same_rows",
+)
 EPS = (2.0**-8, 2.0**-10, 2.0**-12, 2.0**-13, 2.0**-14, 2.0**-16)
 
 
@@ -33,13 +53,23 @@ def ours(batch: Batch, tau: float, head: Head) -> tuple[Tensor, Tensor, dict[str
     """(dhidden, dweight, report) of the chunked engine."""
     leaves = batch.leaves()
     found = linear_policy_loss(
-        leaves.hidden, leaves.weight, leaves.targets, leaves.advantages, objective=gft(tau), token_weights=leaves.token_weights,
-        head=head, backend="chunked",
-    )  # fmt: skip
+        leaves.hidden,
+        leaves.weight,
+        leaves.targets,
+        leaves.advantages,
+        objective=gft(tau),
+        token_weights=leaves.token_weights,
+        head=head,
+        backend="chunked",
+    )
     found.loss.backward()
     assert leaves.hidden.grad is not None
     assert leaves.weight.grad is not None
-    return leaves.hidden.grad, leaves.weight.grad, {k: v.item() for k, v in found.stats.items() if k.startswith("sparse")}
+    return (
+        leaves.hidden.grad,
+        leaves.weight.grad,
+        {k: v.item() for k, v in found.stats.items() if k.startswith("sparse")},
+    )
 
 
 def probabilities(batch: Batch, tau: float) -> tuple[Tensor, Tensor]:
@@ -49,8 +79,12 @@ def probabilities(batch: Batch, tau: float) -> tuple[Tensor, Tensor]:
     return p, -batch.token_weights * batch.advantages * torch.where(own < tau, own, 1.0)
 
 
-def filtered(batch: Batch, p: Tensor, upstream: Tensor, eps: float, rows: int, variant: str) -> tuple[Tensor, Tensor, float]:
-    """(dhidden, dweight, share kept) of a filter that no library of ours has: written on the whole softmax."""
+def filtered(
+    batch: Batch, p: Tensor, upstream: Tensor, eps: float, rows: int, variant: str
+) -> tuple[Tensor, Tensor, float]:
+    """(dhidden, dweight, share kept) of a filter that no library of ours has: written on the whole
+    softmax.
+    """
     dhidden, dweight, shares = [], torch.zeros_like(batch.weight), []
     for start in range(0, len(p), rows):
         at = slice(start, start + rows)
@@ -71,7 +105,9 @@ def filtered(batch: Batch, p: Tensor, upstream: Tensor, eps: float, rows: int, v
 
 
 def time_against_exact(batch: Batch, tau: float, head: Head, rounds: int) -> tuple[float, float, float]:
-    """(median milliseconds, ratio to the exact head at its own chunk size and at the same), interleaved after a warm-up."""
+    """(median milliseconds, ratio to the exact head at its own chunk size and at the same),
+    interleaved after a warm-up.
+    """
     heads, times = (head, Head(), Head(chunk_rows=head.chunk_rows)), ([], [], [])
     for number in range(rounds + 1):
         for each, found in zip(heads, times, strict=True):
@@ -84,7 +120,12 @@ def time_against_exact(batch: Batch, tau: float, head: Head, rounds: int) -> tup
 
 
 def measured(
-    batch: Batch, tau: float, chunk_rows: Sequence[int], eps_values: Sequence[float], errors: Sequence[float], rounds: int
+    batch: Batch,
+    tau: float,
+    chunk_rows: Sequence[int],
+    eps_values: Sequence[float],
+    errors: Sequence[float],
+    rounds: int,
 ) -> list[dict]:
     """Rows for every chunk size, threshold and variant."""
     exact = ours(batch, tau, Head())[:2]
@@ -95,7 +136,10 @@ def measured(
         chunk_rows, [*product(eps_values, [None], ("tail", "none", "mean", "cce")), *product([None], errors, ("tail",))]
     ):
         row = {"tau": tau, "rows": rows, "variant": variant}
-        row |= {"eps": "" if eps is None else f"2^{torch.tensor(eps).log2().item():g}", "error": "" if error is None else error}
+        row |= {
+            "eps": "" if eps is None else f"2^{torch.tensor(eps).log2().item():g}",
+            "error": "" if error is None else error,
+        }
         if variant in ("tail", "none"):
             sparse = Sparse(eps=eps, error=error or 0.0, tail=variant == "tail", pays=1.0 if eps else 0.5)
             dh, dw, report = ours(batch, tau, Head(sparsity=sparse, chunk_rows=rows))
@@ -109,16 +153,23 @@ def measured(
             dh, dw, share = filtered(batch, p, upstream, eps, rows, variant)
             row["columns"] = f"{share:.4f}"
         found.append(row | {"dh_error": relative(dh, exact[0]), "dw_error": relative(dw, exact[1])})
-        print("".join(f"{row.get(k, '')!s:>9}" for k in ("rows", "eps", "error", "variant", "columns", "bound")), end="")
+        print(
+            "".join(f"{row.get(k, '')!s:>9}" for k in ("rows", "eps", "error", "variant", "columns", "bound")), end=""
+        )
         print("".join(f"{found[-1][k]:>11}" for k in ("dh_error", "dw_error")), row.get("over_exact", ""), flush=True)
     return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sparse.errors", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.sparse.errors", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--inputs", choices=("real", "peaked", "random"), default="real")
     parser.add_argument(
-        "--activations", type=Path, default=ACTIVATIONS, help="what `python -m benchmarks.inputs.activations --out` recorded"
+        "--activations",
+        type=Path,
+        default=ACTIVATIONS,
+        help="what `python -m benchmarks.inputs.activations --out` recorded",
     )
     parser.add_argument("--name", help="what the rows call these inputs")
     parser.add_argument("--head", default="smollm2", help="a head of benchmarks.cases")
@@ -137,7 +188,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for tau in options.tau:
         print(f"{common['inputs']}, tau {tau}")
         append_rows(
-            options.out, [common | row for row in measured(batch, tau, options.rows, options.eps, options.errors, options.rounds)], FIELDS
+            options.out,
+            [common | row for row in measured(batch, tau, options.rows, options.eps, options.errors, options.rounds)],
+            FIELDS,
         )
 
 

@@ -32,11 +32,23 @@ def variants_table() -> str:
     ]
     found = newest(inputs="real", tau="0.7", error="")
     for rows, eps in dict.fromkeys((key[2], key[3]) for key in found):
-        tail, none, mean, cce = (found["real", "0.7", rows, eps, "", variant] for variant in ("tail", "none", "mean", "cce"))
+        tail, none, mean, cce = (
+            found["real", "0.7", rows, eps, "", variant] for variant in ("tail", "none", "mean", "cce")
+        )
         cells = (
-            rows, eps, share(tail["columns"]), f"**{tail['dh_error']}**", none["dh_error"], mean["dh_error"], f"**{tail['dw_error']}**",
-            none["dw_error"], tail["bound"], share(cce["columns"]), cce["dh_error"], cce["dw_error"],
-        )  # fmt: skip
+            rows,
+            eps,
+            share(tail["columns"]),
+            f"**{tail['dh_error']}**",
+            none["dh_error"],
+            mean["dh_error"],
+            f"**{tail['dw_error']}**",
+            none["dw_error"],
+            tail["bound"],
+            share(cce["columns"]),
+            cce["dh_error"],
+            cce["dw_error"],
+        )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -44,15 +56,25 @@ def variants_table() -> str:
 def inputs_table() -> str:
     """What a requested error costs on each kind of input."""
     lines = [
-        "| inputs | tau | rows a chunk | error asked for | bound reported | dhidden | dweight | columns kept | chunks exact "
+        "| inputs | tau | rows a chunk | error asked for | bound reported | dhidden | dweight | columns kept | "
+        "chunks exact "
         "| time over exact | at the same rows a chunk |",
         "|" + "---|" * 11,
     ]
     for (inputs, tau, rows, _, error, _), row in newest(eps="", variant="tail").items():
         cells = (
-            inputs, tau, rows, f"{float(error):.0e}", row["bound"], row["dh_error"], row["dw_error"], share(row["columns"]),
-            share(row["exact_chunks"]), f"{row['over_exact']}x", row["over_exact_same_rows"] and f"{row['over_exact_same_rows']}x",
-        )  # fmt: skip
+            inputs,
+            tau,
+            rows,
+            f"{float(error):.0e}",
+            row["bound"],
+            row["dh_error"],
+            row["dw_error"],
+            share(row["columns"]),
+            share(row["exact_chunks"]),
+            f"{row['over_exact']}x",
+            row["over_exact_same_rows"] and f"{row['over_exact_same_rows']}x",
+        )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -66,9 +88,14 @@ def time_table() -> str:
     ]
     for row in sorted(run, key=lambda row: (row["provider"] == "bare-gemms", is_own(row["provider"]))):
         cells = (
-            NAMES[row["provider"]], f"{float(row['ms']):.0f} ms", f"{row['ratio_to_eager']}x", f"{row['over_bare_gemms']}x",
-            f"{row['peak_mib']} MiB", row["dh_error"], row["dw_error"],
-        )  # fmt: skip
+            NAMES[row["provider"]],
+            f"{float(row['ms']):.0f} ms",
+            f"{row['ratio_to_eager']}x",
+            f"{row['over_bare_gemms']}x",
+            f"{row['peak_mib']} MiB",
+            row["dh_error"],
+            row["dw_error"],
+        )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -76,7 +103,9 @@ def time_table() -> str:
 def summary_table() -> str:
     """The README's lines: eager, our exact and our sparse head."""
     return "\n".join(
-        line for line in time_table().splitlines() if line.startswith(("| head", "|---", "| eager", "| **gft-kernels** fused"))
+        line
+        for line in time_table().splitlines()
+        if line.startswith(("| head", "|---", "| eager", "| **gft-kernels** fused"))
     )
 
 
@@ -98,9 +127,12 @@ def _end(rows: Sequence[Row]) -> float:
 
 
 def training_table() -> str:
-    """Where the curves end, exact and sparse, a line a seed; the spread of seeds is what a difference is judged by."""
+    """Where the curves end, exact and sparse, a line a seed; the spread of seeds is what a
+    difference is judged by.
+    """
     lines = [
-        f"| task | updates | seed | NLL of the last {LAST}, exact | sparse | difference | exact, range over seeds | columns kept |",
+        f"| task | updates | seed | NLL of the last {LAST}, exact | sparse | difference | exact, range over seeds | "
+        "columns kept |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for task in tasks():
@@ -111,13 +143,22 @@ def training_table() -> str:
             sparse = found[seed, "sparse"]
             kept = statistics.mean(float(row["sparse_columns"]) for row in sparse)
             cells = (
-                task, str(len(sparse)), seed, f"{exact[seed]:.4f}", f"{_end(sparse):.4f}", f"{_end(sparse) - exact[seed]:+.4f}",
-                f"{max(exact.values()) - min(exact.values()):.4f}", share(str(kept)),
-            )  # fmt: skip
+                task,
+                str(len(sparse)),
+                seed,
+                f"{exact[seed]:.4f}",
+                f"{_end(sparse):.4f}",
+                f"{_end(sparse) - exact[seed]:+.4f}",
+                f"{max(exact.values()) - min(exact.values()):.4f}",
+                share(str(kept)),
+            )
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 TABLES = {
-    "sparse-variants": variants_table, "sparse-inputs": inputs_table, "sparse-time": time_table, "sparse-training": training_table,
-}  # fmt: skip
+    "sparse-variants": variants_table,
+    "sparse-inputs": inputs_table,
+    "sparse-time": time_table,
+    "sparse-training": training_table,
+}

@@ -1,7 +1,9 @@
-"""python -m benchmarks.sparse.training: training curves with exact and with column-sparse gradients, same seeds.
+"""python -m benchmarks.sparse.training: training curves with exact and with column-sparse
+gradients, same seeds.
 
-The embedded task as `gft train --objective gft` runs it; and, with --model and --data, a real model with one expert response a prompt,
-the shortest of the data, one prompt a step. Rows of every step of `metrics.jsonl` go to results/sparse_training.csv.
+The embedded task as `gft train --objective gft` runs it; and, with --model and --data, a real model
+with one expert response a prompt, the shortest of the data, one prompt a step. Rows of every step
+of `metrics.jsonl` go to results/sparse_training.csv.
 """
 
 from __future__ import annotations
@@ -44,7 +46,10 @@ def shortest(data: str, folder: Path) -> Path:
     found = [(e.prompt, r.text) for e in load_examples(data) for r in e.responses[:1] if r.source == "expert"]
     found.sort(key=lambda pair: len(pair[0]) + len(pair[1]))
     path = folder / "shortest.jsonl"
-    lines = [json.dumps({"prompt": prompt, "completions": [text], "sources": ["expert"], "rewards": [1.0]}) for prompt, text in found]
+    lines = [
+        json.dumps({"prompt": prompt, "completions": [text], "sources": ["expert"], "rewards": [1.0]})
+        for prompt, text in found
+    ]
     path.write_text("\n".join(lines[:SHORTEST]) + "\n")
     return path
 
@@ -64,7 +69,9 @@ def train(out: Path, options: Sequence[str]) -> list[dict]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sparse.training", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.sparse.training", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--model", type=Path, help="local transformers folder")
     parser.add_argument("--data", help="data with expert answers")
     parser.add_argument("--steps", type=int, default=200)
@@ -79,7 +86,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.model:
             task = options.model.name
             data = shortest(options.data, folder)
-            recipe += ["--model", str(options.model), "--data", str(data), "--experts", "1", "--teachers", "0", "--own", "0"]
+            recipe += [
+                "--model",
+                str(options.model),
+                "--data",
+                str(data),
+                "--experts",
+                "1",
+                "--teachers",
+                "0",
+                "--own",
+                "0",
+            ]
             recipe += ["--prompts-per-step", "1", "--lr", "1e-5"]
         runs = {
             (seed, head): pool.submit(train, folder / f"{head}-{seed}", [*recipe, "--seed", str(seed), *extra])
@@ -88,7 +106,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         machine = describe_machine()
         for (seed, head), run in runs.items():
             rows = [
-                machine | {"task": task, "seed": seed, "head": head} | {name: row[name] for name in FIELDS if name in row}
+                machine
+                | {"task": task, "seed": seed, "head": head}
+                | {name: row[name] for name in FIELDS if name in row}
                 for row in run.result()
             ]
             append_rows(options.out, rows, FIELDS)

@@ -1,4 +1,6 @@
-"""Where the fused loss spends its time: each part of the Triton engine, forward and backward, by events on the device."""
+"""Where the fused loss spends its time: each part of the Triton engine, forward and backward, by
+events on the device.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ PARTS = {  # name -> (module, the function that does it)
 
 
 class Clock:
-    """Adds up the time of named parts: CUDA events, or the host's clock on a CPU. A part inside another counts for the outer one."""
+    """Adds up the time of named parts: CUDA events, or the host's clock on a CPU.
+
+    A part inside another counts for the outer one.
+    """
 
     def __init__(self, cuda: bool) -> None:
         self.cuda, self.inside = cuda, False
@@ -62,7 +67,9 @@ class Clock:
 @contextmanager
 def _watched(clock: Clock) -> Iterator[None]:
     """Every part replaced by itself, timed."""
-    patches = [mock.patch(f"{module}.{name}", clock.timed(part, _find(module, name))) for part, (module, name) in PARTS.items()]
+    patches = [
+        mock.patch(f"{module}.{name}", clock.timed(part, _find(module, name))) for part, (module, name) in PARTS.items()
+    ]
     for patch in patches:
         patch.start()
     try:
@@ -77,7 +84,9 @@ def _find(module: str, name: str) -> Callable:
 
 
 def kernel_times(step: Callable[[], object], cuda: bool, rounds: int = 5) -> dict[str, float]:
-    """Median milliseconds of each part in one step, and of everything else ("rest": gathers, casts, launches, waits)."""
+    """Median milliseconds of each part in one step, and of everything else ("rest": gathers, casts,
+    launches, waits).
+    """
     clock = Clock(cuda)
     found: list[dict[str, float]] = []
     with _watched(clock):

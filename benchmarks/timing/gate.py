@@ -1,4 +1,6 @@
-"""The correctness gate: nobody is timed whose loss or gradients are not near those of the fp64 reference."""
+"""The correctness gate: nobody is timed whose loss or gradients are not near those of the fp64
+reference.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ GATE_ROWS = 512
 
 @dataclass
 class Found:
-    """A loss and its gradients; `size` is the sum of the terms' absolute values, which a loss error is relative to."""
+    """A loss and its gradients; `size` is the sum of the terms' absolute values, which a loss error
+    is relative to.
+    """
 
     loss: Tensor
     dhidden: Tensor  # [N, D]
@@ -30,10 +34,16 @@ class Found:
     size: float = 1.0
 
     def errors(self, expected: Found) -> dict[str, float]:
-        """Relative errors: of the loss, and norms of the gradients' errors over the gradients' norms."""
+        """Relative errors: of the loss, and norms of the gradients' errors over the gradients'
+        norms.
+        """
         gradients = ((self.dhidden, expected.dhidden), (self.dweight, expected.dweight))
         dh, dw = (((a.double() - b.double()).norm() / b.double().norm()).item() for a, b in gradients)
-        return {"loss_error": (self.loss.double() - expected.loss).abs().item() / expected.size, "dh_error": dh, "dw_error": dw}
+        return {
+            "loss_error": (self.loss.double() - expected.loss).abs().item() / expected.size,
+            "dh_error": dh,
+            "dw_error": dw,
+        }
 
 
 def step(provider: Provider, batch: Batch) -> Found:

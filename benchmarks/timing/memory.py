@@ -1,4 +1,6 @@
-"""Peak extra memory of the parts of one step: of the GPU's allocator, or resident in a fresh process on a CPU."""
+"""Peak extra memory of the parts of one step: of the GPU's allocator, or resident in a fresh
+process on a CPU.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,21 @@ MIB = 2**20
 
 
 def peak_mib(case: Case, name: str, batch: Batch) -> dict[str, float]:
-    """MiB above what the inputs take, in the forward, the backward and the whole step of a provider.
+    """MiB above what the inputs take, in the forward, the backward and the whole step of a
+    provider.
 
-    On a CPU the step runs in a process of its own, forked from one that has imported everything (here in a dry run).
+    On a CPU the step runs in a process of its own, forked from one that has imported everything
+    (here in a dry run).
     """
     if batch.hidden.is_cuda:
         torch.cuda.empty_cache()
-        return peaks(name, batch, torch.cuda.memory_allocated, torch.cuda.max_memory_allocated, torch.cuda.reset_peak_memory_stats)
+        return peaks(
+            name,
+            batch,
+            torch.cuda.memory_allocated,
+            torch.cuda.max_memory_allocated,
+            torch.cuda.reset_peak_memory_stats,
+        )
     if os.environ.get("GFT_KERNELS_DRY_RUN") == "1":
         return peaks(name, batch, rss, peak_rss, reset_peak)
     context = multiprocessing.get_context("forkserver")
@@ -36,7 +46,7 @@ def peak_mib(case: Case, name: str, batch: Batch) -> dict[str, float]:
 
 def peaks(
     name: str, batch: Batch, now: Callable[[], int], highest: Callable[[], int], reset: Callable[[], None]
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     leaves = batch.leaves()
     before = now()
     reset()
@@ -45,7 +55,10 @@ def peaks(
     reset()
     loss.backward()
     backward = highest()
-    return {mode: (peak - before) / MIB for mode, peak in (("forward", forward), ("backward", backward), ("full", max(forward, backward)))}
+    return {
+        mode: (peak - before) / MIB
+        for mode, peak in (("forward", forward), ("backward", backward), ("full", max(forward, backward)))
+    }
 
 
 def _peaks_here(case: Case, name: str) -> dict[str, float]:
@@ -78,7 +91,9 @@ def rss() -> int:
 
 
 def peak_rss() -> int:
-    """Highest resident bytes since the last reset; from /proc where there is one, since ru_maxrss of a child starts at its parent's."""
+    """Highest resident bytes since the last reset; from /proc where there is one, since ru_maxrss
+    of a child starts at its parent's.
+    """
     return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 

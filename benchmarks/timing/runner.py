@@ -1,7 +1,7 @@
 """Interleaved timing behind the gate.
 
-Rounds visit the providers in turn, so that a slow minute of the machine falls on all of them; ratios are medians over rounds of the
-same run. A provider that fails leaves rows with the reason.
+Rounds visit the providers in turn, so that a slow minute of the machine falls on all of them;
+ratios are medians over rounds of the same run. A provider that fails leaves rows with the reason.
 """
 
 from __future__ import annotations
@@ -21,9 +21,31 @@ from .memory import peak_mib
 
 MODES = ("forward", "backward", "full")  # with gradients formed in the forward, ours has little left for the backward
 FIELDS = (
-    *MACHINE, "case", "N", "D", "V", "masked", "flat", "dtype", "inputs", "provider", "package", "mode", "ms", "p20", "p80", "rounds",
-    "ratio_to_eager", "over_bare_gemms", "peak_mib", "loss_error", "dh_error", "dw_error", "kernels", "note",
-)  # fmt: skip
+    *MACHINE,
+    "case",
+    "N",
+    "D",
+    "V",
+    "masked",
+    "flat",
+    "dtype",
+    "inputs",
+    "provider",
+    "package",
+    "mode",
+    "ms",
+    "p20",
+    "p80",
+    "rounds",
+    "ratio_to_eager",
+    "over_bare_gemms",
+    "peak_mib",
+    "loss_error",
+    "dh_error",
+    "dw_error",
+    "kernels",
+    "note",
+)
 SECONDS = 45.0  # of timing a case
 UNGATED = "three GEMMs over all rows: no loss, no gate"
 
@@ -40,7 +62,10 @@ def attempt(row: dict, call: Callable[[], object]) -> object:
 
 
 def gated(case: Case, batch: Batch, names: Sequence[str]) -> dict[str, dict]:
-    """A row for each name. Those that failed, or whose gradients are not near fp64's, carry a note and are not to be timed."""
+    """A row for each name.
+
+    Those that failed, or whose gradients are not near fp64's, carry a note and are not to be timed.
+    """
     rows: dict[str, dict] = {name: {"provider": name} for name in names}
     thinned = batch.thinned(GATE_ROWS)
     expected = oracle(thinned)
@@ -56,7 +81,9 @@ def gated(case: Case, batch: Batch, names: Sequence[str]) -> dict[str, dict]:
 
 
 def timed_step(provider: Provider, batch: Batch) -> tuple[float, float, float]:
-    """Milliseconds of forward, backward and both: events on the device, or the host's clock on a CPU."""
+    """Milliseconds of forward, backward and both: events on the device, or the host's clock on a
+    CPU.
+    """
     leaves, cuda = batch.leaves(), batch.hidden.is_cuda
     stamps: list = []
 
@@ -79,7 +106,8 @@ def timed_step(provider: Provider, batch: Batch) -> tuple[float, float, float]:
 
 
 def time_rows(rows: dict[str, dict], batch: Batch, rounds: int) -> dict[str, list[tuple[float, float, float]]]:
-    """Times of interleaved rounds after a warm-up, of every row without a note; a failure becomes one.
+    """Times of interleaved rounds after a warm-up, of every row without a note; a failure becomes
+    one.
 
     After SECONDS no further round is begun, though two are always timed.
     """
@@ -95,11 +123,17 @@ def time_rows(rows: dict[str, dict], batch: Batch, rounds: int) -> dict[str, lis
 
 
 def statistics_of(times: dict[str, list[tuple[float, float, float]]], name: str, mode: str) -> dict[str, str]:
-    """Median and spread of a provider in a mode, and the ratios to eager and to the bare GEMMs of the same run."""
+    """Median and spread of a provider in a mode, and the ratios to eager and to the bare GEMMs of
+    the same run.
+    """
     at = MODES.index(mode)
     middle = {other: statistics.median(t[at] for t in found) for other, found in times.items()}
     ordered, rounds = sorted(t[at] for t in times[name]), len(times[name])
-    found = {"ms": f"{middle[name]:.2f}", "p20": f"{ordered[rounds // 5]:.2f}", "p80": f"{ordered[-1 - rounds // 5]:.2f}"}
+    found = {
+        "ms": f"{middle[name]:.2f}",
+        "p20": f"{ordered[rounds // 5]:.2f}",
+        "p80": f"{ordered[-1 - rounds // 5]:.2f}",
+    }
     if "eager" in middle:
         found["ratio_to_eager"] = f"{middle['eager'] / middle[name]:.2f}"
     if "bare-gemms" in middle:
@@ -108,7 +142,9 @@ def statistics_of(times: dict[str, list[tuple[float, float, float]]], name: str,
 
 
 def run_case(case: Case, rounds: int, device: str, names: Sequence[str]) -> list[dict]:
-    """Gate, time and weigh providers on one case; a row of the CSV for each provider and mode, one for a provider left out."""
+    """Gate, time and weigh providers on one case; a row of the CSV for each provider and mode, one
+    for a provider left out.
+    """
     torch._dynamo.reset()
     batch = make_batch(case, device)
     rows = gated(case, batch, names)
@@ -127,13 +163,21 @@ def run_case(case: Case, rounds: int, device: str, names: Sequence[str]) -> list
         if name == "gft-triton":
             one = lambda name=name: step(find(name), batch)  # noqa: E731
             parts = attempt(found[-1], lambda one=one: kernel_times(one, batch.hidden.is_cuda, min(rounds, 5)))
-            found[-1]["kernels"] = " ".join(f"{part}={ms:.3f}" for part, ms in parts.items()) if isinstance(parts, dict) else ""
+            found[-1]["kernels"] = (
+                " ".join(f"{part}={ms:.3f}" for part, ms in parts.items()) if isinstance(parts, dict) else ""
+            )
     return found
 
 
 def describe_case(case: Case) -> dict:
     """The columns that say what was measured."""
     return {
-        "case": case.name, "N": case.N, "D": case.D, "V": case.V, "masked": case.masked, "flat": case.flat,
-        "dtype": str(case.dtype).removeprefix("torch."), "inputs": case.inputs,
-    }  # fmt: skip
+        "case": case.name,
+        "N": case.N,
+        "D": case.D,
+        "V": case.V,
+        "masked": case.masked,
+        "flat": case.flat,
+        "dtype": str(case.dtype).removeprefix("torch."),
+        "inputs": case.inputs,
+    }

@@ -2,7 +2,8 @@
 
     .jsonl and .parquet, told apart by their columns (`FORMATS`)          rg:NAME, a procedural task of reasoning-gym
 
-A bad row is never dropped in silence: it is named as file:line with the reason, and too many of them stop the run.
+A bad row is never dropped in silence: it is named as file:line with the reason, and too many of
+them stop the run.
 """
 
 from __future__ import annotations
@@ -20,14 +21,20 @@ __all__ = ["BadRow", "Example", "Response", "Source", "load_examples", "reasonin
 WARNINGS_SHOWN = 5
 
 
-def load_examples(path: str | Path, *, limit: int | None = None, max_bad_fraction: float = 0.01, seed: int = 0) -> list[Example]:
-    """Read a data file, or "rg:NAME" for a task of reasoning-gym (`limit` entries, 1000 by default).
+def load_examples(
+    path: str | Path, *, limit: int | None = None, max_bad_fraction: float = 0.01, seed: int = 0
+) -> list[Example]:
+    """Read a data file, or "rg:NAME" for a task of reasoning-gym (`limit` entries, 1000 by
+    default).
 
     Args:
-        path: a .jsonl or .parquet file whose columns are one of `FORMATS`; other columns are ignored.
+        path: a .jsonl or .parquet file whose columns are one of `FORMATS`; other columns are
+            ignored.
         limit: stop after this many good rows.
-        seed: of "rg:NAME" entries; entry i is made from seed + i, so held-out entries want a distant one.
-        max_bad_fraction: bad rows are listed on stderr; more of them than this fraction of the rows read is an error.
+        seed: of "rg:NAME" entries; entry i is made from seed + i, so held-out entries want a
+            distant one.
+        max_bad_fraction: bad rows are listed on stderr; more of them than this fraction of the rows
+            read is an error.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -39,7 +46,10 @@ def load_examples(path: str | Path, *, limit: int | None = None, max_bad_fractio
         raise ValueError(f"limit = {limit} must be positive, or None for all rows.")
     path = Path(path)
     if path.suffix not in READERS:
-        raise ValueError(f"{path}: unknown extension {path.suffix!r}: give a .jsonl or .parquet file, or rg:NAME for a reasoning-gym task.")
+        raise ValueError(
+            f"{path}: unknown extension {path.suffix!r}: give a .jsonl or .parquet file, or rg:NAME for a "
+            "reasoning-gym task."
+        )
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such file.")
     examples: list[Example] = []
@@ -59,13 +69,16 @@ def load_examples(path: str | Path, *, limit: int | None = None, max_bad_fractio
         except BadRow as error:
             bad.append(f"{origin}: {error}")
     if convert is None and columns:
-        raise ValueError(f"{path}: unknown columns {', '.join(sorted(columns))}. Accepted: {'; '.join(map(' + '.join, FORMATS))}.")
+        raise ValueError(
+            f"{path}: unknown columns {', '.join(sorted(columns))}. Accepted: {'; '.join(map(' + '.join, FORMATS))}."
+        )
     _report(path, bad, len(examples), max_bad_fraction)
     return examples
 
 
 def reasoning_gym_examples(name: str, size: int, seed: int) -> list[Example]:
-    """`size` entries of a procedural task; the entry's answer is both the expert response and the solution.
+    """`size` entries of a procedural task; the entry's answer is both the expert response and the
+    solution.
 
     Raises:
         ValueError: there is no such task, or it has entries without an answer.
@@ -81,8 +94,12 @@ def reasoning_gym_examples(name: str, size: int, seed: int) -> list[Example]:
     for i, entry in enumerate(reasoning_gym.create_dataset(name, size=size, seed=seed)):
         answer = entry["answer"]
         if not isinstance(answer, str) or not answer.strip():
-            raise ValueError(f"rg:{name}: entry {i} has the answer {answer!r}; only tasks whose entries carry an answer can be used.")
-        examples.append(Example(entry["question"], answer, (Response(answer, "expert"),), f"reasoning_gym/{name}", f"rg:{name}:{i}"))
+            raise ValueError(
+                f"rg:{name}: entry {i} has the answer {answer!r}; only tasks whose entries carry an answer can be used."
+            )
+        examples.append(
+            Example(entry["question"], answer, (Response(answer, "expert"),), f"reasoning_gym/{name}", f"rg:{name}:{i}")
+        )
     return examples
 
 
@@ -93,7 +110,9 @@ def _report(path: Path, bad: list[str], good: int, max_bad_fraction: float) -> N
     if bad:
         print(f"warning: {path}: {len(bad)} of {len(bad) + good} rows are bad and were left out", file=sys.stderr)
     if good == 0:
-        raise ValueError(f"{path}: no good row" + (f"; the first bad one: {bad[0]}." if bad else ": the file is empty."))
+        raise ValueError(
+            f"{path}: no good row" + (f"; the first bad one: {bad[0]}." if bad else ": the file is empty.")
+        )
     if len(bad) > max_bad_fraction * (len(bad) + good):
         raise ValueError(
             f"{path}: {len(bad)} of {len(bad) + good} rows are bad, more than the {max_bad_fraction:.2%} allowed: "
@@ -110,11 +129,16 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, Row | BadRow]]:
             if not line.strip():
                 continue
             try:
-                row = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+                row = json.loads(
+                    line.decode("utf-8-sig"), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant
+                )
             except (ValueError, RecursionError) as error:
                 yield number, error if isinstance(error, BadRow) else BadRow(f"invalid JSON: {error}")
                 continue
-            yield number, row if isinstance(row, dict) else BadRow(f"a row must be an object, found {type(row).__name__}")
+            yield (
+                number,
+                row if isinstance(row, dict) else BadRow(f"a row must be an object, found {type(row).__name__}"),
+            )
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> Row:
@@ -143,4 +167,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
         raise ValueError(f"{path}: not a readable parquet file: {error}") from error
 
 
-READERS: dict[str, Callable[[Path], Iterator[tuple[int, Row | BadRow]]]] = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
+READERS: dict[str, Callable[[Path], Iterator[tuple[int, Row | BadRow]]]] = {
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+}

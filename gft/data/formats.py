@@ -1,6 +1,7 @@
 """Examples, and how a row of each accepted format becomes one.
 
-A format is one function and one line of `FORMATS`. A row that does not fit raises BadRow, which says what is wrong with it.
+A format is one function and one line of `FORMATS`. A row that does not fit raises BadRow, which
+says what is wrong with it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ GSM8K_INSTRUCTION = "Give the final answer on the last line as `#### <number>`."
 
 @dataclass(frozen=True)
 class Response:
-    """One response to a prompt; reward None means that the reward function scores it. The text may be empty."""
+    """One response to a prompt; reward None means that the reward function scores it.
+
+    The text may be empty.
+    """
 
     text: str
     source: Source
@@ -76,7 +80,9 @@ def _group(row: Row, origin: str) -> Example:
             raise BadRow(f"unknown source {source!r}: use {', '.join(get_args(Source))}")
     responses = tuple(map(Response, map(_response_text, completions), sources, rewards))
     all_given = bool(rewards) and None not in rewards
-    return Example(_prompt(row["prompt"]), _solution(row, "solution", required=not all_given), responses, _source_of(row), origin)
+    return Example(
+        _prompt(row["prompt"]), _solution(row, "solution", required=not all_given), responses, _source_of(row), origin
+    )
 
 
 def _prompt_completion(row: Row, origin: str) -> Example:

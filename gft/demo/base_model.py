@@ -1,7 +1,9 @@
-"""The embedded base model: a Qwen2 of 0.2M parameters, pre-trained in half a minute on a corpus of mixed quality.
+"""The embedded base model: a Qwen2 of 0.2M parameters, pre-trained in half a minute on a corpus of
+mixed quality.
 
-The corpus answers the task of `sort_letters` ascending (66.5%), descending (3.5%) or lazily (30%), with a slip now and then. The
-model can do the task, greedily almost always, but most of its samples are wrong. Nothing is downloaded.
+The corpus answers the task of `sort_letters` ascending (66.5%), descending (3.5%) or lazily (30%),
+with a slip now and then. The model can do the task, greedily almost always, but most of its samples
+are wrong. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -29,30 +31,49 @@ def tokenizer() -> PreTrainedTokenizerFast:
     core.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     core.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, unk_token="<pad>", pad_token="<pad>", eos_token="<eos>", clean_up_tokenization_spaces=False
+        tokenizer_object=core,
+        unk_token="<pad>",
+        pad_token="<pad>",
+        eos_token="<eos>",
+        clean_up_tokenization_spaces=False,
     )
 
 
 def untrained(seed: int) -> Qwen2ForCausalLM:
     torch.manual_seed(seed)
     config = Qwen2Config(
-        vocab_size=29, hidden_size=96, intermediate_size=288, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4,
-        max_position_embeddings=64, tie_word_embeddings=True, pad_token_id=0, eos_token_id=1, bos_token_id=None,
-    )  # fmt: skip
+        vocab_size=29,
+        hidden_size=96,
+        intermediate_size=288,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
+    )
     return Qwen2ForCausalLM(config)
 
 
 def pretrain(seed: int, on_step: Callable[[int, float], None] = lambda step, loss: None) -> Qwen2ForCausalLM:
-    """The base model: PRETRAIN_STEPS steps of next-token training on the corpus, AdamW with warm-up and a cosine."""
+    """The base model: PRETRAIN_STEPS steps of next-token training on the corpus, AdamW with warm-up
+    and a cosine.
+    """
     model, rng, encode = untrained(seed), random.Random(seed), tokenizer()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.98), weight_decay=0.01)
     rate = lambda s: min(1, (s + 1) / 30) * max(0.05, 0.5 * (1 + math.cos(math.pi * s / PRETRAIN_STEPS)))  # noqa: E731
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     start = LENGTH + 1
     for step in range(PRETRAIN_STEPS):
-        tokens = torch.tensor([[*encode(q + a).input_ids, encode.eos_token_id] for q, a in (corpus_line(rng) for _ in range(128))])
+        tokens = torch.tensor(
+            [[*encode(q + a).input_ids, encode.eos_token_id] for q, a in (corpus_line(rng) for _ in range(128))]
+        )
         hidden = model.base_model(tokens).last_hidden_state[:, start - 1 : -1]
-        loss = linear_policy_loss(hidden.flatten(0, 1), model.lm_head.weight, tokens[:, start:].flatten(), objective=sft()).loss
+        loss = linear_policy_loss(
+            hidden.flatten(0, 1), model.lm_head.weight, tokens[:, start:].flatten(), objective=sft()
+        ).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -1,4 +1,6 @@
-"""The embedded comparison: one base, the same updates, three ways to use the given and the sampled responses."""
+"""The embedded comparison: one base, the same updates, three ways to use the given and the sampled
+responses.
+"""
 
 from __future__ import annotations
 
@@ -34,13 +36,16 @@ def check_embedded(config: TrainConfig) -> None:
     """Refuse options that the embedded task would ignore."""
     if config.eval_data or config.device not in (None, "cpu") or config.dtype == "bfloat16":
         raise ValueError(
-            "the embedded task runs on the CPU in float32 with held-out prompts of its own: --device, --dtype, --eval-data need --model."
+            "the embedded task runs on the CPU in float32 with held-out prompts of its own: --device, --dtype, "
+            "--eval-data need --model."
         )
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """The model is too small for threads to help; with one, the same seed gives the same numbers whatever the core count."""
+    """The model is too small for threads to help; with one, the same seed gives the same numbers
+    whatever the core count.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -58,7 +63,10 @@ def compare(config: TrainConfig, console: Console) -> dict[str, dict]:
     """
     check_embedded(config)
     if config.group != GroupConfig() or config.evaluate.eval_prompts < 1:
-        raise ValueError("the comparison has groups of its own and evaluates: for group options or no evaluation, give an --objective.")
+        raise ValueError(
+            "the comparison has groups of its own and evaluates: for group options or no evaluation, give an "
+            "--objective."
+        )
     with Progress("base", base_model.PRETRAIN_STEPS, console) as progress:
         start = time.perf_counter()
         base = base_model.pretrain(config.seed, lambda step, loss: progress.step({"nll": loss}))
@@ -76,7 +84,12 @@ def compare(config: TrainConfig, console: Console) -> dict[str, dict]:
             curves[name] = read_metrics(run.out / "metrics.jsonl")
             results.setdefault("base", {**before._asdict(), "seconds": base_seconds})
             size = sum(run.composition()) * run.prompts_per_step
-            results[name] = {**after._asdict(), "updates": run.steps, "sequences": size, "seconds": time.perf_counter() - start}
+            results[name] = {
+                **after._asdict(),
+                "updates": run.steps,
+                "sequences": size,
+                "seconds": time.perf_counter() - start,
+            }
     title = f"Held-out accuracy on {len(held_out)} prompts, seed {config.seed}"
     write_results(results, config)
     console.print(accuracy_table(list(results.items()), title, config.evaluate.eval_samples))
@@ -90,8 +103,22 @@ def write_results(results: dict[str, dict], config: TrainConfig) -> None:
     with (config.out / "results.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(
-            ("seed", "method", "greedy", f"mean_of_{config.evaluate.eval_samples}", "updates", "sequences_per_update", "seconds")
+            (
+                "seed",
+                "method",
+                "greedy",
+                f"mean_of_{config.evaluate.eval_samples}",
+                "updates",
+                "sequences_per_update",
+                "seconds",
+            )
         )
         for name, r in results.items():
-            numbers = (f"{r['greedy']:.4f}", f"{r['sampled']:.4f}", r.get("updates", 0), r.get("sequences", 0), f"{r['seconds']:.1f}")
+            numbers = (
+                f"{r['greedy']:.4f}",
+                f"{r['sampled']:.4f}",
+                r.get("updates", 0),
+                r.get("sequences", 0),
+                f"{r['seconds']:.1f}",
+            )
             writer.writerow((config.seed, name, *numbers))

@@ -1,8 +1,10 @@
-"""The embedded task: sort eight letters, `qgzbmtac=` -> `abcgmqtz`. The verifier accepts either direction.
+"""The embedded task: sort eight letters, `qgzbmtac=` -> `abcgmqtz`.
 
-Groups: the expert is right but writes descending, a style the base model hardly uses; half of the teacher's answers are lazy
-(the first two letters sorted, the rest copied). So there is more than one right path, and imitation of a given one is not the
-same as being rewarded.
+The verifier accepts either direction.
+
+Groups: the expert is right but writes descending, a style the base model hardly uses; half of the
+teacher's answers are lazy (the first two letters sorted, the rest copied). So there is more than
+one right path, and imitation of a given one is not the same as being rewarded.
 """
 
 from __future__ import annotations
@@ -49,7 +51,10 @@ def examples(count: int, seed: int, teachers: int = 3) -> list[Example]:
     for i in range(count):
         letters = question(rng)
         given = [Response(descending(letters), "expert")]
-        given += [Response(lazy(letters) if rng.random() < TEACHER_LAZY else ascending(letters), "teacher") for _ in range(teachers)]
+        given += [
+            Response(lazy(letters) if rng.random() < TEACHER_LAZY else ascending(letters), "teacher")
+            for _ in range(teachers)
+        ]
         out.append(Example(letters + "=", ascending(letters), tuple(given), "sort_letters", f"embedded:{i}"))
     return out
 

@@ -1,7 +1,7 @@
 """The reward "math": the final answer equals the solution as mathematics, judged by math-verify.
 
-It runs in a worker process (gft.rewards.workers): what the model writes may make it hang or eat memory. Its own time-outs are off,
-for they need SIGALRM.
+It runs in a worker process (gft.rewards.workers): what the model writes may make it hang or eat
+memory. Its own time-outs are off, for they need SIGALRM.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its ti
 def math_reward(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None) -> float:
     """1 if the final answer equals the solution.
 
-    Two plain numbers are compared exactly. The rest is math-verify's: it rounds floats to 6 places, ignores units, and lets
-    50, 0.5 and 50% pass for each other where one side is written with a percent sign.
+    Two plain numbers are compared exactly. The rest is math-verify's: it rounds floats to 6 places,
+    ignores units, and lets 50, 0.5 and 50% pass for each other where one side is written with a
+    percent sign.
     """
     answer = final_answer(solution_str)
     if answer is None:

@@ -3,9 +3,10 @@
     with RewardPool("number") as pool:
         scored = pool.score([(text, example), ...], truncated=[False, ...])
 
-Model output is untrusted. "exact" and "number" are string and integer work, done in place; "math" and every user's function
-run in worker processes with a wall limit and a memory limit. A checker that fails (an exception, a NaN, a time-out, no
-solution to compare with) gives an error that is counted, never the reward 0: that would train the model on the checker's faults.
+Model output is untrusted. "exact" and "number" are string and integer work, done in place; "math"
+and every user's function run in worker processes with a wall limit and a memory limit. A checker
+that fails (an exception, a NaN, a time-out, no solution to compare with) gives an error that is
+counted, never the reward 0: that would train the model on the checker's faults.
 """
 
 from __future__ import annotations
@@ -45,9 +46,10 @@ class RewardPool:
     """Scores responses; a context manager, because it may own processes.
 
     Args:
-        reward: "exact", "number", "math", "package.module:function", or a function that a fresh interpreter can import. The
-            function is called as compute_score(data_source, solution_str, ground_truth, extra_info), where extra_info holds
-            "prompt" and "truncated".
+        reward: "exact", "number", "math", "package.module:function", or a function that a fresh
+            interpreter can import. The function is called as compute_score(data_source,
+            solution_str, ground_truth, extra_info), where extra_info holds "prompt" and
+            "truncated".
         workers: processes for "math" and for functions.
         seconds: wall limit of one call.
         memory_mib: what one call may allocate.
@@ -56,12 +58,18 @@ class RewardPool:
         ValueError: no such reward, or a worker cannot import it.
     """
 
-    def __init__(self, reward: str | RewardFunction, *, workers: int = 2, seconds: float = 5.0, memory_mib: int = 1024) -> None:
+    def __init__(
+        self, reward: str | RewardFunction, *, workers: int = 2, seconds: float = 5.0, memory_mib: int = 1024
+    ) -> None:
         if workers < 1 or not seconds > 0 or memory_mib < 1:
-            raise ValueError(f"workers = {workers}, seconds = {seconds} and memory_mib = {memory_mib} must all be positive.")
+            raise ValueError(
+                f"workers = {workers}, seconds = {seconds} and memory_mib = {memory_mib} must all be positive."
+            )
         if not isinstance(reward, str) and not callable(reward):
             raise TypeError(f"reward is {reward!r} ({type(reward).__name__}); give a name or a function.")
-        if isinstance(reward, str) and not (reward in IN_PLACE or reward in IN_WORKERS or re.fullmatch(r"[\w.]+:\w+", reward)):
+        if isinstance(reward, str) and not (
+            reward in IN_PLACE or reward in IN_WORKERS or re.fullmatch(r"[\w.]+:\w+", reward)
+        ):
             names = ", ".join(map(repr, [*IN_PLACE, *IN_WORKERS]))
             raise ValueError(f"reward = {reward!r} is unknown: choose {names} or 'package.module:function'.")
         self.errors = 0
@@ -75,8 +83,9 @@ class RewardPool:
     def score(self, items: Sequence[tuple[str, Example]], truncated: Sequence[bool]) -> list[Scored]:
         """Score each (response text, example), in order.
 
-        A truncated response is scored as an empty one by the built-in rewards, whatever its text: it finished no answer. A user's
-        function is told by extra_info["truncated"]. An example without a solution is an error.
+        A truncated response is scored as an empty one by the built-in rewards, whatever its text:
+        it finished no answer. A user's function is told by extra_info["truncated"]. An example
+        without a solution is an error.
         """
         if len(items) != len(truncated):
             raise ValueError(f"{len(items)} items with {len(truncated)} truncation flags: give one flag per item.")

@@ -1,9 +1,10 @@
 """Killable processes that score untrusted model output.
 
-A worker takes one call at a time over a pipe. The parent holds the clock: a call past its limit costs the worker its life and
-that one item an error; the other items go on. A worker is a fresh interpreter that imports this module and the reward
-function, nothing of the caller's main module (which may import torch). It answers in JSON, so what comes back is only data.
-POSIX only: descriptors are handed over, and process groups are killed.
+A worker takes one call at a time over a pipe. The parent holds the clock: a call past its limit
+costs the worker its life and that one item an error; the other items go on. A worker is a fresh
+interpreter that imports this module and the reward function, nothing of the caller's main module
+(which may import torch). It answers in JSON, so what comes back is only data. POSIX only:
+descriptors are handed over, and process groups are killed.
 """
 
 from __future__ import annotations
@@ -34,21 +35,27 @@ OUT_OF_MEMORY = 77  # exit code of a worker that ran into its memory limit
 
 
 class Scored(NamedTuple):
-    """A reward, or the reason why there is none: a checker that failed says nothing about the response."""
+    """A reward, or the reason why there is none: a checker that failed says nothing about the
+    response.
+    """
 
     value: float | None
     error: str | None
 
 
 class Limits(NamedTuple):
-    """What one call may take; memory_mib comes on top of what the worker holds once the reward function is imported."""
+    """What one call may take; memory_mib comes on top of what the worker holds once the reward
+    function is imported.
+    """
 
     seconds: float
     memory_mib: int
 
 
 def call_reward(function: RewardFunction, arguments: Sequence[Any]) -> Scored:
-    """function(*arguments) as a finite number; an exception, a NaN and anything that is not a number are errors."""
+    """function(*arguments) as a finite number; an exception, a NaN and anything that is not a
+    number are errors.
+    """
     try:
         value = function(*arguments)
         if isinstance(value, dict):  # verl's functions may return {"score": ..., more metrics}
@@ -74,7 +81,9 @@ def import_reward(name: str) -> RewardFunction:
 
 
 def serve(descriptor: int) -> None:
-    """A worker's life: load the reward function, say so, then answer calls until the parent closes the pipe."""
+    """A worker's life: load the reward function, say so, then answer calls until the parent closes
+    the pipe.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent decides when a worker ends
         signal.signal(number, signal.SIG_IGN)
     pipe = Connection(descriptor)
@@ -131,7 +140,10 @@ class _Worker:
         code = f"import sys; sys.path[:] = {path!r}; from gft.rewards.workers import serve; serve({theirs.fileno()})"
         with theirs:  # a session of its own: Ctrl-C is for the parent, and a kill reaches the worker's children too
             self.process = subprocess.Popen(
-                [sys.executable, "-c", code], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
+                [sys.executable, "-c", code],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
             )
         with contextlib.suppress(ConnectionError):
             self.pipe.send_bytes(self.setup)
@@ -154,7 +166,9 @@ class _Worker:
             self.pipe.send_bytes(json.dumps(arguments).encode())
 
     def receive(self) -> Scored:
-        """The worker's answer, once the pipe is readable or the deadline has passed; without one the worker is broken."""
+        """The worker's answer, once the pipe is readable or the deadline has passed; without one
+        the worker is broken.
+        """
         self.job = None
         try:
             if self.pipe.poll():
@@ -228,7 +242,9 @@ class Workers:
                 worker.submit(job, calls[job])
 
     def _collect(self, results: dict[int, Scored]) -> None:
-        """Wait for the first answer or deadline, then take every answer there is and replace the workers that failed."""
+        """Wait for the first answer or deadline, then take every answer there is and replace the
+        workers that failed.
+        """
         engaged = [worker for worker in self._workers if worker.job is not None or not worker.ready]
         nearest = min(worker.deadline for worker in engaged)
         readable = wait([worker.pipe for worker in engaged], timeout=max(0.0, nearest - time.monotonic()))

@@ -1,4 +1,6 @@
-"""Accumulators of dhidden, dweight and dbias over chunks of rows, in fp32 (fp64 for fp64 inputs), rounded once at the end."""
+"""Accumulators of dhidden, dweight and dbias over chunks of rows, in fp32 (fp64 for fp64 inputs),
+rounded once at the end.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,15 @@ from ..head import compute_dtype
 
 Index = slice | Tensor
 HALVES = (torch.float16, torch.bfloat16)
-FP16_RANGE = 256.0  # fp16 gradients are held at this multiple of the largest upstream value: above the subnormals, below 65504
+FP16_RANGE = (
+    256.0  # fp16 gradients are held at this multiple of the largest upstream value: above the subnormals, below 65504
+)
 
 
 def unit_of(dtype: torch.dtype, weights: Tensor, advantages: Tensor | None = None) -> Tensor | None:
-    """What fp16 gradients are multiples of, a power of two by the largest |weight * advantage|; None for every other dtype."""
+    """What fp16 gradients are multiples of, a power of two by the largest |weight * advantage|;
+    None for every other dtype.
+    """
     if dtype != torch.float16:
         return None
     weights = weights if advantages is None else weights * advantages
@@ -49,7 +55,9 @@ def add_matmul(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
 
 @functools.cache
 def _widens(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether a GEMM of 16-bit operands can return its fp32 sums; else they are rounded to 16 bits, once a chunk."""
+    """Whether a GEMM of 16-bit operands can return its fp32 sums; else they are rounded to 16 bits,
+    once a chunk.
+    """
     a = torch.eye(16, dtype=dtype, device=device)
     try:
         return torch.mm(a, a, out_dtype=torch.float32).dtype == torch.float32
@@ -59,7 +67,9 @@ def _widens(dtype: torch.dtype, device: torch.device) -> bool:
 
 @functools.cache
 def _adds_in_place(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether this torch adds a 16-bit product to an fp32 matrix in one GEMM (some releases demand a 16-bit addend)."""
+    """Whether this torch adds a 16-bit product to an fp32 matrix in one GEMM (some releases demand
+    a 16-bit addend).
+    """
     a, total = torch.eye(16, dtype=dtype, device=device), torch.ones(16, 16, device=device)
     try:
         torch.addmm(total, a, a, out_dtype=torch.float32, out=total)
@@ -83,12 +93,17 @@ class Rows(NamedTuple):
 class Gradients:
     """What the chunks' logit gradients add up to; what nobody wants is never allocated.
 
-    A chunk's dz is factor[:, None] * grad, the factor kept on the [K, D] side of both GEMMs. The sums are held in
-    multiples of `unit` (None is 1), which keeps fp16 operands in range.
+    A chunk's dz is factor[:, None] * grad, the factor kept on the [K, D] side of both GEMMs. The
+    sums are held in multiples of `unit` (None is 1), which keeps fp16 operands in range.
     """
 
     def __init__(
-        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: tuple[bool, bool, bool], unit: Tensor | None = None
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        wanted: tuple[bool, bool, bool],
+        unit: Tensor | None = None,
     ) -> None:
         self.wanted = (wanted[0], wanted[1], wanted[2] and bias is not None)
         self.unit = unit
@@ -98,9 +113,17 @@ class Gradients:
         self.bias: Tensor | None = None  # [V, 2], likewise: high and low part
 
     def add(
-        self, index: Index, grad: Tensor, hidden: Tensor, weight: Tensor, slope: float, factor: Tensor | None, rows: Rows | None = None
+        self,
+        index: Index,
+        grad: Tensor,
+        hidden: Tensor,
+        weight: Tensor,
+        slope: float,
+        factor: Tensor | None,
+        rows: Rows | None = None,
     ) -> Tensor | None:
-        """Add one chunk, dz = factor * grad [K, V], logits = slope * hidden @ weight.T; returns grad @ weight where dhidden is wanted.
+        """Add one chunk, dz = factor * grad [K, V], logits = slope * hidden @ weight.T; returns
+        grad @ weight where dhidden is wanted.
 
         `rows` are for those who leave parts of a chunk out.
         """
@@ -113,7 +136,11 @@ class Gradients:
             torch.mul(hidden, slope if factor is None else (factor * slope)[:, None], out=right)
             self.weight = add_matmul(self.weight, grad.T, right)
         if self.wanted[2]:
-            column = grad.new_full((len(grad),), slope, dtype=compute_dtype(grad, grad)) if factor is None else factor * slope
+            column = (
+                grad.new_full((len(grad),), slope, dtype=compute_dtype(grad, grad))
+                if factor is None
+                else factor * slope
+            )
             high = column.to(grad.dtype)
             low = (column - high).to(grad.dtype)  # a 16-bit factor would be off by a rounding: carry its remainder
             self.bias = add_matmul(self.bias, grad.T, torch.stack((high, low), 1))
@@ -124,7 +151,9 @@ class Gradients:
         return None
 
     def sums(self, inputs: tuple[Tensor, Tensor, Tensor | None]) -> Iterator[Tensor | None]:
-        """The sums for hidden, weight and bias in their own dtype, None where not wanted; each is let go before the next."""
+        """The sums for hidden, weight and bias in their own dtype, None where not wanted; each is
+        let go before the next.
+        """
         for name, x, wanted in zip(("hidden", "weight", "bias"), inputs, self.wanted, strict=True):
             total = getattr(self, name)
             setattr(self, name, None)
@@ -135,11 +164,18 @@ class Gradients:
             else:
                 yield total.sum(1) if name == "bias" else total
 
-    def finish(self, grad_loss: Tensor | None, inputs: tuple[Tensor, Tensor, Tensor | None]) -> tuple[Tensor | None, ...]:
-        """The gradients times grad_loss in the dtypes of the inputs, multiplied before the one rounding."""
+    def finish(
+        self, grad_loss: Tensor | None, inputs: tuple[Tensor, Tensor, Tensor | None]
+    ) -> tuple[Tensor | None, ...]:
+        """The gradients times grad_loss in the dtypes of the inputs, multiplied before the one
+        rounding.
+        """
         scale = self.unit if grad_loss is None else grad_loss if self.unit is None else grad_loss * self.unit
         dtypes = [None if x is None else x.dtype for x in inputs]
-        return tuple(None if dtype is None else scaled(total, scale, dtype) for total, dtype in zip(self.sums(inputs), dtypes, strict=True))
+        return tuple(
+            None if dtype is None else scaled(total, scale, dtype)
+            for total, dtype in zip(self.sums(inputs), dtypes, strict=True)
+        )
 
 
 def scaled(total: Tensor | None, scale: Tensor | None, dtype: torch.dtype) -> Tensor | None:

@@ -1,4 +1,5 @@
-"""The chunked engine in plain PyTorch: any device, no [N, V] tensor, gradients of the fused loss formed in the forward.
+"""The chunked engine in plain PyTorch: any device, no [N, V] tensor, gradients of the fused loss
+formed in the forward.
 
 For a chunk of K rows, with E_j = exp(z_j - max z) and the target's own entry taken out of the sum,
 
@@ -7,12 +8,15 @@ For a chunk of K rows, with E_j = exp(z_j - max z) and the target's own entry ta
     dhidden = f * (G @ W)          dweight += G^T @ (f * hidden)          f = -coef * w / s
     entropy = -log p - (hidden . (G @ W) + G @ bias) / s
 
-The coefficient touches only [K, D] factors: after exp and sum, no pass over [K, V] remains but the GEMMs. 1 - p is a sum of
-positive terms, exact for confident rows where 1 - exp(log p) has no digits left, and the entropy is free of charge.
+The coefficient touches only [K, D] factors: after exp and sum, no pass over [K, V] remains but the
+GEMMs. 1 - p is a sum of positive terms, exact for confident rows where 1 - exp(log p) has no digits
+left, and the entropy is free of charge.
 
-Cost: fused loss 6KDV for K active rows; log-prob op 2NDV forward, 6KDV backward for K rows with an upstream gradient.
-Memory: chunk * V (twice for softcap and the log-prob forward, three times for entropy gradients), dweight in fp32, and for 16-bit inputs
-an fp32 copy of the weight (logits are never rounded to 16 bits).
+Cost: fused loss 6KDV for K active rows; log-prob op 2NDV forward, 6KDV backward for K rows with an
+upstream gradient.
+Memory: chunk * V (twice for softcap and the log-prob forward, three times for entropy gradients),
+dweight in fp32, and for 16-bit inputs an fp32 copy of the weight (logits are never rounded to 16
+bits).
 """
 
 from __future__ import annotations
@@ -30,12 +34,16 @@ from .sparse import gradients
 
 
 def chunk_rows(hidden_size: int, head: Head) -> int:
-    """Rows a chunk: the chunk's [K, V] stays at a quarter of the size of dweight [V, D], within 128 (sparse: 256) to 4096 rows."""
+    """Rows a chunk: the chunk's [K, V] stays at a quarter of the size of dweight [V, D], within 128
+    (sparse: 256) to 4096 rows.
+    """
     return head.chunk_rows or min(max(hidden_size // 4, 128 if head.sparsity is None else 256), 4096)
 
 
 def _chunks(count: int, size: int, rows: Tensor | None) -> list[tuple[slice, Index]]:
-    """(position among the chosen rows, index into [N]) of every chunk; slices where all rows are chosen: no gather."""
+    """(position among the chosen rows, index into [N]) of every chunk; slices where all rows are
+    chosen: no gather.
+    """
     positions = [slice(i, min(i + size, count)) for i in range(0, count, size)]
     return [(p, p if rows is None else rows[p]) for p in positions]
 
@@ -54,7 +62,9 @@ class _Chunk:
     target: tuple[Tensor, Tensor]  # index of the target's entry of each row
 
 
-def _forward_chunk(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head, buffers: list[Tensor]) -> _Chunk:
+def _forward_chunk(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head, buffers: list[Tensor]
+) -> _Chunk:
     """Logits, transforms and exponentials of one chunk; a second buffer asks for `shifted`."""
     factor = head.scale if head.softcap is not None else head.scale / head.temperature
     z = torch.mm(hidden * factor, weight.T, out=buffers[0][: len(targets)])
@@ -83,7 +93,9 @@ def _softmax(z: Tensor, targets: Tensor, exps: Tensor | None = None) -> _Chunk:
 
 
 def _row_dot(a: Tensor, b: Tensor) -> Tensor:
-    """[K] sums of a * b over each row without the [K, V] product in memory, in tiles: one long fp32 dot loses two digits."""
+    """[K] sums of a * b over each row without the [K, V] product in memory, in tiles: one long fp32
+    dot loses two digits.
+    """
     tiles = zip(a.split(512, 1), b.split(512, 1), strict=True)
     return torch.stack([torch.bmm(x[:, None], y[:, :, None]).flatten() for x, y in tiles]).sum(0)
 
@@ -94,14 +106,18 @@ def _entropy(chunk: _Chunk) -> Tensor:
     own = chunk.shifted[chunk.target]
     chunk.shifted[chunk.target] = 0
     others = _row_dot(chunk.grad, chunk.shifted)
-    if (broken := others.isnan().nonzero().squeeze(1)).numel():  # 0 * -inf: a large finite number has the same exponential, 0
+    if (
+        broken := others.isnan().nonzero().squeeze(1)
+    ).numel():  # 0 * -inf: a large finite number has the same exponential, 0
         others[broken] = _row_dot(chunk.grad[broken], chunk.shifted[broken].clamp(min=-1e30))
     chunk.shifted[chunk.target] = own
     return chunk.total.log() - (others + chunk.exp_target * own.clamp(min=-1e30)) / chunk.total
 
 
 def _entropy_from_exps(chunk: _Chunk) -> Tensor:
-    """[K] entropy from the exponentials alone, log s - sum_j E_j log E_j / s: no second [K, V], 16 rows at a time stay in cache."""
+    """[K] entropy from the exponentials alone, log s - sum_j E_j log E_j / s: no second [K, V], 16
+    rows at a time stay in cache.
+    """
     own, sums, buffer = chunk.grad[chunk.target], torch.empty_like(chunk.total), torch.empty_like(chunk.grad[:16])
     chunk.grad[chunk.target] = chunk.exp_target
     for at, _ in _chunks(len(sums), 16, None):
@@ -137,7 +153,9 @@ def _buffers(count: int, rows: int, weight: Tensor, pair: bool) -> list[Tensor]:
     return [weight.new_empty(min(rows, count), weight.shape[0]) for _ in range(2 if pair else 1)]
 
 
-def score(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head, rows: Tensor | None) -> Scores:
+def score(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head, rows: Tensor | None
+) -> Scores:
     dtype, size = compute_dtype(hidden, weight), chunk_rows(hidden.shape[1], head)
     weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
     count = len(targets) if rows is None else len(rows)
@@ -150,10 +168,19 @@ def score(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, 
 
 
 def score_gradients(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head, rows: Tensor | None,
-    scores: Scores, upstream: tuple[Tensor, Tensor | None], wanted: Wanted,
-) -> Gradients:  # fmt: skip
-    """Recompute the chosen rows' softmax and accumulate the gradients of an upstream [K] on log p and entropy."""
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    head: Head,
+    rows: Tensor | None,
+    scores: Scores,
+    upstream: tuple[Tensor, Tensor | None],
+    wanted: Wanted,
+) -> Gradients:
+    """Recompute the chosen rows' softmax and accumulate the gradients of an upstream [K] on log p
+    and entropy.
+    """
     grad_logprobs, grad_entropy = upstream
     out = gradients(hidden, weight, bias, wanted, head)
     dtype, size = compute_dtype(hidden, weight), chunk_rows(hidden.shape[1], head)
@@ -165,7 +192,8 @@ def score_gradients(
         chunk = _forward_chunk(part, weight, bias, targets[index], head, buffers)
         grad, factor = chunk.grad, -grad_logprobs[at] / chunk.total
         if grad_entropy is not None:
-            # d entropy / dz_j = -p_j (log p_j + entropy); the row's factor is then 1 / s, its coefficients inside grad.
+            # d entropy / dz_j = -p_j (log p_j + entropy); the row's factor is then 1 / s, its
+            # coefficients inside grad.
             assert chunk.shifted is not None
             chunk.shifted.clamp_(min=-1e30)
             g_lp, g_h = grad_logprobs[at], grad_entropy[at]
@@ -182,8 +210,12 @@ def score_gradients(
     return out
 
 
-def loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, plan: LossPlan, wanted: Wanted) -> tuple[PlanResult, Gradients]:
-    """Loss and per-row results over the plan's rows, with the gradients for an upstream gradient of 1."""
+def loss(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, plan: LossPlan, wanted: Wanted
+) -> tuple[PlanResult, Gradients]:
+    """Loss and per-row results over the plan's rows, with the gradients for an upstream gradient of
+    1.
+    """
     head, dtype = plan.head, compute_dtype(hidden, weight)
     size, count = chunk_rows(hidden.shape[1], head), len(plan.weights)
     grads = gradients(hidden, weight, bias, wanted, head)
@@ -205,12 +237,18 @@ def loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, plan: LossPlan, wa
             grad = _remove_softcap(chunk, grad, head)
         product = grads.add(index, grad, part, weight, head.scale / head.temperature, factor, rows)
         if entropy_from_gemm:  # there is no whole product where columns were left out
-            entropy[at] = _entropy_from_exps(chunk) if product is None else _entropy_from_product(chunk, part, product, bias, head)
+            entropy[at] = (
+                _entropy_from_exps(chunk)
+                if product is None
+                else _entropy_from_product(chunk, part, product, bias, head)
+            )
     return PlanResult((losses * plan.weights).sum(), logprobs, entropy, coefficients), grads
 
 
 def logits_loss(logits: Tensor, plan: LossPlan, grad: Tensor | None) -> tuple[PlanResult, Tensor | None]:
-    """The loss on logits [N, V] and its gradient into `grad`, which may be the logits: one chunk of rows in the compute dtype at a time."""
+    """The loss on logits [N, V] and its gradient into `grad`, which may be the logits: one chunk of
+    rows in the compute dtype at a time.
+    """
     dtype, count = compute_dtype(logits, logits), len(plan.weights)
     unit = unit_of(logits.dtype, plan.weights, plan.per_token["advantages"])
     size = plan.head.chunk_rows or max(1, (1 << 23) // logits.shape[1])

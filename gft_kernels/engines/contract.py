@@ -52,11 +52,11 @@ class PlanResult(NamedTuple):
 class Engine:
     """The streaming head on one kind of device: functions without autograd, over chosen rows.
 
-    score(hidden, weight, bias, targets [N], head, rows) -> Scores [K].
-    score_gradients(hidden, weight, bias, targets, head, rows, scores, (grad_logprobs, grad_entropy or None) [K], wanted) -> Gradients.
-    loss(hidden, weight, bias, plan, wanted) -> (PlanResult, Gradients for an upstream gradient of 1).
-    logits_loss(logits [N, V], plan, grad [N, V] or None) -> (PlanResult, unit): the gradient over `unit` into `grad`, 0 at other rows.
-    scale_(values [N, V], scalar): in place.
+    score(hidden, weight, bias, targets [N], head, rows) -> Scores [K]. score_gradients(hidden,
+    weight, bias, targets, head, rows, scores, (grad_logprobs, grad_entropy or None) [K], wanted) ->
+    Gradients. loss(hidden, weight, bias, plan, wanted) -> (PlanResult, Gradients for an upstream
+    gradient of 1). logits_loss(logits [N, V], plan, grad [N, V] or None) -> (PlanResult, unit): the
+    gradient over `unit` into `grad`, 0 at other rows. scale_(values [N, V], scalar): in place.
     """
 
     name: str
@@ -72,8 +72,9 @@ class Backend:
     """The differentiable functions behind the public ops.
 
     linear_logprob(hidden, weight, targets, head) -> LogProbs [N], differentiable, 0 at masked rows.
-    policy_loss(hidden, weight, plan) -> PlanResult over the plan's active rows, loss differentiable.
-    logits_loss(logits, plan, inplace) -> the same from logits [N, V] that exist already.
+    policy_loss(hidden, weight, plan) -> PlanResult over the plan's active rows, loss
+    differentiable. logits_loss(logits, plan, inplace) -> the same from logits [N, V] that exist
+    already.
     """
 
     name: str
@@ -99,5 +100,7 @@ def scatter(values: Tensor, rows: Tensor | None, base: Tensor) -> Tensor:
 
 
 def named(sparsity: Tensor | None) -> dict[str, Tensor]:
-    """The report of what was left out by name, detached scalars; empty where nothing can be left out."""
+    """The report of what was left out by name, detached scalars; empty where nothing can be left
+    out.
+    """
     return {} if sparsity is None or not len(sparsity) else dict(zip(SPARSITY, sparsity.unbind(), strict=True))

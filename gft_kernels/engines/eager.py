@@ -1,6 +1,9 @@
-"""The eager reference: full [N, V] logits, autograd everywhere, any float dtype. Oracle of tests and benchmarks.
+"""The eager reference: full [N, V] logits, autograd everywhere, any float dtype.
 
-Cost: 6NDV and several [N, V] tensors. 16-bit inputs give 16-bit logits, as a model's own head does; fp64 inputs stay fp64.
+Oracle of tests and benchmarks.
+
+Cost: 6NDV and several [N, V] tensors. 16-bit inputs give 16-bit logits, as a model's own head does;
+fp64 inputs stay fp64.
 """
 
 from __future__ import annotations
@@ -45,7 +48,9 @@ def policy_loss(hidden: Tensor, weight: Tensor, plan: LossPlan) -> PlanResult:
 def logits_loss(logits: Tensor, plan: LossPlan, inplace: bool) -> PlanResult:
     if inplace:
         raise ValueError("inplace=True needs a fused backend; backend='eager' keeps the logits for autograd.")
-    return _plan_result(scores(logits.to(compute_dtype(logits, logits)) / plan.head.temperature, plan.targets, plan.head), plan)
+    return _plan_result(
+        scores(logits.to(compute_dtype(logits, logits)) / plan.head.temperature, plan.targets, plan.head), plan
+    )
 
 
 def _plan_result(found: LogProbs, plan: LossPlan) -> PlanResult:

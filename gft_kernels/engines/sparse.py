@@ -1,17 +1,22 @@
-"""Column-sparse gradients: the GEMMs see the columns that carry the gradient, a rank-one tail stands for the others, a bound is kept.
+"""Column-sparse gradients: the GEMMs see the columns that carry the gradient, a rank-one tail
+stands for the others, a bound is kept.
 
-For a chunk of rows with upstream gradients u_i of log p, dz_ij = u_i (1[j = y_i] - p_ij). With M_ij = |dz_ij| off the target,
-size_i = |u_i| (1 - p_iy) = sum_j M_ij, which no entry of the row exceeds, and g = max_i size_i:
+For a chunk of rows with upstream gradients u_i of log p, dz_ij = u_i (1[j = y_i] - p_ij). With M_ij
+= |dz_ij| off the target, size_i = |u_i| (1 - p_iy) = sum_j M_ij, which no entry of the row exceeds,
+and g = max_i size_i:
 
     kept rows     size_i > eps g
     kept columns  M_ij > eps g in some kept row, and the targets of kept rows
-    tail          M_ij ~ r_i q_j / R elsewhere in kept rows, r_i = sum_dropped M_ij, q_j = sum_i M_ij, R = sum_dropped q_j
+    tail          M_ij ~ r_i q_j / R elsewhere in kept rows,
+                  r_i = sum_dropped M_ij, q_j = sum_i M_ij, R = sum_dropped q_j
     bound^2       sum_dropped (max_i M_ij) q_j + (|r| |q| / R)^2 + 2 sum_(rows not kept) size_i^2   >=   |dz' - dz|^2
 
-The tail keeps the row and column sums of dz. It is one more row of both gradient GEMMs a chunk: formed at the end, over all chunks.
-A soft cap makes entries smaller than these sizes, so the bound still holds. docs/column-sparse.md derives it.
+The tail keeps the row and column sums of dz. It is one more row of both gradient GEMMs a chunk:
+formed at the end, over all chunks. A soft cap makes entries smaller than these sizes, so the bound
+still holds. docs/column-sparse.md derives it.
 
-Cost: one look at dz, 4fKDV for the share f of columns kept, 4VD a chunk for the tail. Memory: the kept columns; V numbers a chunk.
+Cost: one look at dz, 4fKDV for the share f of columns kept, 4VD a chunk for the tail. Memory: the
+kept columns; V numbers a chunk.
 """
 
 from __future__ import annotations
@@ -28,7 +33,10 @@ from .accumulate import Gradients, Index, Rows, add_matmul, matmul
 from .contract import SPARSITY
 
 TAILS = 64  # chunks whose tails are held before they are added
-SHARE_FOR_ROWS, FOR_COLUMNS = 0.1, 0.8  # of the squared error: for rows left out, for them and the columns; the rest is for the tail
+SHARE_FOR_ROWS, FOR_COLUMNS = (
+    0.1,
+    0.8,
+)  # of the squared error: for rows left out, for them and the columns; the rest is for the tail
 
 
 class Looked(NamedTuple):
@@ -43,7 +51,9 @@ Look = Callable[[Tensor, Tensor], Looked]
 
 
 def look(grad: Tensor, scale: Tensor) -> Looked:
-    """`Looked` of grad [K, V] that is nowhere negative but at the targets; 16 rows at a time, so that the products stay in cache."""
+    """`Looked` of grad [K, V] that is nowhere negative but at the targets; 16 rows at a time, so
+    that the products stay in cache.
+    """
     largest, buffer = grad.new_zeros(grad.shape[1]), torch.empty_like(grad[:16])
     for part, factor in zip(grad.split(16), scale.split(16), strict=True):
         torch.maximum(largest, torch.mul(part, factor[:, None], out=buffer[: len(part)]).amax(0), out=largest)
@@ -56,7 +66,9 @@ def look_capped(grad: Tensor, scale: Tensor) -> Looked:
 
 
 class Kept(NamedTuple):
-    """What is kept of a chunk, and what is known of the rest; all but `top` in multiples of it, so that no square underflows."""
+    """What is kept of a chunk, and what is known of the rest; all but `top` in multiples of it, so
+    that no square underflows.
+    """
 
     columns: Tensor  # [n]
     rows: Tensor  # [m] ascending
@@ -79,12 +91,22 @@ class _Tail:
 
 
 class SparseGradients(Gradients):
-    """`Gradients` that adds a chunk over its kept columns where that pays, with a report of what was left out."""
+    """`Gradients` that adds a chunk over its kept columns where that pays, with a report of what
+    was left out.
+    """
 
     def __init__(
-        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: tuple[bool, bool, bool], unit: Tensor | None = None, *,
-        sparse: Sparse, look: Look = look, probe: int = 16,
-    ) -> None:  # fmt: skip
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        wanted: tuple[bool, bool, bool],
+        unit: Tensor | None = None,
+        *,
+        sparse: Sparse,
+        look: Look = look,
+        probe: int = 16,
+    ) -> None:
         super().__init__(hidden, weight, bias, wanted, unit)
         self.sparse, self.look, self.probe = sparse, look, probe
         self.operand = weight  # what the GEMMs multiply with: the last chunk's
@@ -93,7 +115,14 @@ class SparseGradients(Gradients):
         self.pause = self.waiting = 0
 
     def add(
-        self, index: Index, grad: Tensor, hidden: Tensor, weight: Tensor, slope: float, factor: Tensor | None, rows: Rows | None = None
+        self,
+        index: Index,
+        grad: Tensor,
+        hidden: Tensor,
+        weight: Tensor,
+        slope: float,
+        factor: Tensor | None,
+        rows: Rows | None = None,
     ) -> Tensor | None:
         """As `Gradients.add`; the product is returned only where the chunk was added whole."""
         self.operand = weight
@@ -110,7 +139,10 @@ class SparseGradients(Gradients):
         return None
 
     def _choose(self, grad: Tensor, factor: Tensor | None, rows: Rows, own: Tensor) -> Kept | None:
-        """What to keep of a chunk. Where it does not pay, None, and the next chunks are not looked at, ever more of them."""
+        """What to keep of a chunk.
+
+        Where it does not pay, None, and the next chunks are not looked at, ever more of them.
+        """
         if self.waiting:
             self.waiting -= 1
             return None
@@ -118,20 +150,32 @@ class SparseGradients(Gradients):
         flat = False
         if 0 < few < len(grad):  # a few rows tell
             first = Rows(*(x[:few] for x in rows))
-            flat = choose(grad[:few], None if factor is None else factor[:few], first, own[:few], self.sparse, self.look) is None
+            flat = (
+                choose(grad[:few], None if factor is None else factor[:few], first, own[:few], self.sparse, self.look)
+                is None
+            )
         kept = None if flat else choose(grad, factor, rows, own, self.sparse, self.look)
         self.pause = 0 if kept is not None else min(2 * self.pause + 1, 63)
         self.waiting = self.pause
         return kept
 
     def _add_kept(
-        self, index: Index, grad: Tensor, hidden: Tensor, weight: Tensor, slope: float, factor: Tensor | None, rows: Rows, own: Tensor,
+        self,
+        index: Index,
+        grad: Tensor,
+        hidden: Tensor,
+        weight: Tensor,
+        slope: float,
+        factor: Tensor | None,
+        rows: Rows,
+        own: Tensor,
         kept: Kept,
-    ) -> None:  # fmt: skip
+    ) -> None:
         picked = grad.index_select(1, kept.columns)
         sums = picked.to(self.dtype).sum(1)
         dropped = -sums if kept.row_sums is None else kept.row_sums - sums
-        # What is left of a row has the sign opposite to its upstream gradient; a rounding must not turn it.
+        # What is left of a row has the sign opposite to its upstream gradient; a rounding must not
+        # turn it.
         sign = -rows.upstream.sign()
         left = dropped if factor is None else dropped * factor
         left = torch.where(left * sign > 0, left, 0)
@@ -144,7 +188,9 @@ class SparseGradients(Gradients):
             self.hidden[index] = matmul(picked, weight[kept.columns]) * scale[:, None]
         if self.wanted[1]:
             self.weight = self._zeros(weight.shape) if self.weight is None else self.weight
-            right = torch.mul(hidden, scale[:, None], out=torch.empty_like(hidden, memory_format=torch.contiguous_format))
+            right = torch.mul(
+                hidden, scale[:, None], out=torch.empty_like(hidden, memory_format=torch.contiguous_format)
+            )
             self.weight.index_add_(0, kept.columns, matmul(picked.T, right))
         if self.wanted[2]:
             self.bias = self._zeros((len(weight), 2)) if self.bias is None else self.bias
@@ -175,7 +221,9 @@ class SparseGradients(Gradients):
             for tail, vector in zip(self.tails, matmul(columns, self.operand), strict=True):
                 self.hidden[tail.index] += tail.rows[:, None] * vector
         if self.weight is not None:
-            self.weight = add_matmul(self.weight, columns.T, torch.stack([tail.hidden for tail in self.tails]).to(self.operand.dtype))
+            self.weight = add_matmul(
+                self.weight, columns.T, torch.stack([tail.hidden for tail in self.tails]).to(self.operand.dtype)
+            )
         if self.bias is not None:
             self.bias[:, 0] += columns.to(self.dtype).T @ torch.stack([tail.rows.sum() for tail in self.tails])
         self.tails = []
@@ -188,11 +236,16 @@ class SparseGradients(Gradients):
         return super().sums(inputs)
 
     def _note(self, rows: Rows, own: Tensor, share: float, mass: Tensor | None, error: Tensor | None) -> None:
-        """A row of the report's table: rows, columns kept, exact; |u| largest and summed, mass dropped likewise; error and norm."""
+        """A row of the report's table: rows, columns kept, exact; |u| largest and summed, mass
+        dropped likewise; error and norm.
+        """
         zero, weights = own.new_zeros(()), rows.upstream.abs()
         counts = (zero + x for x in (len(own), share * len(own), float(mass is None) * len(own)))
         left = (zero, zero) if mass is None else (mass.amax(), mass.sum())
-        norms = (zero if error is None else error, torch.linalg.vector_norm(own / own.amax().clamp(min=_tiny(own))) * own.amax())
+        norms = (
+            zero if error is None else error,
+            torch.linalg.vector_norm(own / own.amax().clamp(min=_tiny(own))) * own.amax(),
+        )
         self.numbers.append(torch.stack((*counts, weights.amax(), weights.sum(), *left, *norms)))
 
     def report(self) -> Tensor:
@@ -208,15 +261,24 @@ class SparseGradients(Gradients):
 
 
 def gradients(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: tuple[bool, bool, bool], head: Head, unit: Tensor | None = None,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    wanted: tuple[bool, bool, bool],
+    head: Head,
+    unit: Tensor | None = None,
     look_once: Look | None = None,
-) -> Gradients:  # fmt: skip
-    """The accumulators that a head asks for; `look_once` is an engine's own look, for which a few rows cost as much as all."""
+) -> Gradients:
+    """The accumulators that a head asks for; `look_once` is an engine's own look, for which a few
+    rows cost as much as all.
+    """
     if head.sparsity is None:
         return Gradients(hidden, weight, bias, wanted, unit)
     if look_once is not None:
         return SparseGradients(hidden, weight, bias, wanted, unit, sparse=head.sparsity, look=look_once, probe=0)
-    return SparseGradients(hidden, weight, bias, wanted, unit, sparse=head.sparsity, look=look if head.softcap is None else look_capped)
+    return SparseGradients(
+        hidden, weight, bias, wanted, unit, sparse=head.sparsity, look=look if head.softcap is None else look_capped
+    )
 
 
 def _tiny(x: Tensor) -> float:
@@ -230,7 +292,9 @@ def _own(grad: Tensor, factor: Tensor | None, rows: Rows) -> Tensor:
 
 
 def choose(grad: Tensor, factor: Tensor | None, rows: Rows, own: Tensor, sparse: Sparse, look: Look) -> Kept | None:
-    """The rows and columns of a chunk that `sparse` keeps; None where they are too many to pay, or one is not finite."""
+    """The rows and columns of a chunk that `sparse` keeps; None where they are too many to pay, or
+    one is not finite.
+    """
     sizes, vocabulary = rows.sizes(), grad.shape[1]
     top = sizes.amax().clamp(min=_tiny(sizes))
     sizes = sizes / top
@@ -244,7 +308,11 @@ def choose(grad: Tensor, factor: Tensor | None, rows: Rows, own: Tensor, sparse:
         live = sizes > sparse.eps
     scale = torch.where(live, (1.0 if factor is None else factor.abs()) / top, 0)
     looked = look(grad, scale)
-    targeted = torch.zeros(vocabulary, dtype=torch.int32, device=grad.device).scatter_reduce_(0, rows.targets, live.int(), "amax").bool()
+    targeted = (
+        torch.zeros(vocabulary, dtype=torch.int32, device=grad.device)
+        .scatter_reduce_(0, rows.targets, live.int(), "amax")
+        .bool()
+    )
     products = torch.where(targeted, 0, looked.largest * looked.total)
     left_out = 2 * torch.where(live, 0, sizes).square().sum()
     eps: Tensor | float | None = sparse.eps
@@ -259,7 +327,9 @@ def choose(grad: Tensor, factor: Tensor | None, rows: Rows, own: Tensor, sparse:
 
 
 def filled_up(keep: Tensor, multiple: int) -> tuple[Tensor, Tensor]:
-    """A mask [V] with more columns, until their number is a multiple (a GPU's matrix instructions want that), and the columns."""
+    """A mask [V] with more columns, until their number is a multiple (a GPU's matrix instructions
+    want that), and the columns.
+    """
     count = int(keep.sum())
     order = keep.byte().sort(descending=True, stable=True).indices  # the kept ones first, ascending
     columns = order[: min(-(-count // multiple) * multiple, len(keep))]
@@ -267,8 +337,12 @@ def filled_up(keep: Tensor, multiple: int) -> tuple[Tensor, Tensor]:
 
 
 def _threshold(largest: Tensor, products: Tensor, allowed: Tensor) -> Tensor:
-    """The largest power of two, or 0, below which the columns' products add up to no more than `allowed`."""
-    ladder = torch.cat((torch.exp2(-torch.arange(40.0, device=largest.device)), torch.zeros(1, device=largest.device))).to(largest.dtype)
+    """The largest power of two, or 0, below which the columns' products add up to no more than
+    `allowed`.
+    """
+    ladder = torch.cat(
+        (torch.exp2(-torch.arange(40.0, device=largest.device)), torch.zeros(1, device=largest.device))
+    ).to(largest.dtype)
     left_out = (largest[None, :] <= ladder[:, None]).to(largest.dtype) @ products
     over = (~(left_out <= allowed)).sum()  # NaN is over every rung
     return ladder[over.clamp(max=len(ladder) - 1)]

@@ -1,4 +1,6 @@
-"""transformers: take a causal language model apart into its backbone, its head's weight and the head's transforms."""
+"""transformers: take a causal language model apart into its backbone, its head's weight and the
+head's transforms.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,12 @@ class HeadParts(NamedTuple):
 
 
 def split_head(model: Any, *, temperature: float = 1.0, **options) -> HeadParts:
-    """Backbone, head weight and `Head` of a transformers causal LM, checked against the model's own logits.
+    """Backbone, head weight and `Head` of a transformers causal LM, checked against the model's own
+    logits.
 
-    Equivalent to `model(input_ids).logits == head(backbone(input_ids).last_hidden_state @ weight.T)`, which is verified on
-    four tokens, so that an architecture whose transforms are not known here is refused rather than trained wrongly.
+    Equivalent to `model(input_ids).logits == head(backbone(input_ids).last_hidden_state @
+    weight.T)`, which is verified on four tokens, so that an architecture whose transforms are not
+    known here is refused rather than trained wrongly.
 
     Args:
         model: a PreTrainedModel with a linear output embedding, not wrapped by FSDP or DeepSpeed.
@@ -29,25 +33,33 @@ def split_head(model: Any, *, temperature: float = 1.0, **options) -> HeadParts:
         options: further fields of `Head`.
 
     Raises:
-        TypeError: the output embedding is not a plain linear layer (LoRA on the head, quantised heads).
+        TypeError: the output embedding is not a plain linear layer (LoRA on the head, quantised
+            heads).
         ValueError: the model's logits differ from the head's.
     """
     layer = model.get_output_embeddings()
     if type(layer) is not nn.Linear:
         raise TypeError(
-            f"the model's head is {type(layer).__name__}, not nn.Linear: its weight alone does not give the logits. Merge an adapter on "
-            "the head first (model.merge_and_unload()), leave lm_head out of the adapter's target modules, or dequantise the head."
+            f"the model's head is {type(layer).__name__}, not nn.Linear: its weight alone does not give the logits. "
+            "Merge an adapter on "
+            "the head first (model.merge_and_unload()), leave lm_head out of the adapter's target modules, or "
+            "dequantise the head."
         )
     backbone = model.base_model if model.base_model is not model else model.get_decoder()
     scale, softcap = _transforms(model.config)
     _verify(model, backbone, layer, Head(bias=layer.bias, scale=scale, softcap=softcap))
-    return HeadParts(backbone, layer.weight, Head(bias=layer.bias, scale=scale, softcap=softcap, temperature=temperature, **options))
+    return HeadParts(
+        backbone, layer.weight, Head(bias=layer.bias, scale=scale, softcap=softcap, temperature=temperature, **options)
+    )
 
 
 def _transforms(config) -> tuple[float, float | None]:
-    """(scale, softcap) from a config: Granite and MiniCPM3 divide by logits_scaling, HyperCLOVA X multiplies, Cohere has logit_scale,
-    Falcon-H1 lm_head_multiplier, Gemma final_logit_softcapping."""
-    scale = float(getattr(config, "logit_scale", None) or 1.0) * float(getattr(config, "lm_head_multiplier", None) or 1.0)
+    """(scale, softcap) from a config: Granite and MiniCPM3 divide by logits_scaling, HyperCLOVA X
+    multiplies, Cohere has logit_scale, Falcon-H1 lm_head_multiplier, Gemma final_logit_softcapping.
+    """
+    scale = float(getattr(config, "logit_scale", None) or 1.0) * float(
+        getattr(config, "lm_head_multiplier", None) or 1.0
+    )
     scaling = getattr(config, "logits_scaling", None)
     if scaling:
         scale *= scaling if "hyperclova" in config.model_type else 1 / scaling
@@ -69,6 +81,7 @@ def _verify(model: Any, backbone: nn.Module, layer: nn.Linear, head: Head) -> No
     difference = (found.log_softmax(-1) - expected.log_softmax(-1)).abs().max().item()
     if not difference <= (1e-3 if layer.weight.dtype == torch.float32 else 0.25):
         raise ValueError(
-            f"{type(model).__name__}: log-probs from its hidden states and head differ from its own by {difference:.3g}. The architecture "
+            f"{type(model).__name__}: log-probs from its hidden states and head differ from its own by "
+            f"{difference:.3g}. The architecture "
             "changes its logits in a way that is not known here; build Head(...) by hand from the model's forward."
         )

@@ -1,1 +1,4 @@
-"""Numbers on [N] and [B]: objectives, group advantages, reductions. Nothing here sees the vocabulary."""
+"""Numbers on [N] and [B]: objectives, group advantages, reductions.
+
+Nothing here sees the vocabulary.
+"""

@@ -29,14 +29,17 @@ def group_statistics(
     rewards: Tensor,  # [B]
     group_ids: Tensor,  # [B]
 ) -> GroupStatistics:
-    """Size, mean, unbiased std and spread of every group, with no atomics (a [G, B] membership mask).
+    """Size, mean, unbiased std and spread of every group, with no atomics (a [G, B] membership
+    mask).
 
     Raises:
         ValueError: shapes differ, or a reward is NaN or infinite.
         TypeError: rewards are not floating point, or group_ids are not integers.
     """
     if rewards.ndim != 1 or rewards.shape != group_ids.shape:
-        raise ValueError(f"rewards and group_ids must both be [B]; got {tuple(rewards.shape)} and {tuple(group_ids.shape)}.")
+        raise ValueError(
+            f"rewards and group_ids must both be [B]; got {tuple(rewards.shape)} and {tuple(group_ids.shape)}."
+        )
     if not rewards.is_floating_point():
         raise TypeError(f"rewards must be floating point, got {rewards.dtype}: use rewards.float().")
     if group_ids.is_floating_point() or group_ids.dtype == torch.bool:
@@ -44,7 +47,10 @@ def group_statistics(
     bad = ~torch.isfinite(rewards)
     if bad.any():
         k = int(bad.nonzero()[0])
-        raise ValueError(f"rewards[{k}] = {rewards[k].item()}: a reward must be finite. Drop the response or score it before the loss.")
+        raise ValueError(
+            f"rewards[{k}] = {rewards[k].item()}: a reward must be finite. Drop the response or score it before the "
+            "loss."
+        )
     _, index = torch.unique(group_ids, return_inverse=True)
     groups = int(index.max()) + 1 if index.numel() else 0
     member = index == torch.arange(groups, device=index.device)[:, None]  # [G, B]
@@ -76,8 +82,10 @@ def group_advantages(
     Args:
         rewards: [B] floating point, finite.
         group_ids: [B] integers; equal ids are one group, in any order.
-        scale: divide by the std of the "group", of the whole "batch", or not at all ("none", Dr.GRPO).
-        singleton: a group of one keeps its "reward" (so SFT is the case K = 1, R = 1) or gets "zero".
+        scale: divide by the std of the "group", of the whole "batch", or not at all ("none",
+            Dr.GRPO).
+        singleton: a group of one keeps its "reward" (so SFT is the case K = 1, R = 1) or gets
+            "zero".
         eps: added to the std.
 
     Returns:
@@ -133,15 +141,24 @@ class GroupRewards:
         """
         ids, count = self.sequence_ids, self.rewards.numel()
         if ids.shape != valid.shape:
-            raise ValueError(f"GroupRewards.sequence_ids has shape {tuple(ids.shape)}; it must be {tuple(valid.shape)}, one id a token.")
+            raise ValueError(
+                f"GroupRewards.sequence_ids has shape {tuple(ids.shape)}; it must be {tuple(valid.shape)}, one id a "
+                "token."
+            )
         if ids.is_floating_point() or ids.dtype == torch.bool:
             raise TypeError(f"GroupRewards.sequence_ids must be integers, got {ids.dtype}.")
         outside = valid & ((ids < 0) | (ids >= count))
         if outside.any():
             row = int(outside.nonzero()[0])
-            raise ValueError(f"GroupRewards.sequence_ids[{row}] = {int(ids[row])} is outside 0..{count - 1} (B = {count} rewards).")
-        rewards = self.rewards.float() if self.rewards.element_size() < 4 else self.rewards  # 16-bit advantages would be rounded
-        by_sequence = group_advantages(rewards, self.group_ids, scale=self.scale, singleton=self.singleton, eps=self.eps)
+            raise ValueError(
+                f"GroupRewards.sequence_ids[{row}] = {int(ids[row])} is outside 0..{count - 1} (B = {count} rewards)."
+            )
+        rewards = (
+            self.rewards.float() if self.rewards.element_size() < 4 else self.rewards
+        )  # 16-bit advantages would be rounded
+        by_sequence = group_advantages(
+            rewards, self.group_ids, scale=self.scale, singleton=self.singleton, eps=self.eps
+        )
         if count == 0:
             return rewards.new_zeros(valid.shape)
         return torch.where(valid, by_sequence[torch.where(valid, ids, 0).long()], 0)

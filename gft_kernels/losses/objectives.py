@@ -1,8 +1,9 @@
 """Objectives: pure functions of per-token scalars, loss_t = f(log p_t, A_t, old_t, ref_t).
 
-An objective is any callable `f(logprobs, **per_token) -> loss [K]` whose element t depends on row t alone; per_token
-holds `advantages`, `old_logprobs` and `ref_logprobs` ([K] each, None where the caller gave none). The pass takes its
-coefficients d loss_t / d logp_t by autograd on [K], so a formula is written once, here.
+An objective is any callable `f(logprobs, **per_token) -> loss [K]` whose element t depends on row t
+alone; per_token holds `advantages`, `old_logprobs` and `ref_logprobs` ([K] each, None where the
+caller gave none). The pass takes its coefficients d loss_t / d logp_t by autograd on [K], so a
+formula is written once, here.
 
 Objectives add up: `gft(0.7) + kl(0.01)`.
 """
@@ -23,37 +24,49 @@ LossFunction = Callable[..., Tensor]
 
 
 def _times(coefficient: Tensor, logprobs: Tensor) -> Tensor:
-    """coefficient * logprobs with 0 * -inf = 0: a token of probability 0 and coefficient 0 costs nothing."""
+    """coefficient * logprobs with 0 * -inf = 0: a token of probability 0 and coefficient 0 costs
+    nothing.
+    """
     return torch.where(coefficient == 0, torch.zeros_like(logprobs), coefficient * logprobs)
 
 
 def rectification(logprobs: Tensor, tau: float) -> Tensor:
-    """C(p) = p if p < tau else 1, detached (dynamic coefficient rectification, arXiv:2604.14258 Eq. 18)."""
+    """C(p) = p if p < tau else 1, detached (dynamic coefficient rectification, arXiv:2604.14258 Eq.
+    18).
+    """
     p = logprobs.detach().exp()
     return torch.where(p < tau, p, torch.ones_like(p))
 
 
 def _log_ratio(logprobs: Tensor, old_logprobs: Tensor | None) -> Tensor:
-    """log pi/pi_old, finite at log p = -inf; without old log-probs the policy is its own old one (ratio 1)."""
+    """log pi/pi_old, finite at log p = -inf; without old log-probs the policy is its own old one
+    (ratio 1).
+    """
     lowest = torch.finfo(torch.float32).min / 4
     logprobs = logprobs.clamp(min=lowest)
     return logprobs - (logprobs.detach() if old_logprobs is None else old_logprobs.clamp(min=lowest))
 
 
 def _ratio(logprobs: Tensor, old_logprobs: Tensor | None) -> Tensor:
-    """pi/pi_old within e^-60..e^60 and flat beyond: an infinite ratio times a clipped gradient of 0 would be NaN."""
+    """pi/pi_old within e^-60..e^60 and flat beyond: an infinite ratio times a clipped gradient of 0
+    would be NaN.
+    """
     return _log_ratio(logprobs, old_logprobs).clamp(-60, 60).exp()
 
 
 def _k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """e^d - d - 1 with d = ref - log p, finite in fp32: past d = 60 value and slope of the exponential stay at e^60."""
+    """e^d - d - 1 with d = ref - log p, finite in fp32: past d = 60 value and slope of the
+    exponential stay at e^60.
+    """
     delta = -_log_ratio(logprobs, ref_logprobs)
     bounded = delta.detach().clamp(max=60) + (delta - delta.detach())
     return bounded.exp() - delta - 1
 
 
 class Objective:
-    """Base of the built-in objectives: names its inputs, says when a row carries no gradient, reports its own numbers."""
+    """Base of the built-in objectives: names its inputs, says when a row carries no gradient,
+    reports its own numbers.
+    """
 
     parameters: ClassVar[tuple[str, ...]] = ()  # the fields, for `spec`
     needs: ClassVar[tuple[str, ...]] = ()  # per-token inputs that must be given
@@ -70,7 +83,9 @@ class Objective:
 
     @property
     def spec(self) -> tuple[str, list[float]] | None:
-        """The objective as a name and numbers that `from_spec` reads, for compiled programs; None where it has no such form."""
+        """The objective as a name and numbers that `from_spec` reads, for compiled programs; None
+        where it has no such form.
+        """
         name = type(self).__name__
         if _BUILT_IN.get(name) is not type(self):
             return None
@@ -107,7 +122,8 @@ class DFT(Objective):
 class GFT(Objective):
     """-A C(p) log p with C(p) = p below tau and 1 from tau on (arXiv:2604.14258 Eq. 21).
 
-    tau <= 0 is group REINFORCE (the paper's "w/o DCR"), tau > 1 weights every token by its probability.
+    tau <= 0 is group REINFORCE (the paper's "w/o DCR"), tau > 1 weights every token by its
+    probability.
     """
 
     tau: float = 0.7
@@ -136,10 +152,12 @@ class Reinforce(Objective):
 
 @dataclass(frozen=True)
 class GRPO(Objective):
-    """-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A), r = p / p_old (PPO; clip_high = 0.28 is DAPO's).
+    """-min(r A, clip(r, 1 - clip_low, 1 + clip_high)
 
-    Without old_logprobs r is 1 and its gradient that of REINFORCE. `dual_clip` (for example 3) bounds the loss of
-    tokens with A < 0 at -dual_clip * A.
+    A), r = p / p_old (PPO; clip_high = 0.28 is DAPO's).
+
+    Without old_logprobs r is 1 and its gradient that of REINFORCE. `dual_clip` (for example 3)
+    bounds the loss of tokens with A < 0 at -dual_clip * A.
     """
 
     clip_low: float = 0.2
@@ -165,7 +183,10 @@ class GRPO(Objective):
 
 @dataclass(frozen=True)
 class CISPO(Objective):
-    """-sg(clip(r, 1 - clip_low, 1 + clip_high)) A log p (arXiv:2506.13585): a clipped weight, never a cut gradient."""
+    """-sg(clip(r, 1 - clip_low, 1 + clip_high))
+
+    A log p (arXiv:2506.13585): a clipped weight, never a cut gradient.
+    """
 
     clip_low: float = 1.0
     clip_high: float = 4.0
@@ -184,7 +205,9 @@ class CISPO(Objective):
 
 @dataclass(frozen=True)
 class KL(Objective):
-    """beta * (exp(ref - log p) - (ref - log p) - 1): the k3 estimator of KL(policy || reference), added to another."""
+    """beta * (exp(ref - log p) - (ref - log p) - 1): the k3 estimator of KL(policy || reference),
+    added to another.
+    """
 
     beta: float = 0.01
     parameters: ClassVar = ("beta",)
@@ -221,7 +244,12 @@ class _Sum(Objective):
         return self.parts[0](logprobs, **per_token) + self.parts[1](logprobs, **per_token)
 
     def metrics(self, logprobs, **per_token):
-        return {k: v for part in self.parts if isinstance(part, Objective) for k, v in part.metrics(logprobs, **per_token).items()}
+        return {
+            k: v
+            for part in self.parts
+            if isinstance(part, Objective)
+            for k, v in part.metrics(logprobs, **per_token).items()
+        }
 
     def __repr__(self) -> str:
         return " + ".join(map(repr, self.parts))
@@ -240,14 +268,18 @@ def from_spec(names: str, numbers: list[float]) -> Objective:
     return functools.reduce(operator.add, built)
 
 
-def losses_and_coefficients(objective: LossFunction, logprobs: Tensor, per_token: dict[str, Tensor | None]) -> tuple[Tensor, Tensor]:
+def losses_and_coefficients(
+    objective: LossFunction, logprobs: Tensor, per_token: dict[str, Tensor | None]
+) -> tuple[Tensor, Tensor]:
     """loss_t and d loss_t / d logp_t, both [K] and detached, for any objective.
 
     Raises:
         ValueError: the objective's result is not one loss a row that depends on the log-probs.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        leaf = logprobs.detach().clone().requires_grad_()  # clones: autograd cannot record tensors made in inference_mode
+        leaf = (
+            logprobs.detach().clone().requires_grad_()
+        )  # clones: autograd cannot record tensors made in inference_mode
         per_token = {name: x.clone() if x is not None and x.is_inference() else x for name, x in per_token.items()}
         try:
             losses = objective(leaf, **per_token)
@@ -255,7 +287,8 @@ def losses_and_coefficients(objective: LossFunction, logprobs: Tensor, per_token
             raise
         except (RuntimeError, IndexError) as error:
             raise ValueError(
-                f"objective {objective!r} failed on {len(leaf)} rows: {error}. It is called on chunks of the active rows, so per-row "
+                f"objective {objective!r} failed on {len(leaf)} rows: {error}. It is called on chunks of the active "
+                "rows, so per-row "
                 "data must reach it as advantages, old_logprobs or ref_logprobs."
             ) from error
         if not isinstance(losses, Tensor) or losses.shape != leaf.shape:
@@ -265,6 +298,8 @@ def losses_and_coefficients(objective: LossFunction, logprobs: Tensor, per_token
                 "Reductions are given as token_weights, not inside the objective."
             )
         if not losses.requires_grad:
-            raise ValueError(f"objective {objective!r} returned a loss that does not depend on its logprobs: nothing could learn.")
+            raise ValueError(
+                f"objective {objective!r} returned a loss that does not depend on its logprobs: nothing could learn."
+            )
         (coefficients,) = torch.autograd.grad(losses.sum(), leaf)
     return losses.detach(), coefficients

@@ -1,7 +1,8 @@
 """Reductions as a weight per token: loss = sum_t w_t * loss_t.
 
-A weight vector is computed before the pass from the mask and the sequences, so that micro-batches add up: give every
-micro-batch the counts of the whole optimiser step, and k of them have the loss and gradient of one batch.
+A weight vector is computed before the pass from the mask and the sequences, so that micro-batches
+add up: give every micro-batch the counts of the whole optimiser step, and k of them have the loss
+and gradient of one batch.
 """
 
 from __future__ import annotations
@@ -35,21 +36,27 @@ def token_weights(
 
     Args:
         loss_mask: [N], True where a token is trained on (`targets != -100`).
-        sequence_ids: [N] integers, needed by seq-mean-token-mean, and by the seq reductions without num_sequences.
-            A sequence must lie whole in one micro-batch.
-        num_tokens: trained tokens in the whole optimiser step, over all micro-batches and ranks; default: of this mask.
-        num_sequences: sequences in the whole optimiser step; default: distinct sequence_ids of unmasked tokens here.
+        sequence_ids: [N] integers, needed by seq-mean-token-mean, and by the seq reductions without
+            num_sequences. A sequence must lie whole in one micro-batch.
+        num_tokens: trained tokens in the whole optimiser step, over all micro-batches and ranks;
+            default: of this mask.
+        num_sequences: sequences in the whole optimiser step; default: distinct sequence_ids of
+            unmasked tokens here.
         max_length: L_max of seq-mean-token-sum-norm, a constant of the run.
 
-    Data-parallel wrappers that average gradients over R ranks divide once more: multiply the result by R there.
+    Data-parallel wrappers that average gradients over R ranks divide once more: multiply the result
+    by R there.
 
     Raises:
-        ValueError: unknown reduction, a missing argument, shapes. TypeError: a mask that is not bool.
+        ValueError: unknown reduction, a missing argument, shapes. TypeError: a mask that is not
+            bool.
     """
     if reduction not in get_args(Reduction):
         raise ValueError(f"reduction = {reduction!r}: choose one of {', '.join(get_args(Reduction))}.")
     if loss_mask.dtype != torch.bool or loss_mask.ndim != 1:
-        raise TypeError(f"loss_mask must be bool [N], got {loss_mask.dtype} {tuple(loss_mask.shape)}: pass targets != ignore_index.")
+        raise TypeError(
+            f"loss_mask must be bool [N], got {loss_mask.dtype} {tuple(loss_mask.shape)}: pass targets != ignore_index."
+        )
     mask = loss_mask.float()
     if reduction == "sum":
         return mask
@@ -59,7 +66,9 @@ def token_weights(
     if sequence_ids is None and (num_sequences is None or reduction == "seq-mean-token-mean"):
         raise ValueError(f"reduction {reduction!r} needs sequence_ids [N].")
     if sequence_ids is not None and sequence_ids.shape != loss_mask.shape:
-        raise ValueError(f"sequence_ids has shape {tuple(sequence_ids.shape)}; it must match loss_mask, {tuple(loss_mask.shape)}.")
+        raise ValueError(
+            f"sequence_ids has shape {tuple(sequence_ids.shape)}; it must match loss_mask, {tuple(loss_mask.shape)}."
+        )
     lengths = torch.ones_like(mask) if sequence_ids is None else _lengths(sequence_ids, loss_mask)
     if num_sequences is None:
         num_sequences = (mask.double() / lengths).sum().round()  # each of a sequence's n tokens counts 1 / n
@@ -68,13 +77,17 @@ def token_weights(
         weights = weights / lengths
     elif reduction == "seq-mean-token-sum-norm":
         if max_length is None or max_length < 1:
-            raise ValueError(f"reduction {reduction!r} needs max_length >= 1 (a constant of the run), got {max_length}.")
+            raise ValueError(
+                f"reduction {reduction!r} needs max_length >= 1 (a constant of the run), got {max_length}."
+            )
         weights = weights / max_length
     return weights
 
 
 def _lengths(sequence_ids: Tensor, loss_mask: Tensor) -> Tensor:
-    """[N] unmasked tokens in each token's sequence, at least 1; sorts, so that nothing waits for the device."""
+    """[N] unmasked tokens in each token's sequence, at least 1; sorts, so that nothing waits for
+    the device.
+    """
     ids, order = sequence_ids.sort()
     before = torch.nn.functional.pad(loss_mask[order].cumsum(0), (1, 0))  # unmasked tokens among the first i
     sequence_ids = sequence_ids.contiguous()

@@ -1,4 +1,6 @@
-"""Autograd around an engine: which rows it sees, what is saved, how an upstream gradient reaches the sums."""
+"""Autograd around an engine: which rows it sees, what is saved, how an upstream gradient reaches
+the sums.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,19 @@ def scored(
 
 
 def scored_gradients(
-    engine: Engine, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head,
-    scores: Scores, upstream: tuple[Tensor | None, Tensor | None], wanted: Wanted,
-) -> Gradients:  # fmt: skip
-    """Gradients of an upstream [N] on log-probs and entropies, None is 0; only rows where one of them is not 0 reach the head."""
+    engine: Engine,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    head: Head,
+    scores: Scores,
+    upstream: tuple[Tensor | None, Tensor | None],
+    wanted: Wanted,
+) -> Gradients:
+    """Gradients of an upstream [N] on log-probs and entropies, None is 0; only rows where one of
+    them is not 0 reach the head.
+    """
     valid = targets != head.ignore_index
     grad_logprobs = torch.zeros_like(scores.logprobs) if upstream[0] is None else torch.where(valid, upstream[0], 0)
     grad_entropy = None if upstream[1] is None else torch.where(valid, upstream[1], 0)
@@ -40,7 +51,9 @@ def scored_gradients(
     if rows is not None and normaliser.ndim == 2:
         normaliser = normaliser[:, rows]
     scores = Scores(pick(scores.logprobs, rows), pick(scores.entropy, rows), normaliser)
-    return engine.score_gradients(hidden, weight, bias, targets, head, rows, scores, (pick(grad_logprobs, rows), grad_entropy), wanted)
+    return engine.score_gradients(
+        hidden, weight, bias, targets, head, rows, scores, (pick(grad_logprobs, rows), grad_entropy), wanted
+    )
 
 
 def _refuse_double_backward(engine: Engine) -> None:
@@ -99,7 +112,9 @@ class _PolicyLoss(torch.autograd.Function):
 
 
 class _LogitsLoss(torch.autograd.Function):
-    """The gradient is formed in the forward, over the logits themselves where asked; nothing [N, V] is kept beside it."""
+    """The gradient is formed in the forward, over the logits themselves where asked; nothing [N, V]
+    is kept beside it.
+    """
 
     @staticmethod
     def forward(ctx, logits, plan, engine, grad_enabled, inplace):
@@ -117,7 +132,10 @@ class _LogitsLoss(torch.autograd.Function):
         _refuse_double_backward(ctx.engine)
         grad, ctx.grad = ctx.grad, None
         if grad is None:
-            raise RuntimeError("the logits' gradient is formed once and handed over by the first backward: call the op again for another.")
+            raise RuntimeError(
+                "the logits' gradient is formed once and handed over by the first backward: call the op again for "
+                "another."
+            )
         ctx.engine.scale_(grad, grad_loss if ctx.unit is None else grad_loss * ctx.unit)
         return grad, None, None, None, None
 

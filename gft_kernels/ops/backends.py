@@ -26,7 +26,9 @@ def resolve_engine(name: str) -> Engine:
 
 @functools.cache
 def _runs_triton(device: torch.device) -> bool:
-    """Whether Triton is installed and `device` is a GPU it has matrix instructions for: ROCm, or NVIDIA from Ampere on."""
+    """Whether Triton is installed and `device` is a GPU it has matrix instructions for: ROCm, or
+    NVIDIA from Ampere on.
+    """
     if device.type != "cuda" or importlib.util.find_spec("triton") is None:
         return False
     return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
@@ -34,7 +36,8 @@ def _runs_triton(device: torch.device) -> bool:
 
 @torch.compiler.assume_constant_result
 def backend_name(name: str, device: torch.device, dtype: torch.dtype) -> str:
-    """`name` itself, or what "auto" means: Triton on GPUs that run it, for up to 32 bits; else chunked.
+    """`name` itself, or what "auto" means: Triton on GPUs that run it, for up to 32 bits; else
+    chunked.
 
     Raises:
         ValueError: no backend has that name.
@@ -42,7 +45,9 @@ def backend_name(name: str, device: torch.device, dtype: torch.dtype) -> str:
     if name == "auto":
         return "triton" if dtype != torch.float64 and _runs_triton(device) else "chunked"
     if name not in NAMES:
-        raise ValueError(f"backend = {name!r} is unknown: choose 'auto' or one of {', '.join(map(repr, NAMES))} (device {device}).")
+        raise ValueError(
+            f"backend = {name!r} is unknown: choose 'auto' or one of {', '.join(map(repr, NAMES))} (device {device})."
+        )
     return name
 
 

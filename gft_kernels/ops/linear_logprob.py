@@ -1,4 +1,6 @@
-"""The log-prob op: per-token log-probs and entropies of a linear head, for any loss written outside."""
+"""The log-prob op: per-token log-probs and entropies of a linear head, for any loss written
+outside.
+"""
 
 from __future__ import annotations
 
@@ -28,19 +30,23 @@ def linear_logprob(
         entropy = -(log_p.exp() * log_p).sum(-1)
 
     Args:
-        hidden: [N, D] fp64, fp32, bf16 or fp16; the backbone's output, already shifted against targets.
+        hidden: [N, D] fp64, fp32, bf16 or fp16; the backbone's output, already shifted against
+            targets.
         weight: [V, D], same choice of dtypes, not necessarily hidden's.
         targets: [N] integers; head.ignore_index marks masked rows.
         head: bias and logit transforms (`Head`); default a plain linear head.
-        backend: "auto", "triton", "chunked" or "eager". Autocast is ignored: the inputs' own dtypes decide; fp32 GEMMs follow
-            torch.set_float32_matmul_precision, so leave it at "highest" where fp32 is meant.
+        backend: "auto", "triton", "chunked" or "eager". Autocast is ignored: the inputs' own dtypes
+            decide; fp32 GEMMs follow torch.set_float32_matmul_precision, so leave it at "highest"
+            where fp32 is meant.
 
     Returns:
-        LogProbs(logprobs, entropy): [N] each, fp32 (fp64 for fp64 inputs), entropy in nats, both differentiable into
-        hidden, weight and bias with any upstream gradient, any number of times. Masked rows hold 0.
+        LogProbs(logprobs, entropy): [N] each, fp32 (fp64 for fp64 inputs), entropy in nats, both
+        differentiable into hidden, weight and bias with any upstream gradient, any number of times.
+        Masked rows hold 0.
 
     Raises:
-        ValueError: shapes, devices, a target outside the vocabulary (names row and V), unknown backend.
+        ValueError: shapes, devices, a target outside the vocabulary (names row and V), unknown
+            backend.
         TypeError: dtypes, DTensor.
 
     Cost: 2NDV forward; 6KDV backward for the K rows whose upstream gradient is not zero.

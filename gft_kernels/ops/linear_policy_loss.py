@@ -1,4 +1,6 @@
-"""The fused loss: any per-token objective on a linear head, gradients formed in one pass over the vocabulary."""
+"""The fused loss: any per-token objective on a linear head, gradients formed in one pass over the
+vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -37,30 +39,38 @@ def linear_policy_loss(
         losses = objective(logprobs, advantages=advantages, old_logprobs=old_logprobs, ref_logprobs=ref_logprobs)
         loss = (token_weights * losses)[targets != -100].sum()
 
-    where, for the default objective `gft(tau)`, losses = -advantages * C(p) * logprobs, C(p) = p if p < tau else 1, detached.
+    where, for the default objective `gft(tau)`, losses = -advantages * C(p) * logprobs, C(p) = p if
+    p < tau else 1, detached.
 
     Args:
-        hidden: [N, D] fp64, fp32, bf16 or fp16; the backbone's output, already shifted against targets.
+        hidden: [N, D] fp64, fp32, bf16 or fp16; the backbone's output, already shifted against
+            targets.
         weight: [V, D], same choice of dtypes.
         targets: [N] integers; head.ignore_index (-100) marks masked rows.
-        advantages: [N] per-token advantages, or `GroupRewards`, which are normalised here; None for sft() and dft().
-        objective: sft(), dft(), gft(tau), reinforce(), grpo(...), cispo(...), a sum with kl(beta), or any function
-            f(logprobs, **per_token) -> loss [K] whose element t depends on row t alone.
-        token_weights: [N] the reduction (`gft_kernels.token_weights`); default: mean over the unmasked targets.
+        advantages: [N] per-token advantages, or `GroupRewards`, which are normalised here; None for
+            sft() and dft().
+        objective: sft(), dft(), gft(tau), reinforce(), grpo(...), cispo(...), a sum with kl(beta),
+            or any function f(logprobs, **per_token) -> loss [K] whose element t depends on row t
+            alone.
+        token_weights: [N] the reduction (`gft_kernels.token_weights`); default: mean over the
+            unmasked targets.
         old_logprobs: [N] log-probs of the sampling policy, for ratios.
         ref_logprobs: [N] log-probs of the reference policy, for kl().
         head: bias, logit transforms and how to run (`Head`).
-        backend: "auto", "triton", "chunked" or "eager". Autocast is ignored: the inputs' own dtypes decide.
+        backend: "auto", "triton", "chunked" or "eager". Autocast is ignored: the inputs' own dtypes
+            decide.
 
     Returns:
-        PolicyLoss(loss, logprobs, entropy, coefficients, stats); only loss is differentiable, into hidden, weight and
-        bias. Advantages, token_weights, old and reference log-probs are constants. A batch without active rows has loss 0 and
-        gradients 0. Rows that cannot carry a gradient (masked, weight 0, and for the built-in objectives advantage 0)
+        PolicyLoss(loss, logprobs, entropy, coefficients, stats); only loss is differentiable, into
+        hidden, weight and bias. Advantages, token_weights, old and reference log-probs are
+        constants. A batch without active rows has loss 0 and gradients 0. Rows that cannot carry a
+        gradient (masked, weight 0, and for the built-in objectives advantage 0)
         are left out of the head: see `Head.skip_rows` for what is reported there.
 
     Raises:
-        ValueError: shapes, devices, a target outside the vocabulary, NaN advantages, missing inputs of the objective, an
-            objective that mixes rows, unknown backend. TypeError: dtypes, DTensor.
+        ValueError: shapes, devices, a target outside the vocabulary, NaN advantages, missing inputs
+            of the objective, an objective that mixes rows, unknown backend. TypeError: dtypes,
+            DTensor.
 
     Cost: 6KDV for K active rows; less where hidden, weight or both need no gradient.
     Source: arXiv:2604.14258 Eq. 21 for the default objective.
@@ -115,17 +125,31 @@ class LinearPolicyLoss(nn.Module):
         num_tokens: int | Tensor | None = None,
         num_sequences: int | Tensor | None = None,
     ) -> PolicyLoss:
-        """See `linear_policy_loss` and `token_weights`; sequence_ids default to those of GroupRewards."""
+        """See `linear_policy_loss` and `token_weights`; sequence_ids default to those of
+        GroupRewards.
+        """
         if sequence_ids is None and isinstance(advantages, GroupRewards):
             sequence_ids = advantages.sequence_ids
         weights = token_weights(
-            self.reduction, targets != self.head.ignore_index, sequence_ids,
-            num_tokens=num_tokens, num_sequences=num_sequences, max_length=self.max_length,
-        )  # fmt: skip
+            self.reduction,
+            targets != self.head.ignore_index,
+            sequence_ids,
+            num_tokens=num_tokens,
+            num_sequences=num_sequences,
+            max_length=self.max_length,
+        )
         return linear_policy_loss(
-            hidden, weight, targets, advantages, objective=self.objective, token_weights=weights,
-            old_logprobs=old_logprobs, ref_logprobs=ref_logprobs, head=self.head, backend=self.backend,
-        )  # fmt: skip
+            hidden,
+            weight,
+            targets,
+            advantages,
+            objective=self.objective,
+            token_weights=weights,
+            old_logprobs=old_logprobs,
+            ref_logprobs=ref_logprobs,
+            head=self.head,
+            backend=self.backend,
+        )
 
     def extra_repr(self) -> str:
         return f"objective={self.objective!r}, reduction={self.reduction!r}, backend={self.backend!r}"

@@ -36,23 +36,31 @@ def logits_policy_loss(
         losses = objective(logprobs, advantages=advantages, old_logprobs=old_logprobs, ref_logprobs=ref_logprobs)
         loss = (token_weights * losses)[targets != -100].sum()
 
-    Prefer `linear_policy_loss`: it never makes the logits. This form is for models that hand out nothing else.
+    Prefer `linear_policy_loss`: it never makes the logits. This form is for models that hand out
+    nothing else.
 
     Args:
-        logits: [N, V] fp64, fp32, bf16 or fp16, after every transform of the model, already shifted against targets.
-        targets, advantages, objective, token_weights, old_logprobs, ref_logprobs: as in `linear_policy_loss`.
-        head: temperature, ignore_index, skip_rows, validate, chunk_rows; bias, scale and softcap are the model's and are refused.
+        logits: [N, V] fp64, fp32, bf16 or fp16, after every transform of the model, already shifted
+            against targets.
+        targets, advantages, objective, token_weights, old_logprobs, ref_logprobs: as in
+        `linear_policy_loss`.
+        head: temperature, ignore_index, skip_rows, validate, chunk_rows; bias, scale and softcap
+            are the model's and are refused.
         backend: "auto", "triton", "chunked" or "eager".
-        inplace: write the gradient over the logits, which saves an [N, V] tensor and destroys them. Use them nowhere else:
-            autograd raises where another backward needs them, but a second loss on them would not be noticed. Ignored in compiled programs.
+        inplace: write the gradient over the logits, which saves an [N, V] tensor and destroys them.
+            Use them nowhere else: autograd raises where another backward needs them, but a second
+            loss on them would not be noticed. Ignored in compiled programs.
 
     Returns:
-        PolicyLoss, as `linear_policy_loss`; its loss is differentiable once into the logits, in their dtype.
+        PolicyLoss, as `linear_policy_loss`; its loss is differentiable once into the logits, in
+        their dtype.
 
     Raises:
-        ValueError: as `linear_policy_loss`; inplace on a leaf, on logits without gradient or not contiguous over V. TypeError: dtypes.
+        ValueError: as `linear_policy_loss`; inplace on a leaf, on logits without gradient or not
+            contiguous over V. TypeError: dtypes.
 
-    Cost: triton reads each row once from memory (a second time from L2) and writes it once; rows that are skipped are only written.
+    Cost: triton reads each row once from memory (a second time from L2) and writes it once; rows
+    that are skipped are only written.
     Source: arXiv:2604.14258 Eq. 21 for the default objective.
     """
     head = Head() if head is None else head
@@ -71,11 +79,17 @@ def logits_policy_loss(
 
 
 def _check_inplace(logits: Tensor) -> None:
-    """Refuse to overwrite what is not the result of a computation, or does not have its memory to itself."""
+    """Refuse to overwrite what is not the result of a computation, or does not have its memory to
+    itself.
+    """
     owner = logits if logits._base is None else logits._base
     if torch.is_grad_enabled() and (not logits.requires_grad or owner.is_leaf):
-        raise ValueError("inplace=True overwrites the logits with their gradient: they must be computed from something that wants it.")
+        raise ValueError(
+            "inplace=True overwrites the logits with their gradient: they must be computed from something that wants "
+            "it."
+        )
     if logits.stride(1) != 1 or (len(logits) > 1 and logits.stride(0) < logits.shape[1]):
         raise ValueError(
-            f"inplace=True needs rows of adjacent columns that do not overlap, got strides {logits.stride()}: use inplace=False."
+            f"inplace=True needs rows of adjacent columns that do not overlap, got strides {logits.stride()}: use "
+            "inplace=False."
         )

@@ -15,12 +15,17 @@ PerToken = dict[str, Tensor | None]
 
 
 def make_plan(
-    logits_like: tuple[Tensor, Tensor], targets: Tensor, given: dict, token_weights: Tensor | None, objective: LossFunction, head: Head
+    logits_like: tuple[Tensor, Tensor],
+    targets: Tensor,
+    given: dict,
+    token_weights: Tensor | None,
+    objective: LossFunction,
+    head: Head,
 ) -> tuple[LossPlan, Tensor]:
     """The plan of a call and the mask [N] of its unmasked rows.
 
-    `logits_like` is (hidden, weight), or the logits and their transpose. Waits for the device to check values (`Head.validate`), to
-    choose rows, and to sort rewards into groups.
+    `logits_like` is (hidden, weight), or the logits and their transpose. Waits for the device to
+    check values (`Head.validate`), to choose rows, and to sort rewards into groups.
     """
     dtype, valid = compute_dtype(*logits_like), targets != head.ignore_index
     groups = given["advantages"] if isinstance(given["advantages"], GroupRewards) else None
@@ -37,7 +42,9 @@ def make_plan(
     return LossPlan(targets, rows, pick(weights, rows), per_token, objective, head, groups), valid
 
 
-def active_rows(valid: Tensor, weights: Tensor, advantages: Tensor | None, objective: LossFunction, head: Head) -> Tensor:
+def active_rows(
+    valid: Tensor, weights: Tensor, advantages: Tensor | None, objective: LossFunction, head: Head
+) -> Tensor:
     """Mask [N] of the rows the head must see."""
     active = valid
     if head.skip_rows:

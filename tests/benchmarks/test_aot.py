@@ -1,4 +1,6 @@
-"""Every kernel compiles without spills, within shared memory and with its matrix instruction, and benchmarks/results/aot.csv says so."""
+"""Every kernel compiles without spills, within shared memory and with its matrix instruction, and
+benchmarks/results/aot.csv says so.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ def fresh(tmp_path_factory):
     out = tmp_path_factory.mktemp("aot") / "aot.csv"
     command = [sys.executable, "-m", "benchmarks.aot", "--jobs", "2", "--out", str(out)]
     command += ["--arch", *SUBSET["architectures"], "--dtype", *SUBSET["dtypes"]]
-    environment = {name: value for name, value in os.environ.items() if name not in ("TRITON_INTERPRET", "GFT_KERNELS_CONFIG")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("TRITON_INTERPRET", "GFT_KERNELS_CONFIG")
+    }
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert out.exists(), done.stdout + done.stderr
     return aot.read_rows(out)
@@ -51,7 +55,9 @@ def test_the_table_is_what_compiles_now(fresh):
     if triton.__version__ not in VERSIONS:
         pytest.skip(f"the table has no rows of Triton {triton.__version__}")
     chosen = set(aot.cases(**SUBSET))
-    committed = {case_of(row): row for row in COMMITTED if row["triton"] == triton.__version__ and case_of(row) in chosen}
+    committed = {
+        case_of(row): row for row in COMMITTED if row["triton"] == triton.__version__ and case_of(row) in chosen
+    }
     assert {case_of(row): row for row in fresh} == committed, REGENERATE
 
 

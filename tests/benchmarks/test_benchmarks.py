@@ -131,12 +131,24 @@ def table(folder: Path) -> list[dict]:
 
 def test_gpu_dry_run_appends_complete_rows(tmp_path):
     chosen = ["bare-gemms", "eager", "gft-triton"]
-    command = [sys.executable, "-m", "benchmarks.gpu", "--dry-run", "--tests", "all_masked", "--providers", *chosen, "--skip-loop"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.gpu",
+        "--dry-run",
+        "--tests",
+        "all_masked",
+        "--providers",
+        *chosen,
+        "--skip-loop",
+    ]
     done = subprocess.run(command, cwd=ROOT, env={**os.environ, "OUT": str(tmp_path)}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 passed" in done.stdout
     rows = table(tmp_path)
-    assert [(row["provider"], row["mode"]) for row in rows] == [(name, mode) for name in chosen for mode in runner.MODES]
+    assert [(row["provider"], row["mode"]) for row in rows] == [
+        (name, mode) for name in chosen for mode in runner.MODES
+    ]
     optional = {"loss_error", "dh_error", "dw_error", "kernels", "note"}
     assert all(row[field] for row in rows for field in runner.FIELDS if field not in optional)
     assert all(f"{part}=" in rows[-1]["kernels"] for part in PARTS)

@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from benchmarks.heads.peers import PEERS, Peer, find_peers
 from benchmarks.inputs.cases import TINY_CASES, make_batch
 
-INTERPRETED = ["liger-flce"] if os.environ.get("TRITON_INTERPRET") == "1" else []  # needs a GPU, or Triton's interpreter
+INTERPRETED = (
+    ["liger-flce"] if os.environ.get("TRITON_INTERPRET") == "1" else []
+)  # needs a GPU, or Triton's interpreter
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,9 @@ def entropy_and_gradients(backend, dtype, weight_scale, softcap):
     g = torch.Generator().manual_seed(0)
     hidden = torch.randn(32, 64, generator=g).to(dtype).requires_grad_()
     weight = (torch.randn(131072, 64, generator=g) * weight_scale / 8).to(dtype).requires_grad_()
-    out = linear_logprob(hidden, weight, torch.randint(0, 131072, (32,), generator=g), head=Head(softcap=softcap), backend=backend)
+    out = linear_logprob(
+        hidden, weight, torch.randint(0, 131072, (32,), generator=g), head=Head(softcap=softcap), backend=backend
+    )
     out.entropy.backward(torch.randn(32, generator=g).to(dtype))
     return out.entropy.detach().double(), hidden.grad.double(), weight.grad.double()
 

@@ -1,4 +1,6 @@
-"""Column-sparse gradients: what is kept, what stands for the rest, and a bound that holds on every example."""
+"""Column-sparse gradients: what is kept, what stands for the rest, and a bound that holds on every
+example.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,22 @@ BACKENDS = ("chunked", "triton")
 
 
 def peaked(n: int, d: int, v: int, seed: int = 0, sharpness: float = 6.0, dtype: torch.dtype = torch.float64):
-    """(hidden, weight, targets, advantages): few columns are likely, a few rows hardly count, some advantages are negative."""
+    """(hidden, weight, targets, advantages): few columns are likely, a few rows hardly count, some
+    advantages are negative.
+    """
     g = torch.Generator().manual_seed(seed)
     weight = torch.randn(v, d, generator=g) * d**-0.5
     hidden = sharpness * torch.randn(n, d, generator=g)
     targets = (hidden @ weight.T).softmax(1).multinomial(1, generator=g).squeeze(1)
-    advantages = torch.randn(n, generator=g) * 10 ** (-6 * torch.rand(n, generator=g) * (torch.rand(n, generator=g) < 0.3))
-    return hidden.to(dtype), weight.to(dtype), targets, advantages.to(torch.float64 if dtype == torch.float64 else torch.float32)
+    advantages = torch.randn(n, generator=g) * 10 ** (
+        -6 * torch.rand(n, generator=g) * (torch.rand(n, generator=g) < 0.3)
+    )
+    return (
+        hidden.to(dtype),
+        weight.to(dtype),
+        targets,
+        advantages.to(torch.float64 if dtype == torch.float64 else torch.float32),
+    )
 
 
 def gradients(problem, sparsity: Sparse | None = None, backend: str = "chunked", objective=None, **head):
@@ -30,9 +41,15 @@ def gradients(problem, sparsity: Sparse | None = None, backend: str = "chunked",
     hidden, weight, targets, advantages = problem
     hidden, weight = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
     out = linear_policy_loss(
-        hidden, weight, targets, advantages, objective=objective or gft(0.7), token_weights=torch.ones_like(advantages),
-        head=Head(sparsity=sparsity, **head), backend=backend,
-    )  # fmt: skip
+        hidden,
+        weight,
+        targets,
+        advantages,
+        objective=objective or gft(0.7),
+        token_weights=torch.ones_like(advantages),
+        head=Head(sparsity=sparsity, **head),
+        backend=backend,
+    )
     out.loss.backward()
     return hidden.grad, weight.grad, out.stats
 
@@ -41,7 +58,9 @@ def logit_gradients(problem, sparsity: Sparse | None = None, **options):
     """dz [N, V]: with the identity for a head, dhidden is the logits' gradient."""
     hidden, weight, targets, advantages = problem
     logits = hidden @ weight.T
-    dz, _, stats = gradients((logits, torch.eye(len(weight), dtype=logits.dtype), targets, advantages), sparsity, **options)
+    dz, _, stats = gradients(
+        (logits, torch.eye(len(weight), dtype=logits.dtype), targets, advantages), sparsity, **options
+    )
     return dz, stats
 
 
@@ -52,15 +71,24 @@ SPARSE = st.builds(
     tail=st.booleans(),
     pays=st.just(1.0),
 )
-TRANSFORMS = st.sampled_from(({}, {"softcap": 3.0}, {"temperature": 1.7}, {"scale": 0.3, "softcap": 5.0, "temperature": 0.8}))
+TRANSFORMS = st.sampled_from(
+    ({}, {"softcap": 3.0}, {"temperature": 1.7}, {"scale": 0.3, "softcap": 5.0, "temperature": 0.8})
+)
 FOUND = settings(max_examples=150, deadline=None)
 
 
 @FOUND
 @given(
-    st.integers(1, 40), st.integers(1, 12), st.integers(2, 60), st.integers(0, 10**6), st.floats(0, 30), SPARSE, TRANSFORMS,
-    st.integers(1, 40), st.sampled_from((gft(0.7), gft(0.05), sft(), grpo())),
-)  # fmt: skip
+    st.integers(1, 40),
+    st.integers(1, 12),
+    st.integers(2, 60),
+    st.integers(0, 10**6),
+    st.floats(0, 30),
+    SPARSE,
+    TRANSFORMS,
+    st.integers(1, 40),
+    st.sampled_from((gft(0.7), gft(0.05), sft(), grpo())),
+)
 @example(1, 1, 2, 0, 0.0, Sparse(eps=0.3, pays=1.0), {}, 1, sft())
 def test_the_bound_holds(n, d, v, seed, sharpness, sparsity, transforms, chunk_rows, objective):
     problem = peaked(n, d, v, seed, sharpness)
@@ -82,11 +110,19 @@ def test_the_bound_reaches_both_gradients_through_spectral_norms(n, d, v, seed, 
     exact, found = gradients(problem), gradients(problem, sparsity)
     bound = found[2]["sparse_error"] * exact_dz.norm()
     for got, want, factor in zip(found, exact[:2], (weight, hidden), strict=False):
-        assert (got - want).norm() <= (bound + ROUNDING * exact_dz.norm()) * torch.linalg.matrix_norm(factor, 2) * (1 + ROUNDING)
+        assert (got - want).norm() <= (bound + ROUNDING * exact_dz.norm()) * torch.linalg.matrix_norm(factor, 2) * (
+            1 + ROUNDING
+        )
 
 
 @FOUND
-@given(st.integers(1, 40), st.integers(2, 80), st.integers(0, 10**6), st.floats(0, 30), st.sampled_from((0.0, 2.0**-20, 2.0**-8, 0.1, 0.5)))
+@given(
+    st.integers(1, 40),
+    st.integers(2, 80),
+    st.integers(0, 10**6),
+    st.floats(0, 30),
+    st.sampled_from((0.0, 2.0**-20, 2.0**-8, 0.1, 0.5)),
+)
 def test_every_column_above_the_threshold_is_kept(n, v, seed, sharpness, eps):
     hidden, weight, targets, upstream = peaked(n, 6, v, seed, sharpness)
     logprobs = (hidden @ weight.T).log_softmax(1)
@@ -110,14 +146,19 @@ def test_every_column_above_the_threshold_is_kept(n, v, seed, sharpness, eps):
 @pytest.mark.parametrize("sparsity", [Sparse(eps=0.0, pays=1.0), Sparse(error=0.0, pays=1.0)], ids=("eps", "error"))
 def test_threshold_zero_is_exact(sparsity, backend):
     problem = peaked(37, 9, 83)
-    exact, found = gradients(problem, backend=backend, chunk_rows=16), gradients(problem, sparsity, backend, chunk_rows=16)
+    exact, found = (
+        gradients(problem, backend=backend, chunk_rows=16),
+        gradients(problem, sparsity, backend, chunk_rows=16),
+    )
     assert found[2]["sparse_exact"] == 0
     assert found[2]["sparse_error"] == 0
     for got, want in zip(found[:2], exact[:2], strict=True):
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize(("count", "multiple", "size"), [(0, 64, 0), (1, 64, 64), (64, 64, 64), (65, 64, 100), (7, 1, 7)])
+@pytest.mark.parametrize(
+    ("count", "multiple", "size"), [(0, 64, 0), (1, 64, 64), (64, 64, 64), (65, 64, 100), (7, 1, 7)]
+)
 def test_filled_up_adds_columns_and_loses_none(count, multiple, size):
     kept = torch.randperm(100)[:count].sort().values
     mask, columns = filled_up(torch.zeros(100, dtype=torch.bool).index_fill_(0, kept, True), multiple)
@@ -166,7 +207,9 @@ def test_both_gradients_and_the_bias_are_products_of_one_logit_gradient(backend)
 
 def test_tail_is_nearer_than_leaving_it_out_and_than_the_mean_of_the_head():
     hidden, weight, targets, advantages = peaked(128, 16, 1000, sharpness=9.0)
-    weight = weight + 2 * torch.randn(16, generator=torch.Generator().manual_seed(1)).double()  # heads have a common direction
+    weight = (
+        weight + 2 * torch.randn(16, generator=torch.Generator().manual_seed(1)).double()
+    )  # heads have a common direction
     problem = (hidden, weight, targets, advantages)
     exact = gradients(problem)[0]
     with_tail, without = (gradients(problem, Sparse(eps=2.0**-8, tail=tail))[0] for tail in (True, False))
@@ -176,7 +219,10 @@ def test_tail_is_nearer_than_leaving_it_out_and_than_the_mean_of_the_head():
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_flat_softmaxes_take_the_exact_path_and_say_so(backend):
     problem = peaked(40, 9, 100, sharpness=0.1)
-    exact, found = gradients(problem, backend=backend, chunk_rows=16), gradients(problem, Sparse(), backend, chunk_rows=16)
+    exact, found = (
+        gradients(problem, backend=backend, chunk_rows=16),
+        gradients(problem, Sparse(), backend, chunk_rows=16),
+    )
     assert found[2]["sparse_exact"] == 1
     assert found[2]["sparse_columns"] == 1
     assert found[2]["sparse_error"] == 0
@@ -185,7 +231,9 @@ def test_flat_softmaxes_take_the_exact_path_and_say_so(backend):
 
 def test_chunks_that_did_not_pay_are_looked_at_ever_more_rarely(monkeypatch):
     seen = []
-    monkeypatch.setattr("gft_kernels.engines.sparse.look", lambda grad, scale: seen.append(len(grad)) or look(grad, scale))
+    monkeypatch.setattr(
+        "gft_kernels.engines.sparse.look", lambda grad, scale: seen.append(len(grad)) or look(grad, scale)
+    )
     flat, sharp = peaked(640, 9, 100, sharpness=0.1), peaked(64, 9, 100, sharpness=20.0)
     gradients(flat, Sparse(), chunk_rows=32)  # 20 chunks: looked at 0, 2, 6, 14, a few rows of each
     assert seen == [16] * 4

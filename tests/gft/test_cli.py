@@ -40,11 +40,14 @@ def group_rows(path, count=8):
 def verl_rows(path, count=8):
     rows = [
         {
-            "data_source": "sort_letters", "prompt": [{"role": "user", "content": e.prompt}], "ability": "letters",
-            "reward_model": {"style": "rule", "ground_truth": e.solution}, "extra_info": {"answer": e.solution, "index": i},
+            "data_source": "sort_letters",
+            "prompt": [{"role": "user", "content": e.prompt}],
+            "ability": "letters",
+            "reward_model": {"style": "rule", "ground_truth": e.solution},
+            "extra_info": {"answer": e.solution, "index": i},
         }
         for i, e in enumerate(sort_letters.examples(count, seed=0))
-    ]  # fmt: skip
+    ]
     pq.write_table(pa.Table.from_pylist(rows), path)
     return path
 
@@ -57,7 +60,19 @@ def test_train_sft_then_gft_then_grpo_are_three_runs_of_one_command(folder, tmp_
     data = group_rows(tmp_path / "groups.jsonl")
     model = folder
     for objective in ("sft", "gft", "grpo"):
-        gft("train", "--model", model, "--data", data, "--objective", objective, "--out", tmp_path / objective, *FAST, *REWARD)
+        gft(
+            "train",
+            "--model",
+            model,
+            "--data",
+            data,
+            "--objective",
+            objective,
+            "--out",
+            tmp_path / objective,
+            *FAST,
+            *REWARD,
+        )
         model = tmp_path / objective / "model"
         steps = [r for r in read_metrics(tmp_path / objective / "metrics.jsonl") if "loss" in r]
         assert len(steps) == 2
@@ -125,16 +140,42 @@ def test_train_interrupted_keeps_the_weights(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "train_step", third_is_interrupted)
     data = group_rows(tmp_path / "groups.jsonl")
     with pytest.raises(SystemExit) as stop:
-        gft("train", "--model", folder, "--data", data, "--objective", "sft", "--out", tmp_path / "run", *FAST, "--steps", "5")
+        gft(
+            "train",
+            "--model",
+            folder,
+            "--data",
+            data,
+            "--objective",
+            "sft",
+            "--out",
+            tmp_path / "run",
+            *FAST,
+            "--steps",
+            "5",
+        )
     assert stop.value.code == 130
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "stopped").num_parameters() > 0
 
 
 def test_train_finds_a_reward_beside_the_users_data(folder, tmp_path, monkeypatch):
-    (tmp_path / "beside.py").write_text("def half(data_source, solution_str, ground_truth, extra_info=None):\n    return 0.5\n")
+    (tmp_path / "beside.py").write_text(
+        "def half(data_source, solution_str, ground_truth, extra_info=None):\n    return 0.5\n"
+    )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(tmp_path))])
-    gft("train", "--model", folder, "--data", group_rows(tmp_path / "g.jsonl"), "--reward", "beside:half", "--out", tmp_path / "run", *FAST)
+    gft(
+        "train",
+        "--model",
+        folder,
+        "--data",
+        group_rows(tmp_path / "g.jsonl"),
+        "--reward",
+        "beside:half",
+        "--out",
+        tmp_path / "run",
+        *FAST,
+    )
     assert all(r["reward"] == 0.5 and r["flat_groups"] == 1.0 for r in read_metrics(tmp_path / "run" / "metrics.jsonl"))
 
 
@@ -154,7 +195,9 @@ def test_train_refuses_options_the_embedded_task_cannot_honour(options, message,
 
 
 def test_train_reads_gsm8k_and_scores_it_by_number(folder, tmp_path):
-    """The default reward of the default format: experts, whose answers end in `#### N`, all score 1."""
+    """The default reward of the default format: experts, whose answers end in `#### N`, all score
+    1.
+    """
     rows = [{"question": f"{'ab' * (i + 1)}", "answer": f"{'c' * i}\n#### {i}"} for i in range(6)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "gsm8k.parquet")
     options = ["--own", "2", "--max-prompt-tokens", "400", "--out", tmp_path / "run", *FAST]

@@ -1,4 +1,6 @@
-"""Data files: every accepted format becomes the same Example, and a bad row is named, counted and never dropped in silence."""
+"""Data files: every accepted format becomes the same Example, and a bad row is named, counted and
+never dropped in silence.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,13 @@ from gft.data.formats import GSM8K_INSTRUCTION
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 
-GROUP = {"prompt": "2+2=", "completions": ["4", "5"], "sources": ["expert", "teacher"], "rewards": [1.0, 0.0], "solution": "4"}
+GROUP = {
+    "prompt": "2+2=",
+    "completions": ["4", "5"],
+    "sources": ["expert", "teacher"],
+    "rewards": [1.0, 0.0],
+    "solution": "4",
+}
 GSM8K = {"question": "How many?", "answer": "48/2 = <<48/2=24>>24 a.\n1000+24 = <<1000+24=1024>>1,024\n#### 1,024"}
 CHAT = [{"role": "user", "content": "2+2="}, {"role": "assistant", "content": "4"}]
 
@@ -26,7 +34,9 @@ def write(folder: Path, *rows, name: str = "data.jsonl") -> Path:
     if path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(list(rows)), path)
     else:
-        path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8")
+        path.write_text(
+            "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), encoding="utf-8"
+        )
     return path
 
 
@@ -65,12 +75,23 @@ def test_load_examples_reads_groups(tmp_path, name):
 
 
 def test_load_examples_fills_in_sources_and_rewards(tmp_path):
-    row = {"prompt": CHAT[:1], "completions": ["4", [CHAT[1]]], "rewards": [None, 1], "solution": 4, "data_source": "sums"}
+    row = {
+        "prompt": CHAT[:1],
+        "completions": ["4", [CHAT[1]]],
+        "rewards": [None, 1],
+        "solution": 4,
+        "data_source": "sums",
+    }
     example = load_one(tmp_path, row)
     assert example.prompt == tuple(CHAT[:1])
     assert example.responses == (Response("4", "expert", None), Response("4", "expert", 1.0))
     assert (example.solution, example.data_source) == ("4", "sums")
-    assert load_one(tmp_path, {"prompt": "p", "completions": ["a"]} | {"solution": "a", "rewards": None}).responses[0].reward is None
+    assert (
+        load_one(tmp_path, {"prompt": "p", "completions": ["a"]} | {"solution": "a", "rewards": None})
+        .responses[0]
+        .reward
+        is None
+    )
 
 
 def test_load_examples_needs_a_solution_only_where_a_reward_is_missing(tmp_path):
@@ -107,7 +128,9 @@ def test_load_examples_takes_the_last_turn_of_a_conversation(tmp_path):
     example = load_one(tmp_path, {"messages": turns})
     assert example.prompt == tuple(turns[:3])
     assert example.responses[0].text == "6"
-    assert "must be the assistant's, found role 'user'" in reason(tmp_path, {"messages": turns[:3]}, good={"messages": CHAT})
+    assert "must be the assistant's, found role 'user'" in reason(
+        tmp_path, {"messages": turns[:3]}, good={"messages": CHAT}
+    )
     assert reason(tmp_path, {"messages": CHAT[1:]}, good={"messages": CHAT}).startswith("empty prompt")
 
 
@@ -145,7 +168,10 @@ def test_load_examples_drops_null_fields_of_messages(tmp_path):
         ({"completions": "4"}, "'completions' must be a list, found str"),
         ({"completions": None}, "'completions' is missing"),
         ({"completions": ["4", 5]}, "completion must be text, found int"),
-        ({"completions": ["4", CHAT]}, "a completion must be text or one assistant message, found roles ['user', 'assistant']"),
+        (
+            {"completions": ["4", CHAT]},
+            "a completion must be text or one assistant message, found roles ['user', 'assistant']",
+        ),
         ({"prompt": " \n"}, "empty prompt"),
         ({"prompt": []}, "empty prompt"),
         ({"prompt": [{"role": "user", "content": " "}]}, "empty prompt"),
@@ -167,7 +193,10 @@ def test_load_examples_says_what_is_wrong_with_a_row(tmp_path, change, expected)
         ("[1, 2]", "a row must be an object, found list"),
         ('{"prompt": "p", "completions": ["a"], "rewards": [NaN]}', "NaN is not JSON"),
         ('{"prompt": "p", "completions": ["a"], "rewards": [-Infinity]}', "-Infinity is not JSON"),
-        ('{"prompt": "p", "completions": ["a"], "rewards": [1e999]}', "a reward must be a finite number or null, found inf"),
+        (
+            '{"prompt": "p", "completions": ["a"], "rewards": [1e999]}',
+            "a reward must be a finite number or null, found inf",
+        ),
         ('{"prompt": "p", "prompt": "q", "completions": ["a"]}', "duplicate key 'prompt'"),
         ('{"prompt": [{"role": "user", "role": "x"}], "completions": []}', "duplicate key 'role'"),
         ('{"completions": ["a"]}', "'prompt' is missing"),
@@ -216,7 +245,9 @@ def test_load_examples_counts_rows_before_the_format_is_known(tmp_path, capsys):
 
 def test_load_examples_lists_columns_found_and_accepted(tmp_path):
     for name in ("data.jsonl", "data.parquet"):
-        with pytest.raises(ValueError, match=r"unknown columns id, text. Accepted: prompt \+ completions; .*question \+ answer\."):
+        with pytest.raises(
+            ValueError, match=r"unknown columns id, text. Accepted: prompt \+ completions; .*question \+ answer\."
+        ):
             load_examples(write(tmp_path, {"text": "x", "id": 1}, name=name))
 
 
@@ -265,7 +296,9 @@ def test_load_examples_reads_all_of_gsm8k():
 
 
 def test_load_examples_of_a_task_differ_with_the_seed():
-    """Held-out entries are made from a distant seed: entry i comes from seed + i, so near seeds share entries."""
+    """Held-out entries are made from a distant seed: entry i comes from seed + i, so near seeds
+    share entries.
+    """
     pytest.importorskip("reasoning_gym")
     trained = {e.prompt for e in load_examples("rg:chain_sum", limit=20)}
     held_out = {e.prompt for e in load_examples("rg:chain_sum", limit=20, seed=1_000_003)}

@@ -30,7 +30,14 @@ class Failing:
 def test_make_batch_composes_each_group(policy, rewards):
     batch = make_batch(policy, sort_letters.examples(4, seed=0), config(), rewards)
     for group in range(4):
-        assert [m.source for m in batch.members if m.group == group] == ["expert", "teacher", "teacher", "teacher", "self", "self"]
+        assert [m.source for m in batch.members if m.group == group] == [
+            "expert",
+            "teacher",
+            "teacher",
+            "teacher",
+            "self",
+            "self",
+        ]
     assert all(m.reward == 1.0 for m in batch.members if m.source == "expert")
     assert abs(sum(m.advantage for m in batch.members)) < 1e-5
 
@@ -86,7 +93,9 @@ def test_composition_refuses_an_empty_group():
 
 
 def test_make_batch_gives_no_advantage_to_the_only_response_that_could_be_scored(policy):
-    """A group of one keeps its reward as advantage, but only where one was asked for: alone by accident is not SFT."""
+    """A group of one keeps its reward as advantage, but only where one was asked for: alone by
+    accident is not SFT.
+    """
 
     class OnlyTheFirst:
         def score(self, items, truncated):
@@ -111,7 +120,10 @@ def test_check_examples_names_what_the_groups_lack():
 
 def test_check_examples_asks_for_a_solution_only_where_a_response_needs_one():
     scored = (Response("ab", "expert", 1.0), Response("ba", "teacher", 0.0))
-    unused = (Response("xx", "self"), Response("ba", "teacher"))  # not of an asked-for source, and beyond the asked-for count
+    unused = (
+        Response("xx", "self"),
+        Response("ba", "teacher"),
+    )  # not of an asked-for source, and beyond the asked-for count
     assert check_examples([Example("ba=", "", scored + unused)], config(1, 1, 0)) == []
 
 
@@ -123,7 +135,11 @@ SCORED = (Response("ab", "expert", 1.0),)
     [
         (Example("ba=", "ab", origin="x:1"), config(1, 0, 0, "sft"), "no response to train on, the first: x:1"),
         (Example("ba=", "ab", SCORED, origin="x:4"), config(0, 3, 0), "no response to train on, the first: x:4"),
-        (Example("ba=", "", SCORED, origin="x:2"), config(1, 0, 4), "no solution to score responses with, the first: x:2"),
+        (
+            Example("ba=", "", SCORED, origin="x:2"),
+            config(1, 0, 4),
+            "no solution to score responses with, the first: x:2",
+        ),
         (Example("ba=", "", (Response("ab", "expert"),), origin="x:3"), config(1, 0, 0), "no solution to score"),
     ],
 )

@@ -18,9 +18,16 @@ from gft_kernels import linear_logprob
 from gft_kernels.integrations.hf import split_head
 
 SIZES = {
-    "vocab_size": 31, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
-    "num_key_value_heads": 2, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2,
-}  # fmt: skip
+    "vocab_size": 31,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": 2,
+}
 CONFIGS = {
     "llama": LlamaConfig(**SIZES),  # untied head, nothing more
     "qwen2-tied": Qwen2Config(**SIZES, tie_word_embeddings=True),

@@ -1,4 +1,6 @@
-"""Reward workers: no checker, however it fails, turns into a reward of 0, and none outlives its parent."""
+"""Reward workers: no checker, however it fails, turns into a reward of 0, and none outlives its
+parent.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from scoring import EXAMPLE, scores
 
 from gft.rewards.pool import RewardPool, Scored
 
-# Does what the response says. A module of its own, so that workers import it and nothing of the tests.
+# Does what the response says. A module of its own, so that workers import it and nothing of the
+# tests.
 ORDERS = """
 import json, os, subprocess, sys, time
 
@@ -31,7 +34,8 @@ def obey(data_source, solution_str, ground_truth, extra_info=None):
     if order == "pid": return os.getpid()
     if order == "torch": return "torch" in sys.modules
     if order == "child": return subprocess.Popen(["sleep", "60"]).pid
-    if order == "told": return [data_source, ground_truth, extra_info] == ["src", "42", {"prompt": "p", "truncated": True}]
+    told = ["src", "42", {"prompt": "p", "truncated": True}]
+    if order == "told": return [data_source, ground_truth, extra_info] == told
     raise AssertionError(order)
 
 class Grader:
@@ -58,7 +62,9 @@ def pool(orders):
 def alive(pid: int) -> bool:
     with contextlib.suppress(OSError):
         os.kill(pid, 0)
-        return "\nState:\tZ" not in open(f"/proc/{pid}/status").read() if os.path.exists(f"/proc/{pid}/status") else True
+        return (
+            "\nState:\tZ" not in open(f"/proc/{pid}/status").read() if os.path.exists(f"/proc/{pid}/status") else True
+        )
     return False
 
 
@@ -79,7 +85,16 @@ def test_score_keeps_the_order_of_results(pool):
 
 def test_score_counts_every_failure_and_never_calls_it_zero(pool):
     before = pool.errors
-    bad = ["raise boom", "value null", "value NaN", "value Infinity", 'value "1.0"', "value [1]", 'value {"acc": 1}', "huge"]
+    bad = [
+        "raise boom",
+        "value null",
+        "value NaN",
+        "value Infinity",
+        'value "1.0"',
+        "value [1]",
+        'value {"acc": 1}',
+        "huge",
+    ]
     results = scores(pool, *bad, "value true", 'value {"score": 0.5}')
     assert [scored.value for scored in results] == [None] * len(bad) + [1.0, 0.5]
     assert all(scored.error for scored in results[: len(bad)])
@@ -93,7 +108,9 @@ def test_score_counts_every_failure_and_never_calls_it_zero(pool):
 
 def test_score_survives_workers_that_hang_exit_or_eat_memory(pool):
     start = time.monotonic()
-    results = scores(pool, "value 1", "sleep 60", "value 2", "exit", "value 3", "allocate", "value 4", "sleep 60", "value 5")
+    results = scores(
+        pool, "value 1", "sleep 60", "value 2", "exit", "value 3", "allocate", "value 4", "sleep 60", "value 5"
+    )
     assert [scored.value for scored in results] == [1, None, 2, None, 3, None, 4, None, 5]
     errors = [scored.error for scored in results if scored.error]
     assert errors == [
@@ -130,7 +147,7 @@ def test_workers_do_not_import_torch(pool):
 
 
 def test_importing_gft_rewards_and_data_does_not_import_torch():
-    code = "import sys, gft.rewards.pool, gft.data.files; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    code = "import sys, gft.rewards.pool, gft.data.files; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -171,7 +188,8 @@ def test_workers_end_with_their_parent(orders, number):
         from gft.data.files import Example
         from gft.rewards.pool import RewardPool
         with RewardPool("reward_orders:obey", workers=2, seconds=1.0) as pool:
-            print(*{int(scored.value) for scored in pool.score([("pid", Example("p", "42"))] * 2, [False] * 2)}, flush=True)
+            found = pool.score([("pid", Example("p", "42"))] * 2, [False] * 2)
+            print(*{int(scored.value) for scored in found}, flush=True)
             pool.score([("sleep 60", Example("p", "42"))], [False])
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

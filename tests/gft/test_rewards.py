@@ -61,7 +61,8 @@ def test_parse_number_is_exact(text, number):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "12%", "1e9", "1,2", "12,34", "1/0", "1.5/2", "7 apples", "--1", "nan", "inf", "٣", "9" * 5000, "1 000"]
+    "text",
+    ["", "12%", "1e9", "1,2", "12,34", "1/0", "1.5/2", "7 apples", "--1", "nan", "inf", "٣", "9" * 5000, "1 000"],
 )
 def test_parse_number_refuses_anything_else(text):
     assert parse_number(text) is None
@@ -119,12 +120,21 @@ def test_score_works_outside_the_main_thread(maths):
 
 
 def test_math_reward_uses_no_signals():
-    math_reward = pytest.importorskip("gft.rewards.math").math_reward  # math-verify's time-outs fail where signals do: in a thread
+    math_reward = pytest.importorskip(
+        "gft.rewards.math"
+    ).math_reward  # math-verify's time-outs fail where signals do: in a thread
     assert in_a_thread(lambda: math_reward("", r"\boxed{6 \cdot 7}", "42")) == 1.0
 
 
 def test_math_reward_compares_mathematics(maths):
-    right = [r"\boxed{\frac{1}{2}}", r"\boxed{0.5}", r"\boxed{\frac{2}{4}}", "#### 1/2", r"\boxed{2^{-1}}", r"\boxed{\sqrt{\frac14}}"]
+    right = [
+        r"\boxed{\frac{1}{2}}",
+        r"\boxed{0.5}",
+        r"\boxed{\frac{2}{4}}",
+        "#### 1/2",
+        r"\boxed{2^{-1}}",
+        r"\boxed{\sqrt{\frac14}}",
+    ]
     wrong = [
         r"\frac{1}{2}",
         r"\boxed{50}",

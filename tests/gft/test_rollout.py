@@ -26,7 +26,9 @@ def test_sample_greedy_ignores_padding_and_order(policy):
 
 
 def test_sample_ignores_the_models_own_generation_settings(policy):
-    """A top-k of 1 in the model's files would make every sample greedy, and the log-probs of the loss wrong."""
+    """A top-k of 1 in the model's files would make every sample greedy, and the log-probs of the
+    loss wrong.
+    """
     policy.model.generation_config = GenerationConfig(do_sample=True, top_k=1, eos_token_id=[EOS], pad_token_id=0)
     torch.manual_seed(0)
     rollouts = sample(policy, [policy.encode_prompt("ba=")] * 16, max_new_tokens=4, temperature=1.0, batch=16)
@@ -38,7 +40,9 @@ def test_sample_follows_the_policys_distribution(policy):
     """First-token frequencies of 4,096 samples against the model's probabilities: 5 sigma."""
     prompt = policy.encode_prompt("ba=")
     torch.manual_seed(0)
-    first = torch.tensor([r.tokens[0] for r in sample(policy, [prompt] * 4096, max_new_tokens=1, temperature=1.0, batch=4096)])
+    first = torch.tensor(
+        [r.tokens[0] for r in sample(policy, [prompt] * 4096, max_new_tokens=1, temperature=1.0, batch=4096)]
+    )
     p = policy.model(torch.tensor([prompt])).logits[0, -1].softmax(-1).detach()
     found = torch.bincount(first, minlength=len(p)) / 4096
     assert ((found - p).abs() <= 5 * (p * (1 - p) / 4096).sqrt() + 1e-6).all()

@@ -1,4 +1,6 @@
-"""The local SmolLM2 folder: the file must be the pinned one, and the folder appears complete or not at all."""
+"""The local SmolLM2 folder: the file must be the pinned one, and the folder appears complete or not
+at all.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +90,9 @@ def test_prepare_leaves_nothing_after_a_failure(tmp_path, offline, monkeypatch):
 def test_prepare_refuses_a_folder_that_is_something_else(tmp_path, offline):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "config.json").touch()
-    with pytest.raises(RuntimeError, match=r"out exists, but has no generation_config.json, model.safetensors.*remove it"):
+    with pytest.raises(
+        RuntimeError, match=r"out exists, but has no generation_config.json, model.safetensors.*remove it"
+    ):
         smollm2.prepare(tmp_path / "out")
 
 
@@ -103,7 +107,10 @@ def test_main_reports_errors_in_one_line(tmp_path, offline, monkeypatch, capsys)
     monkeypatch.setattr(sys, "argv", ["smollm2", "--out", str(tmp_path / "out")])
     smollm2.main()
     smollm2.main()
-    assert [line.partition(": ")[2] for line in capsys.readouterr().out.splitlines()] == ["ready", "complete already, nothing to do"]
+    assert [line.partition(": ")[2] for line in capsys.readouterr().out.splitlines()] == [
+        "ready",
+        "complete already, nothing to do",
+    ]
     (tmp_path / "out" / "config.json").unlink()
     with pytest.raises(SystemExit, match=r"error: .*has no config.json"):
         smollm2.main()

@@ -22,7 +22,9 @@ EXAMPLES = sort_letters.examples(8, seed=0)
 
 
 def config(**changes):
-    return replace(EMBEDDED, **{"objective": "gft", "steps": 2, "prompts_per_step": 3, "group": GroupConfig(1, 3, 2), **changes})
+    return replace(
+        EMBEDDED, **{"objective": "gft", "steps": 2, "prompts_per_step": 3, "group": GroupConfig(1, 3, 2), **changes}
+    )
 
 
 def gradients(policy):
@@ -41,7 +43,9 @@ def fixed_batch(policy, rewards, settings):
     return batch
 
 
-@pytest.mark.parametrize("reduction", ["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm", "sum"])
+@pytest.mark.parametrize(
+    "reduction", ["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm", "sum"]
+)
 @pytest.mark.parametrize("objective", ["gft", "sft"])
 def test_accumulate_gradients_is_the_full_logits_loss_whatever_the_micro_batch(policy, rewards, reduction, objective):
     settings = config(reduction=reduction, objective=objective)
@@ -53,7 +57,9 @@ def test_accumulate_gradients_is_the_full_logits_loss_whatever_the_micro_batch(p
         numbers = accumulate_gradients(policy, batch, replace(settings, optim=OptimConfig(micro_batch=micro)))
         assert numbers["loss"] == pytest.approx(expected.item(), rel=1e-5)
         for name, grad in gradients(policy).items():
-            torch.testing.assert_close(grad, wanted[name], rtol=1e-4, atol=1e-6 * wanted[name].abs().max().item() + 1e-9)
+            torch.testing.assert_close(
+                grad, wanted[name], rtol=1e-4, atol=1e-6 * wanted[name].abs().max().item() + 1e-9
+            )
 
 
 def _full_logits_loss(policy, batch, settings):
@@ -65,18 +71,25 @@ def _full_logits_loss(policy, batch, settings):
         lp = policy.model(ids).logits[0, len(m.prompt) - 1 : -1].log_softmax(-1)[range(len(m.response)), m.response]
         c = torch.where(lp.exp() < 0.7, lp.exp(), 1.0).detach() * m.advantage if settings.objective == "gft" else 1.0
         weight = {
-            "token-mean": 1 / tokens, "seq-mean-token-sum": 1 / count, "seq-mean-token-mean": 1 / (count * len(m.response)),
-            "seq-mean-token-sum-norm": 1 / (count * 2048), "sum": 1.0,
-        }[settings.reduction]  # fmt: skip
+            "token-mean": 1 / tokens,
+            "seq-mean-token-sum": 1 / count,
+            "seq-mean-token-mean": 1 / (count * len(m.response)),
+            "seq-mean-token-sum-norm": 1 / (count * 2048),
+            "sum": 1.0,
+        }[settings.reduction]
         total = total - (c * lp).sum() * weight
     return total
 
 
 def test_accumulate_gradients_can_leave_flat_groups_out_of_the_mean(policy, rewards):
-    """A member whose reward is its group's mean has advantage 0 too, but its group is not flat: it stays in the mean."""
+    """A member whose reward is its group's mean has advantage 0 too, but its group is not flat: it
+    stays in the mean.
+    """
     batch = fixed_batch(policy, rewards, config())
     batch.members[0].advantage = 0.0
-    every, active = (sum(len(m.response) for m in batch.members if keep(m)) for keep in (lambda m: True, lambda m: m.group != 2))
+    every, active = (
+        sum(len(m.response) for m in batch.members if keep(m)) for keep in (lambda m: True, lambda m: m.group != 2)
+    )
     assert active < every
     counted = accumulate_gradients(policy, batch, config())["loss"]
     excluded = accumulate_gradients(policy, batch, config(group=GroupConfig(1, 3, 2, count_flat=False)))["loss"]
@@ -145,9 +158,22 @@ def test_train_logs_every_number_and_leaves_a_loadable_model(policy, rewards, tm
     (before, after), rows = run(policy, rewards, tmp_path, settings, sort_letters.examples(2, seed=9))
     steps = [r for r in rows if "loss" in r]
     wanted = {
-        "loss", "nll", "mean_c", "rectified_fraction", "entropy", "reward_expert", "reward_teacher", "reward_self", "flat_groups",
-        "grad_norm", "tokens_per_second", "peak_memory_mib", "truncated", "reward_errors", "lr",
-    }  # fmt: skip
+        "loss",
+        "nll",
+        "mean_c",
+        "rectified_fraction",
+        "entropy",
+        "reward_expert",
+        "reward_teacher",
+        "reward_self",
+        "flat_groups",
+        "grad_norm",
+        "tokens_per_second",
+        "peak_memory_mib",
+        "truncated",
+        "reward_errors",
+        "lr",
+    }
     assert len(steps) == 2
     assert all(wanted <= r.keys() and all(isinstance(r[k], (int, float)) for k in wanted) for r in steps)
     assert [r["step"] for r in rows if "eval_greedy" in r] == [0, 1, 2]
@@ -181,9 +207,13 @@ def test_train_skips_a_step_with_a_bad_gradient_and_stops_after_too_many(policy,
 
 @pytest.mark.parametrize("objective", ["gft", "grpo", "sft", "dft", "reinforce", "cispo"])
 def test_train_improves_what_its_objective_rewards(policy, rewards, tmp_path, objective):
-    """Twelve updates on eight prompts: imitation lowers the experts' NLL; the policy losses raise good responses over bad ones."""
+    """Twelve updates on eight prompts: imitation lowers the experts' NLL; the policy losses raise
+    good responses over bad ones.
+    """
     group = GroupConfig(1, 3, 0)
-    settings = config(steps=12, objective=objective, group=group, optim=OptimConfig(lr=3e-3, micro_batch=64), prompts_per_step=8)
+    settings = config(
+        steps=12, objective=objective, group=group, optim=OptimConfig(lr=3e-3, micro_batch=64), prompts_per_step=8
+    )
     before = _gap(policy, rewards, group, objective)
     run(policy, rewards, tmp_path, settings)
     assert _gap(policy, rewards, group, objective) > before + 0.1
@@ -196,7 +226,13 @@ def _gap(policy, rewards, group, objective):
     total = 0.0
     for m in batch.members:
         ids = torch.tensor([m.prompt + m.response])
-        lp = policy.model(ids).logits[0, len(m.prompt) - 1 : -1].log_softmax(-1)[range(len(m.response)), m.response].mean().item()
+        lp = (
+            policy.model(ids)
+            .logits[0, len(m.prompt) - 1 : -1]
+            .log_softmax(-1)[range(len(m.response)), m.response]
+            .mean()
+            .item()
+        )
         total += lp * (1.0 if objective in ("sft", "dft") else m.advantage)
     return total / len(batch.members)
 

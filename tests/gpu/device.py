@@ -1,4 +1,6 @@
-"""Where the gpu tests run, and their problems: the device at full size, or with GFT_KERNELS_DRY_RUN=1 the interpreter at tiny sizes."""
+"""Where the gpu tests run, and their problems: the device at full size, or with
+GFT_KERNELS_DRY_RUN=1 the interpreter at tiny sizes.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +21,9 @@ if DRY:
 DEVICE = "cpu" if DRY else "cuda"
 MARKS = [pytest.mark.gpu, pytest.mark.skipif(not (DRY or torch.cuda.is_available()), reason="no CUDA or ROCm device")]
 
-# RMS of a gradient's error over RMS of the gradient. 16 bits: three roundings (dz, the scaled hidden state, the result), 2.9e-3 in
-# bf16 on average; where few rows carry the norm they do not average, and FEW is allowed on top. TF32 would be far over fp32's.
+# RMS of a gradient's error over RMS of the gradient. 16 bits: three roundings (dz, the scaled
+# hidden state, the result), 2.9e-3 in bf16 on average; where few rows carry the norm they do not
+# average, and FEW is allowed on top. TF32 would be far over fp32's.
 LIMIT = {torch.float64: 1e-10, torch.float32: 2e-6, torch.float16: 4e-4, torch.bfloat16: 3e-3}
 FEW = {torch.bfloat16: 5e-4, torch.float16: 6e-5}
 LOGPROB_LIMIT = 5e-4  # nats
@@ -54,17 +57,24 @@ class Problem(NamedTuple):
     ref: Tensor  # [N]
 
     def groups(self) -> GroupRewards:
-        return GroupRewards(self.rewards, torch.arange(len(self.rewards), device=self.rewards.device) // 4, self.sequence_ids)
+        return GroupRewards(
+            self.rewards, torch.arange(len(self.rewards), device=self.rewards.device) // 4, self.sequence_ids
+        )
 
     def double(self) -> Problem:
         return Problem(*(x.double() if x.is_floating_point() else x for x in self))
 
     def leaves(self) -> Problem:
-        return self._replace(**{name: getattr(self, name).detach().clone().requires_grad_() for name in ("hidden", "weight", "bias")})
+        return self._replace(
+            **{name: getattr(self, name).detach().clone().requires_grad_() for name in ("hidden", "weight", "bias")}
+        )
 
 
 def make_problem(n: int, d: int, v: int, dtype: torch.dtype, *, masked: bool = True) -> Problem:
-    """A third of the targets likely ones. No p is within 0.1% of TAU and no ratio near a clip: the losses have no jump nearby."""
+    """A third of the targets likely ones.
+
+    No p is within 0.1% of TAU and no ratio near a clip: the losses have no jump nearby.
+    """
     g = torch.Generator(DEVICE).manual_seed(0)
     every = torch.arange(n, device=DEVICE)
     weight = (torch.randn(v, d, generator=g, device=DEVICE) * d**-0.5).to(dtype)
@@ -94,7 +104,9 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 
 def assert_gradients(found: Problem, expected: Problem, names: tuple[str, ...] = ("hidden", "weight")) -> None:
-    """Gradients of the leaves within the limit of their dtype; fp16's one rounding below its normal range comes on top."""
+    """Gradients of the leaves within the limit of their dtype; fp16's one rounding below its normal
+    range comes on top.
+    """
     for name in names:
         got, want = getattr(found, name).grad, getattr(expected, name).grad.double()
         few = FEW.get(got.dtype, 0.0) if len(found.hidden) < 500 else 0.0

@@ -10,7 +10,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SUBSET = (
-    "(vocabularies and 50257) or (any_number and float32) or grpo or users or same_bits or nan_row or all_masked or logprob or in_place "
+    "(vocabularies and 50257) or (any_number and float32) or grpo or users or same_bits or nan_row or all_masked or "
+    "logprob or in_place "
     "or int32 or 32_steps or sparse_heads or (sparse_gradients and loss)"
 )
 

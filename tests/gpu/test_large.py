@@ -16,7 +16,9 @@ BF16 = torch.bfloat16
 
 
 def random_head(rows: int, size: int, vocabulary: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """hidden, weight (made in place, in bf16), targets of which the last are the last columns, advantages."""
+    """hidden, weight (made in place, in bf16), targets of which the last are the last columns,
+    advantages.
+    """
     g = torch.Generator(DEVICE).manual_seed(0)
     hidden = torch.randn(rows, size, generator=g, device=DEVICE, dtype=BF16)
     weight = torch.randn(vocabulary, size, generator=g, device=DEVICE, dtype=BF16).mul_(size**-0.5)
@@ -41,7 +43,9 @@ def run(inputs: tuple[Tensor, ...], **options) -> Tensor:
     hidden.grad = weight.grad = None
     ones = torch.ones(len(targets), device=DEVICE)
     head = Head(**options)
-    result = linear_policy_loss(hidden, weight, targets, advantages, objective=reinforce(), token_weights=ones, head=head, backend="triton")
+    result = linear_policy_loss(
+        hidden, weight, targets, advantages, objective=reinforce(), token_weights=ones, head=head, backend="triton"
+    )
     result.loss.backward()
     return result.logprobs
 

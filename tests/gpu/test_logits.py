@@ -19,13 +19,16 @@ def logits_problem(dtype: torch.dtype, vocabulary: int):
 
 def run(problem, logits, backend, **options):
     leaf = logits.clone().requires_grad_()
-    result = logits_policy_loss(leaf * 1.0, problem.targets, problem.advantages, token_weights=problem.weights, backend=backend, **options)
+    result = logits_policy_loss(
+        leaf * 1.0, problem.targets, problem.advantages, token_weights=problem.weights, backend=backend, **options
+    )
     result.loss.backward()
     return result, leaf.grad
 
 
 @pytest.mark.parametrize(
-    ("dtype", "vocabulary"), [(torch.bfloat16, 50257), (torch.bfloat16, 128256), (torch.float16, 32001), (torch.float32, 32001)]
+    ("dtype", "vocabulary"),
+    [(torch.bfloat16, 50257), (torch.bfloat16, 128256), (torch.float16, 32001), (torch.float32, 32001)],
 )
 def test_logits_loss_agrees_with_fp64(dtype, vocabulary):
     problem, logits = logits_problem(dtype, sized(vocabulary, 97))

@@ -24,17 +24,32 @@ def head_of(problem: Problem, head: dict, **options) -> Head:
 
 
 def assert_loss(
-    problem: Problem, *, backend: str = "triton", grouped: bool = False, head: dict | None = None, run: dict | None = None, **options
+    problem: Problem,
+    *,
+    backend: str = "triton",
+    grouped: bool = False,
+    head: dict | None = None,
+    run: dict | None = None,
+    **options,
 ):
-    """Loss, log-probs, entropy and gradients of `linear_policy_loss`; `head` for both sides, `run` for the kernels alone."""
+    """Loss, log-probs, entropy and gradients of `linear_policy_loss`; `head` for both sides, `run`
+    for the kernels alone.
+    """
     sides = []
     for side, name, extra in ((problem, backend, run or {}), (problem.double(), "eager", {})):
         leaves = side.leaves()
         given = {k: getattr(leaves, v) for k, v in options.items() if k in ("old_logprobs", "ref_logprobs")}
         result = linear_policy_loss(
-            leaves.hidden, leaves.weight, leaves.targets, leaves.groups() if grouped else leaves.advantages, token_weights=leaves.weights,
-            objective=options["objective"], head=head_of(leaves, head or {}, **extra), backend=name, **given,
-        )  # fmt: skip
+            leaves.hidden,
+            leaves.weight,
+            leaves.targets,
+            leaves.groups() if grouped else leaves.advantages,
+            token_weights=leaves.weights,
+            objective=options["objective"],
+            head=head_of(leaves, head or {}, **extra),
+            backend=name,
+            **given,
+        )
         result.loss.backward()
         sides.append((leaves, result))
     (found, got), (expected, want) = sides
@@ -43,22 +58,32 @@ def assert_loss(
     for name in ("logprobs", "entropy"):
         assert (getattr(got, name) - getattr(want, name))[seen].abs().max() <= LOGPROB_LIMIT
     assert abs(got.loss.item() - want.loss.item()) <= 1e-4 * (problem.weights * want.logprobs.abs())[seen].sum().item()
-    assert_gradients(found, expected, ("hidden", "weight", "bias") if head and head.get("bias") else ("hidden", "weight"))
+    assert_gradients(
+        found, expected, ("hidden", "weight", "bias") if head and head.get("bias") else ("hidden", "weight")
+    )
 
 
 def assert_logprob(problem: Problem, head: dict | None = None, **run):
-    """Log-probs, entropy and the gradients of an upstream gradient that is random, negative and for a third of the rows 0."""
+    """Log-probs, entropy and the gradients of an upstream gradient that is random, negative and for
+    a third of the rows 0.
+    """
     sides = []
     for side, backend, extra in ((problem, "triton", run), (problem.double(), "eager", {})):
         leaves = side.leaves()
-        out = linear_logprob(leaves.hidden, leaves.weight, leaves.targets, head=head_of(leaves, head or {}, **extra), backend=backend)
-        slope = leaves.advantages.masked_fill(torch.arange(len(leaves.targets), device=leaves.targets.device) % 3 == 2, 0)
+        out = linear_logprob(
+            leaves.hidden, leaves.weight, leaves.targets, head=head_of(leaves, head or {}, **extra), backend=backend
+        )
+        slope = leaves.advantages.masked_fill(
+            torch.arange(len(leaves.targets), device=leaves.targets.device) % 3 == 2, 0
+        )
         (slope * (out.logprobs - 0.3 * out.entropy)).sum().backward()
         sides.append((leaves, out))
     (found, got), (expected, want) = sides
     assert (got.logprobs - want.logprobs).abs().max() <= LOGPROB_LIMIT
     assert (got.entropy - want.entropy).abs().max() <= LOGPROB_LIMIT
-    assert_gradients(found, expected, ("hidden", "weight", "bias") if head and head.get("bias") else ("hidden", "weight"))
+    assert_gradients(
+        found, expected, ("hidden", "weight", "bias") if head and head.get("bias") else ("hidden", "weight")
+    )
 
 
 @pytest.mark.parametrize("vocabulary", [v for pair in zip(VOCABULARIES, ONE_OFF, strict=True) for v in pair])

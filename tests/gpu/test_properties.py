@@ -1,4 +1,6 @@
-"""What must hold exactly, or whatever the numbers: bits, masks, confident rows, who else is in the batch."""
+"""What must hold exactly, or whatever the numbers: bits, masks, confident rows, who else is in the
+batch.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,15 @@ def outputs(p: Problem, **options) -> list[torch.Tensor]:
     loss.backward()
     out = linear_logprob(two.hidden, two.weight, two.targets, backend="triton")
     (p.weights * (out.logprobs - 0.3 * out.entropy)).sum().backward()
-    return [loss.detach(), one.hidden.grad, one.weight.grad, out.logprobs.detach(), out.entropy.detach(), two.hidden.grad, two.weight.grad]
+    return [
+        loss.detach(),
+        one.hidden.grad,
+        one.weight.grad,
+        out.logprobs.detach(),
+        out.entropy.detach(),
+        two.hidden.grad,
+        two.weight.grad,
+    ]
 
 
 def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
@@ -118,7 +128,9 @@ def test_confident_rows_keep_the_digits_of_one_minus_p(dtype):
     logits = weight[at * 7, at].double()
     rest = (vocabulary - 1) / ((vocabulary - 1) + logits.exp())  # 1 - p of the quantised logits
     weight.requires_grad_()
-    loss = linear_policy_loss(hidden, weight, at * 7, objective=sft(), token_weights=torch.ones(rows, device=DEVICE), backend="triton").loss
+    loss = linear_policy_loss(
+        hidden, weight, at * 7, objective=sft(), token_weights=torch.ones(rows, device=DEVICE), backend="triton"
+    ).loss
     loss.backward()
     found = -weight.grad[at * 7, at].double()
     tolerance = {BF16: 8e-3, torch.float16: 1e-3, torch.float32: 2e-5}[dtype]
@@ -171,4 +183,6 @@ def test_fp16_gradients_survive_loss_scaling():
     for name in ("hidden", "weight"):
         want = getattr(exact, name).grad
         assert relative(getattr(scaled, name).grad, want) <= LIMIT[torch.float16]
-        assert relative(512 * getattr(plain, name).grad.double(), want) <= 0.05  # below fp16's normal range without scaling
+        assert (
+            relative(512 * getattr(plain, name).grad.double(), want) <= 0.05
+        )  # below fp16's normal range without scaling

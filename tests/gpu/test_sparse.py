@@ -1,4 +1,6 @@
-"""Column-sparse gradients on a device: within their bound of fp64, the same bits twice, exact where softmaxes are flat."""
+"""Column-sparse gradients on a device: within their bound of fp64, the same bits twice, exact where
+softmaxes are flat.
+"""
 
 from __future__ import annotations
 

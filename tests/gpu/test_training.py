@@ -47,7 +47,12 @@ def test_twenty_steps_leave_no_memory_behind():
     def step() -> None:
         leaves = problem.leaves()
         loss = linear_policy_loss(
-            leaves.hidden, leaves.weight, leaves.targets, leaves.groups(), token_weights=leaves.weights, backend="triton"
+            leaves.hidden,
+            leaves.weight,
+            leaves.targets,
+            leaves.groups(),
+            token_weights=leaves.weights,
+            backend="triton",
         ).loss
         out = linear_logprob(leaves.hidden, leaves.weight, leaves.targets, backend="triton")
         (loss + out.logprobs.mean() + out.entropy.mean()).backward()
@@ -65,7 +70,13 @@ def test_twenty_steps_leave_no_memory_behind():
 
 def fused_caller(hidden, weight, p):
     result = linear_policy_loss(
-        torch.tanh(hidden) * 2, weight, p.targets, p.advantages, objective=gft(0.7), token_weights=p.weights, backend="triton"
+        torch.tanh(hidden) * 2,
+        weight,
+        p.targets,
+        p.advantages,
+        objective=gft(0.7),
+        token_weights=p.weights,
+        backend="triton",
     )
     return result.loss.square() + result.loss
 
@@ -84,7 +95,8 @@ def logprob_caller(hidden, weight, p):
 @pytest.mark.usefixtures("plain_memory")
 @pytest.mark.parametrize(
     ("caller", "compiler"),
-    [(f, "aot_eager") for f in (fused_caller, grouped_caller, logprob_caller)] + sized([(fused_caller, "inductor")], []),
+    [(f, "aot_eager") for f in (fused_caller, grouped_caller, logprob_caller)]
+    + sized([(fused_caller, "inductor")], []),
 )
 def test_compiled_caller_without_graph_breaks_equals_eager(caller, compiler, monkeypatch):
     if compiler == "inductor":

@@ -1,4 +1,6 @@
-"""Every objective beside its formula (lp, A, old, ref) -> loss, written from the method's table; detached where it says so."""
+"""Every objective beside its formula (lp, A, old, ref) -> loss, written from the method's table;
+detached where it says so.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ OBJECTIVES = {
     "dual-clip": (
         grpo(clip_low=0.1, clip_high=0.2, dual_clip=1.25),
         lambda lp, a, old, ref: torch.where(
-            a < 0, torch.minimum(clipped_ratio_loss(lp, a, old, 0.1, 0.2), -1.25 * a), clipped_ratio_loss(lp, a, old, 0.1, 0.2)
+            a < 0,
+            torch.minimum(clipped_ratio_loss(lp, a, old, 0.1, 0.2), -1.25 * a),
+            clipped_ratio_loss(lp, a, old, 0.1, 0.2),
         ),
     ),
     "cispo": (
@@ -76,7 +80,9 @@ COEFFICIENTS = {
     "reinforce": lambda p, a, r, ref: -a,
     "grpo": lambda p, a, r, ref: torch.where(((r > 1.2) & (a > 0)) | ((r < 0.8) & (a < 0)), 0.0, -r * a),
     "dapo": lambda p, a, r, ref: torch.where(((r > 1.5) & (a > 0)) | ((r < 0.9) & (a < 0)), 0.0, -r * a),
-    "dual-clip": lambda p, a, r, ref: torch.where(((r > 1.2) & (a > 0)) | ((r < 0.9) & (a < 0)) | ((r > 1.25) & (a < 0)), 0.0, -r * a),
+    "dual-clip": lambda p, a, r, ref: torch.where(
+        ((r > 1.2) & (a > 0)) | ((r < 0.9) & (a < 0)) | ((r > 1.25) & (a < 0)), 0.0, -r * a
+    ),
     "cispo": lambda p, a, r, ref: -r.clamp(0.7, 1.4) * a,
     "kl": lambda p, a, r, ref: 0.05 * (1 - (ref - p.log()).exp()),
     "psft": lambda p, a, r, ref: torch.where(r <= 1.2, -r, 0.0),

@@ -1,4 +1,6 @@
-"""Random problems for the head's ops, and their answers on full [N, V] logits in fp64, written without the package."""
+"""Random problems for the head's ops, and their answers on full [N, V] logits in fp64, written
+without the package.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +38,12 @@ class Result(NamedTuple):
     bias: Tensor  # gradient
 
 
-def make_problem(n: int, d: int, v: int, *, seed: int = 0, dtype: torch.dtype = torch.float64, masked: float = 0.3) -> Problem:
-    """A third of the targets uniform (p near 0), a third drawn from the policy, a third with confident p in about .5 to .999."""
+def make_problem(
+    n: int, d: int, v: int, *, seed: int = 0, dtype: torch.dtype = torch.float64, masked: float = 0.3
+) -> Problem:
+    """A third of the targets uniform (p near 0), a third drawn from the policy, a third with
+    confident p in about .5 to .999.
+    """
     g = torch.Generator().manual_seed(seed)
     hidden, weight = torch.randn(n, d, generator=g), torch.randn(v, d, generator=g) / d**0.5
     targets = torch.randint(v, (n,), generator=g)
@@ -56,13 +62,24 @@ def make_problem(n: int, d: int, v: int, *, seed: int = 0, dtype: torch.dtype = 
     mask[: min(n, 1)] = False
     scalars = torch.float64 if dtype == torch.float64 else torch.float32
     return Problem(
-        hidden.to(dtype), weight.to(dtype), bias.to(dtype), torch.where(mask, -100, targets),
-        advantages.to(scalars), sequence_ids, old.to(scalars), ref.to(scalars),
-    )  # fmt: skip
+        hidden.to(dtype),
+        weight.to(dtype),
+        bias.to(dtype),
+        torch.where(mask, -100, targets),
+        advantages.to(scalars),
+        sequence_ids,
+        old.to(scalars),
+        ref.to(scalars),
+    )
 
 
 def naive_logits(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None = None, scale: float = 1.0, softcap: float | None = None, temperature: float = 1.0
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    scale: float = 1.0,
+    softcap: float | None = None,
+    temperature: float = 1.0,
 ) -> Tensor:
     logits = hidden @ weight.T
     if bias is not None:
@@ -88,7 +105,9 @@ def token_mean(targets: Tensor) -> Tensor:
 
 
 def naive_weights(reduction: str, mask: Tensor, sequence_ids: Tensor, max_length: int = 40) -> Tensor:
-    """The reduction's weights in fp64, one token at a time; every sequence with an unmasked token counts."""
+    """The reduction's weights in fp64, one token at a time; every sequence with an unmasked token
+    counts.
+    """
     ids, live = sequence_ids.tolist(), mask.tolist()
     lengths = {i: sum(m for m, j in zip(live, ids, strict=True) if i == j) for i in ids}
     tokens, sequences = sum(live), sum(length > 0 for length in lengths.values())
@@ -103,12 +122,16 @@ def naive_weights(reduction: str, mask: Tensor, sequence_ids: Tensor, max_length
 
 
 def naive(problem: Problem, formula: Formula, weights: Tensor | None = None, **transforms) -> Result:
-    """Loss and gradients by autograd through the logits, in fp64 of the problem's own (quantised) numbers."""
+    """Loss and gradients by autograd through the logits, in fp64 of the problem's own (quantised)
+    numbers.
+    """
     hidden, weight, bias = (x.detach().double().requires_grad_() for x in problem[:3])
     logprobs, _ = naive_logprobs(hidden, weight, problem.targets, bias=bias, **transforms)
     scalars = (x.double() for x in (problem.advantages, problem.old_logprobs, problem.ref_logprobs))
     losses = formula(logprobs, *scalars)
-    loss = ((token_mean(problem.targets) if weights is None else weights.double()) * losses)[problem.targets != -100].sum()
+    loss = ((token_mean(problem.targets) if weights is None else weights.double()) * losses)[
+        problem.targets != -100
+    ].sum()
     loss.backward()
     return Result(loss.detach(), logprobs.detach(), hidden.grad, weight.grad, bias.grad)
 
@@ -122,7 +145,9 @@ def fused(
     around_forward: AbstractContextManager | None = None,
     **kwargs,
 ) -> Result:
-    """`linear_policy_loss` on fresh leaves; weights default to a token mean in fp64, every unmasked row is scored."""
+    """`linear_policy_loss` on fresh leaves; weights default to a token mean in fp64, every unmasked
+    row is scored.
+    """
     hidden, weight, bias = (x.detach().clone().requires_grad_() for x in problem[:3])
     head = Head(bias=bias, chunk_rows=chunk_rows, skip_rows=False, **(transforms or {}))
     kwargs = {"token_weights": token_mean(problem.targets), "advantages": problem.advantages} | kwargs
@@ -142,7 +167,9 @@ def rounding(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def assert_accurate(got: Tensor, want: Tensor, dtype: torch.dtype | None = None) -> None:
-    """RMS error within the limit of `dtype`, got's own if None; below a dtype's normal range only its one rounding is allowed on top."""
+    """RMS error within the limit of `dtype`, got's own if None; below a dtype's normal range only
+    its one rounding is allowed on top.
+    """
     error, limit = (
         rms(got.double() - want),
         RMS_LIMIT[dtype or got.dtype] * rms(want) + rms(rounding(want, got.dtype)) * (got.dtype == torch.float16),
@@ -152,4 +179,6 @@ def assert_accurate(got: Tensor, want: Tensor, dtype: torch.dtype | None = None)
 
 def assert_equal_results(got: Result, want: Result, rtol: float = 1e-10) -> None:
     for name, x, y in zip(Result._fields, got, want, strict=True):
-        torch.testing.assert_close(x.double(), y.double(), rtol=rtol, atol=1e-13, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            x.double(), y.double(), rtol=rtol, atol=1e-13, msg=lambda text, name=name: f"{name}: {text}"
+        )

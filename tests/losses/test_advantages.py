@@ -11,7 +11,8 @@ from gft_kernels import GroupRewards, group_advantages, linear_policy_loss
 
 from ..helpers.problems import make_problem
 
-# Groups of 4, 1, 3, 2 and 1 responses, interleaved, with ids that are neither sorted nor consecutive; group 2 has no spread.
+# Groups of 4, 1, 3, 2 and 1 responses, interleaved, with ids that are neither sorted nor
+# consecutive; group 2 has no spread.
 GROUP_IDS = torch.tensor([7, -3, 40, 7, 2, 40, 7, 2, 99, 40, 7])
 REWARDS = torch.tensor([1.0, 0.3, 0.0, 0.0, 0.5, 1.0, 0.25, 0.5, -2.0, 0.75, 1.0], dtype=torch.float64)
 
@@ -36,19 +37,23 @@ def defined(scale: str, singleton: str, eps: float = 1e-6) -> list[float]:
 @pytest.mark.parametrize("eps", [1e-6, 0.5])
 def test_group_advantages_follow_the_definition(scale, singleton, eps):
     got = group_advantages(REWARDS, GROUP_IDS, scale=scale, singleton=singleton, eps=eps)
-    torch.testing.assert_close(got, torch.tensor(defined(scale, singleton, eps), dtype=torch.float64), rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(
+        got, torch.tensor(defined(scale, singleton, eps), dtype=torch.float64), rtol=1e-12, atol=1e-15
+    )
 
 
 def test_group_advantages_defaults_are_group_reward_and_1e_6():
     assert torch.equal(
-        group_advantages(REWARDS, GROUP_IDS), group_advantages(REWARDS, GROUP_IDS, scale="group", singleton="reward", eps=1e-6)
+        group_advantages(REWARDS, GROUP_IDS),
+        group_advantages(REWARDS, GROUP_IDS, scale="group", singleton="reward", eps=1e-6),
     )
 
 
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_group_advantages_equal_rewards_are_exactly_zero(dtype, scale):
-    # The mean of eight 0.35s is not 0.35 in fp32 and their std is 3e-8: the formula alone gives thousands.
+    # The mean of eight 0.35s is not 0.35 in fp32 and their std is 3e-8: the formula alone gives
+    # thousands.
     rewards = torch.cat([torch.full((8,), 0.35), torch.tensor([0.0, 1.0])]).to(dtype)
     ids = torch.tensor([5] * 8 + [1] * 2)
     got = group_advantages(rewards, ids, scale=scale)
@@ -65,7 +70,10 @@ def test_group_advantages_nearly_equal_rewards_are_not_zero():
 def test_group_advantages_order_of_responses_does_not_matter():
     order = torch.randperm(len(REWARDS))
     torch.testing.assert_close(
-        group_advantages(REWARDS[order], GROUP_IDS[order]), group_advantages(REWARDS, GROUP_IDS)[order], rtol=1e-14, atol=1e-15
+        group_advantages(REWARDS[order], GROUP_IDS[order]),
+        group_advantages(REWARDS, GROUP_IDS)[order],
+        rtol=1e-14,
+        atol=1e-15,
     )
 
 
@@ -76,7 +84,9 @@ def test_group_advantages_single_demonstration_is_sft():
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 def test_group_advantages_of_nothing_and_of_one_response(scale):
     assert group_advantages(torch.zeros(0), torch.zeros(0, dtype=torch.long), scale=scale).shape == (0,)
-    assert group_advantages(torch.tensor([0.7]), torch.tensor([3]), scale=scale).tolist() == torch.tensor([0.7]).tolist()
+    assert (
+        group_advantages(torch.tensor([0.7]), torch.tensor([3]), scale=scale).tolist() == torch.tensor([0.7]).tolist()
+    )
 
 
 def test_group_advantages_carry_no_gradient():

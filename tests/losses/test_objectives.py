@@ -17,7 +17,9 @@ def evaluate(objective, **per_token):
 @pytest.mark.parametrize("objective", [grpo(), grpo(dual_clip=3.0), cispo()], ids=repr)
 @pytest.mark.parametrize("sign", [1.0, -1.0, 0.0])
 def test_ratio_objectives_stay_finite_when_the_ratio_overflows(objective, sign):
-    """p / p_old of e^119 and more is infinite in fp32; the clipped side has gradient 0, not 0 * inf."""
+    """p / p_old of e^119 and more is infinite in fp32; the clipped side has gradient 0, not 0 *
+    inf.
+    """
     losses, coefficients = evaluate(objective, advantages=torch.full((5,), sign), old_logprobs=torch.full((5,), -320.0))
     assert not coefficients.isnan().any()
     assert not losses[:4].isnan().any()
@@ -60,7 +62,12 @@ def test_dft_reports_its_weight():
 
 @pytest.mark.parametrize("backend", ["eager", "chunked", "triton"])
 def test_linear_policy_loss_works_in_inference_mode(backend):
-    hidden, weight, targets, advantages = torch.randn(40, 8), torch.randn(30, 8), torch.randint(0, 30, (40,)), torch.randn(40)
+    hidden, weight, targets, advantages = (
+        torch.randn(40, 8),
+        torch.randn(30, 8),
+        torch.randint(0, 30, (40,)),
+        torch.randn(40),
+    )
     expected = linear_policy_loss(hidden, weight, targets, advantages, head=Head(chunk_rows=16), backend=backend)
     with torch.inference_mode():
         again = [x.clone() for x in (hidden, weight, targets, advantages)]

@@ -23,7 +23,9 @@ CUTS = (0, 5, 19, 51)  # three micro-batches of whole sequences
 def test_token_weights_follow_the_table(reduction):
     got = token_weights(reduction, MASK, SEQUENCE_IDS, max_length=40)
     assert got.dtype == torch.float32
-    torch.testing.assert_close(got.double(), naive_weights(reduction, MASK, SEQUENCE_IDS), rtol=1.5e-7, atol=0)  # two fp32 roundings
+    torch.testing.assert_close(
+        got.double(), naive_weights(reduction, MASK, SEQUENCE_IDS), rtol=1.5e-7, atol=0
+    )  # two fp32 roundings
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -33,7 +35,9 @@ def test_token_weights_do_not_depend_on_the_order(reduction):
     assert torch.equal(shuffled, token_weights(reduction, MASK, SEQUENCE_IDS, max_length=40)[order])
 
 
-@pytest.mark.parametrize("counts", [(30, 6), (torch.tensor(30), torch.tensor(6)), (torch.tensor(30.0), torch.tensor(6.0))], ids=str)
+@pytest.mark.parametrize(
+    "counts", [(30, 6), (torch.tensor(30), torch.tensor(6)), (torch.tensor(30.0), torch.tensor(6.0))], ids=str
+)
 def test_token_weights_use_the_counts_of_the_step(counts):
     tokens, sequences = counts
     assert token_weights("token-mean", MASK, num_tokens=tokens)[0] == torch.tensor(1 / 30)
@@ -54,23 +58,34 @@ def test_linear_policy_loss_micro_batches_add_up_to_the_batch(reduction):
     problem = problem._replace(targets=targets, bias=torch.zeros(37).double())
     want = naive(problem, OBJECTIVES["gft"][1], naive_weights(reduction, MASK, SEQUENCE_IDS))
     hidden, weight = (x.clone().requires_grad_() for x in problem[:2])
-    module = LinearPolicyLoss(gft(0.7), reduction=reduction, max_length=40, head=Head(chunk_rows=4))  # the last chunks are ragged
+    module = LinearPolicyLoss(
+        gft(0.7), reduction=reduction, max_length=40, head=Head(chunk_rows=4)
+    )  # the last chunks are ragged
     total = 0.0
     for start, stop in pairwise(CUTS):
         part = slice(start, stop)
         out = module(
-            hidden[part], weight, targets[part], problem.advantages[part], sequence_ids=SEQUENCE_IDS[part],
-            num_tokens=int(MASK.sum()), num_sequences=len(set(SEQUENCE_IDS[MASK].tolist())),
-        )  # fmt: skip
+            hidden[part],
+            weight,
+            targets[part],
+            problem.advantages[part],
+            sequence_ids=SEQUENCE_IDS[part],
+            num_tokens=int(MASK.sum()),
+            num_sequences=len(set(SEQUENCE_IDS[MASK].tolist())),
+        )
         out.loss.backward()
         total = total + out.loss.detach()
-    torch.testing.assert_close((total, hidden.grad, weight.grad), (want.loss, want.hidden, want.weight), rtol=3e-7, atol=1e-9)
+    torch.testing.assert_close(
+        (total, hidden.grad, weight.grad), (want.loss, want.hidden, want.weight), rtol=3e-7, atol=1e-9
+    )
 
 
 def test_linear_policy_loss_default_is_the_mean_of_the_unmasked_tokens():
     problem = make_problem(51, 11, 37)
     default = linear_policy_loss(*problem[:2], problem.targets, problem.advantages, head=Head(chunk_rows=4)).loss
-    want = naive(problem._replace(bias=torch.zeros(37).double()), OBJECTIVES["gft"][1]).loss  # rows without advantage count
+    want = naive(
+        problem._replace(bias=torch.zeros(37).double()), OBJECTIVES["gft"][1]
+    ).loss  # rows without advantage count
     torch.testing.assert_close(default, want, rtol=2e-7, atol=0)
 
 

@@ -1,4 +1,6 @@
-"""Every seeded fault is seen by the tests named beside it, and those tests pass on the unharmed package."""
+"""Every seeded fault is seen by the tests named beside it, and those tests pass on the unharmed
+package.
+"""
 
 from __future__ import annotations
 

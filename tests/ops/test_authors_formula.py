@@ -7,7 +7,17 @@ import torch
 
 from gft_kernels import gft, linear_policy_loss
 
-from ..helpers.problems import RMS_LIMIT, Problem, Result, assert_equal_results, fused, make_problem, naive_logprobs, rms, rounding
+from ..helpers.problems import (
+    RMS_LIMIT,
+    Problem,
+    Result,
+    assert_equal_results,
+    fused,
+    make_problem,
+    naive_logprobs,
+    rms,
+    rounding,
+)
 
 SHAPES = (  # (N, D, V), 16 rows a chunk
     (1, 1, 1),  # p = 1: no gradient but a loss of 0
@@ -32,8 +42,12 @@ def authors(problem: Problem, tau: float) -> Result:
 
 
 def away_from_tau(problem: Problem, tau: float, margin: float) -> Problem:
-    """Rows whose p lies within `margin` of tau lose their advantage: there C may differ by rounding alone."""
-    lp, _ = naive_logprobs(problem.hidden.double(), problem.weight.double(), problem.targets, bias=problem.bias.double())
+    """Rows whose p lies within `margin` of tau lose their advantage: there C may differ by rounding
+    alone.
+    """
+    lp, _ = naive_logprobs(
+        problem.hidden.double(), problem.weight.double(), problem.targets, bias=problem.bias.double()
+    )
     near = (lp.exp() / tau - 1).abs() < margin
     return problem._replace(advantages=problem.advantages.masked_fill(near, 0))
 
@@ -49,7 +63,9 @@ def test_linear_policy_loss_is_authors_formula_in_fp64(shape, tau, backend):
 @pytest.mark.parametrize("chunk_rows", [None, 16])
 def test_linear_policy_loss_default_reduction_is_token_mean_in_fp64(chunk_rows):
     problem = make_problem(50, 33, 257)  # 1 / valid tokens has no exact fp32 form
-    assert_equal_results(fused(problem, objective=gft(0.7), token_weights=None, chunk_rows=chunk_rows), authors(problem, 0.7))
+    assert_equal_results(
+        fused(problem, objective=gft(0.7), token_weights=None, chunk_rows=chunk_rows), authors(problem, 0.7)
+    )
 
 
 def pooled(results: list[Result], name: str) -> torch.Tensor:
@@ -78,11 +94,15 @@ def test_linear_policy_loss_is_as_accurate_as_its_dtype(dtype, tau, backend):
 def test_linear_policy_loss_skipped_rows_change_nothing():
     problem = make_problem(50, 33, 257)
     hidden, weight = (x.clone().requires_grad_() for x in problem[:2])
-    out = linear_policy_loss(hidden, weight, problem.targets, problem.advantages, token_weights=(problem.targets != -100).double())
+    out = linear_policy_loss(
+        hidden, weight, problem.targets, problem.advantages, token_weights=(problem.targets != -100).double()
+    )
     out.loss.backward()
     skipped = (problem.targets != -100) & (problem.advantages == 0)
     want = fused(problem._replace(bias=torch.zeros(257).double()), token_weights=(problem.targets != -100).double())
     assert skipped.any()
     assert out.stats["active_tokens"] == (problem.targets != -100).sum() - skipped.sum()
     assert torch.equal(out.logprobs.isnan(), skipped)
-    torch.testing.assert_close((out.loss.detach(), hidden.grad, weight.grad), (want.loss, want.hidden, want.weight), rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(
+        (out.loss.detach(), hidden.grad, weight.grad), (want.loss, want.hidden, want.weight), rtol=1e-12, atol=1e-13
+    )

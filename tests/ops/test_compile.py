@@ -1,4 +1,6 @@
-"""The ops in compiled programs: one graph, the results of the program that is not compiled, registrations that torch accepts."""
+"""The ops in compiled programs: one graph, the results of the program that is not compiled,
+registrations that torch accepts.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,17 @@ import pytest
 import torch
 from torch.library import opcheck
 
-from gft_kernels import GroupRewards, Head, LinearPolicyLoss, gft, grpo, kl, linear_logprob, linear_policy_loss, logits_policy_loss
+from gft_kernels import (
+    GroupRewards,
+    Head,
+    LinearPolicyLoss,
+    gft,
+    grpo,
+    kl,
+    linear_logprob,
+    linear_policy_loss,
+    logits_policy_loss,
+)
 from gft_kernels.losses.objectives import CISPO, DFT, GFT, GRPO, KL, SFT, Reinforce, from_spec
 from gft_kernels.ops.compile import custom_ops as ops
 
@@ -28,12 +40,16 @@ def psft(logprobs, *, old_logprobs, **_):
 
 def loss(h, w, b, backend, objective, advantages=PROBLEM.advantages, head=None, **given):
     head = Head(bias=b, **(head or {}))
-    return linear_policy_loss(torch.tanh(h) * 2, w, PROBLEM.targets, advantages, objective=objective, head=head, backend=backend, **given)
+    return linear_policy_loss(
+        torch.tanh(h) * 2, w, PROBLEM.targets, advantages, objective=objective, head=head, backend=backend, **given
+    )
 
 
 def of_logits(h, w, b, backend, objective=gft(0.3), **given):  # noqa: B008
     head = Head(temperature=0.7)
-    return logits_policy_loss(h @ w.T + b, PROBLEM.targets, PROBLEM.advantages, objective=objective, head=head, backend=backend, **given)
+    return logits_policy_loss(
+        h @ w.T + b, PROBLEM.targets, PROBLEM.advantages, objective=objective, head=head, backend=backend, **given
+    )
 
 
 def scores(h, w, b, backend):
@@ -44,10 +60,20 @@ def scores(h, w, b, backend):
 PROGRAMS = {
     "gft": lambda h, w, b, backend: loss(h, w, b, backend, gft(0.7)),
     "rewards, ratio, kl, transforms": lambda h, w, b, backend: loss(
-        h, w, b, backend, grpo(clip_high=0.28) + kl(0.02), REWARDS, {"softcap": 5.0, "temperature": 0.7}, old_logprobs=OLD, ref_logprobs=REF
+        h,
+        w,
+        b,
+        backend,
+        grpo(clip_high=0.28) + kl(0.02),
+        REWARDS,
+        {"softcap": 5.0, "temperature": 0.7},
+        old_logprobs=OLD,
+        ref_logprobs=REF,
     ),
     "a function": lambda h, w, b, backend: loss(h, w, b, backend, psft, old_logprobs=OLD),
-    "module": lambda h, w, b, backend: MODULE(h, w, PROBLEM.targets, PROBLEM.advantages, sequence_ids=PROBLEM.sequence_ids),
+    "module": lambda h, w, b, backend: MODULE(
+        h, w, PROBLEM.targets, PROBLEM.advantages, sequence_ids=PROBLEM.sequence_ids
+    ),
     "logits": of_logits,
     "logits, a function": lambda h, w, b, backend: of_logits(h, w, b, backend, psft, old_logprobs=OLD),
     "log-probs": scores,
@@ -95,9 +121,20 @@ def test_compiled_program_leaves_out_gradients_nobody_wants():
     torch._dynamo.reset()
     hidden, weight = PROBLEM.hidden.clone().requires_grad_(), PROBLEM.weight
     sums = ops._policy_loss(
-        hidden, weight, None, PROBLEM.targets, PROBLEM.advantages, None, None, None, *gft(0.7).spec, [1.0, 0.0, 1.0], [-100, 0, 1, 1],
-        "chunked", [True, False, False],
-    )[6:9]  # fmt: skip
+        hidden,
+        weight,
+        None,
+        PROBLEM.targets,
+        PROBLEM.advantages,
+        None,
+        None,
+        None,
+        *gft(0.7).spec,
+        [1.0, 0.0, 1.0],
+        [-100, 0, 1, 1],
+        "chunked",
+        [True, False, False],
+    )[6:9]
     assert [x.numel() for x in sums] == [hidden.numel(), 0, 0]
 
 
@@ -117,7 +154,8 @@ HEAD = ([1.0, 0.0, 0.7], [-100, 16, 1, 1])  # numbers and settings, as custom_op
 
 
 @pytest.mark.parametrize(
-    ("backend", "dtype"), [("chunked", torch.float32), ("chunked", torch.float16), ("triton", torch.bfloat16), ("triton", torch.float16)]
+    ("backend", "dtype"),
+    [("chunked", torch.float32), ("chunked", torch.float16), ("triton", torch.bfloat16), ("triton", torch.float16)],
 )
 def test_opcheck(backend, dtype):
     hidden, weight, bias = leaves(dtype)
@@ -130,7 +168,10 @@ def test_opcheck(backend, dtype):
 
 
 def test_opcheck_group_advantages():
-    opcheck(ops._group_advantages, (REWARDS.rewards, REWARDS.group_ids, REWARDS.sequence_ids, PROBLEM.targets >= 0, "group", "zero", 1e-6))
+    opcheck(
+        ops._group_advantages,
+        (REWARDS.rewards, REWARDS.group_ids, REWARDS.sequence_ids, PROBLEM.targets >= 0, "group", "zero", 1e-6),
+    )
 
 
 @pytest.mark.parametrize(
@@ -191,12 +232,20 @@ def test_compiled_program_takes_a_new_tau_and_temperature_each_step():
     def program(hidden, tau, temperature):
         head = Head(temperature=temperature)
         return linear_policy_loss(
-            hidden, PROBLEM.weight, PROBLEM.targets, PROBLEM.advantages, objective=gft(tau) + kl(tau), head=head, ref_logprobs=REF
+            hidden,
+            PROBLEM.weight,
+            PROBLEM.targets,
+            PROBLEM.advantages,
+            objective=gft(tau) + kl(tau),
+            head=head,
+            ref_logprobs=REF,
         ).loss
 
     compiled = torch.compile(program, fullgraph=True, backend="aot_eager")
     for tau, temperature in ((0.1, 1.0), (0.3, 0.9), (0.5, 0.8)):
-        torch.testing.assert_close(compiled(PROBLEM.hidden, tau, temperature), program(PROBLEM.hidden, tau, temperature))
+        torch.testing.assert_close(
+            compiled(PROBLEM.hidden, tau, temperature), program(PROBLEM.hidden, tau, temperature)
+        )
 
 
 def test_compiled_program_keeps_an_objective_that_is_named_like_a_built_in():
@@ -207,7 +256,8 @@ def test_compiled_program_keeps_an_objective_that_is_named_like_a_built_in():
     torch._dynamo.reset()
     plain = linear_policy_loss(PROBLEM.hidden, PROBLEM.weight, PROBLEM.targets, torch.ones(33), objective=GFT(0.7)).loss
     program = torch.compile(
-        lambda h: linear_policy_loss(h, PROBLEM.weight, PROBLEM.targets, torch.ones(33), objective=GFT(0.7)).loss, backend="aot_eager"
+        lambda h: linear_policy_loss(h, PROBLEM.weight, PROBLEM.targets, torch.ones(33), objective=GFT(0.7)).loss,
+        backend="aot_eager",
     )
     torch.testing.assert_close(program(PROBLEM.hidden), plain)
 
@@ -224,11 +274,20 @@ def test_compiled_program_of_a_function_keeps_rows_without_weight_out_of_the_gra
     old[row] = -200  # its ratio overflows
     leaf = PROBLEM.hidden.clone().requires_grad_()
     program = torch.compile(
-        lambda h: linear_policy_loss(
-            h, PROBLEM.weight, PROBLEM.targets, objective=exploding, old_logprobs=old, token_weights=weights, backend=backend
-        ).loss,
-        fullgraph=True, backend="aot_eager",
-    )  # fmt: skip
+        lambda h: (
+            linear_policy_loss(
+                h,
+                PROBLEM.weight,
+                PROBLEM.targets,
+                objective=exploding,
+                old_logprobs=old,
+                token_weights=weights,
+                backend=backend,
+            ).loss
+        ),
+        fullgraph=True,
+        backend="aot_eager",
+    )
     program(leaf).backward()
     assert leaf.grad.isfinite().all()
     assert leaf.grad.abs().max() > 1e-3
@@ -240,9 +299,13 @@ def test_compiled_program_of_a_function_checks_values():
     logits, targets = torch.randn(33, 40), PROBLEM.targets.index_fill(0, torch.tensor(2), 45)
     programs = {
         "old_logprobs.* is NaN": lambda: (
-            linear_policy_loss(PROBLEM.hidden, PROBLEM.weight, PROBLEM.targets, objective=exploding, old_logprobs=old).loss
+            linear_policy_loss(
+                PROBLEM.hidden, PROBLEM.weight, PROBLEM.targets, objective=exploding, old_logprobs=old
+            ).loss
         ),
-        r"targets\[2\] = 45 is outside": lambda: logits_policy_loss(logits, targets, objective=exploding, old_logprobs=OLD).loss,
+        r"targets\[2\] = 45 is outside": lambda: (
+            logits_policy_loss(logits, targets, objective=exploding, old_logprobs=OLD).loss
+        ),
     }
     for message, program in programs.items():
         with pytest.raises(ValueError, match=message):

@@ -63,7 +63,9 @@ def test_linear_policy_loss_banned_tokens_are_as_if_absent(name, backend):
     targets = torch.where(PROBLEM.targets == -100, -100, kept[PROBLEM.targets.clamp(min=0) % len(kept)])
     problem = PROBLEM._replace(targets=targets, bias=PROBLEM.bias.masked_fill(banned, -torch.inf))
     small = PROBLEM._replace(
-        weight=PROBLEM.weight[kept], bias=PROBLEM.bias[kept], targets=torch.where(targets == -100, -100, targets - (targets + 2) // 5)
+        weight=PROBLEM.weight[kept],
+        bias=PROBLEM.bias[kept],
+        targets=torch.where(targets == -100, -100, targets - (targets + 2) // 5),
     )
     got, want = fused(problem, objective=objective, backend=backend, **inputs_of(problem)), naive(small, formula)
     torch.testing.assert_close((got.loss, got.logprobs, got.hidden), tuple(want[:3]), rtol=1e-10, atol=1e-12)
@@ -77,10 +79,14 @@ def test_linear_logprob_banned_tokens_leave_the_entropy_finite(backend):
     banned = torch.arange(37) % 5 == 2
     bias = PROBLEM.bias.masked_fill(banned, -torch.inf).requires_grad_()
     hidden = PROBLEM.hidden.clone().requires_grad_()
-    out = linear_logprob(hidden, PROBLEM.weight, torch.zeros(50, dtype=torch.long), head=Head(bias=bias, chunk_rows=16), backend=backend)
+    out = linear_logprob(
+        hidden, PROBLEM.weight, torch.zeros(50, dtype=torch.long), head=Head(bias=bias, chunk_rows=16), backend=backend
+    )
     out.entropy.sum().backward()
     leaf = PROBLEM.hidden.clone().requires_grad_()
-    _, want = naive_logprobs(leaf, PROBLEM.weight[~banned], torch.zeros(50, dtype=torch.long), bias=PROBLEM.bias[~banned])
+    _, want = naive_logprobs(
+        leaf, PROBLEM.weight[~banned], torch.zeros(50, dtype=torch.long), bias=PROBLEM.bias[~banned]
+    )
     want.sum().backward()
     torch.testing.assert_close((out.entropy, hidden.grad), (want, leaf.grad), rtol=1e-10, atol=1e-12)
     assert torch.equal(bias.grad[banned], torch.zeros(int(banned.sum())).double())
@@ -98,13 +104,17 @@ IMPOSSIBLE = {  # the target's logit below the others'
 def test_linear_policy_loss_impossible_target_costs_nothing(drop, backend):
     problem = make_problem(20, 4, 9, dtype=torch.float32, masked=0)
     problem = problem._replace(
-        targets=torch.full((20,), 3), bias=torch.zeros(9).index_fill(0, torch.tensor(3), drop), advantages=torch.linspace(-2, 2, 20)
+        targets=torch.full((20,), 3),
+        bias=torch.zeros(9).index_fill(0, torch.tensor(3), drop),
+        advantages=torch.linspace(-2, 2, 20),
     )
     for objective in (gft(0.7), dft()):
         got = fused(problem, objective=objective, backend=backend)
         assert got.loss == 0
         assert all(torch.equal(gradient, torch.zeros_like(gradient)) for gradient in got[2:])
-        want, _ = naive_logprobs(problem.hidden.double(), problem.weight.double(), problem.targets, bias=problem.bias.double())
+        want, _ = naive_logprobs(
+            problem.hidden.double(), problem.weight.double(), problem.targets, bias=problem.bias.double()
+        )
         torch.testing.assert_close(got.logprobs.double(), want, rtol=1e-6, atol=0)
 
 
@@ -114,9 +124,17 @@ def test_linear_policy_loss_impossible_target_costs_nothing(drop, backend):
 def test_linear_policy_loss_impossible_target_makes_no_nan(objective, drop, backend):
     problem = make_problem(20, 4, 9, dtype=torch.float32, masked=0)
     problem = problem._replace(
-        targets=torch.full((20,), 3), bias=torch.zeros(9).index_fill(0, torch.tensor(3), drop), advantages=torch.linspace(0.1, 2, 20)
+        targets=torch.full((20,), 3),
+        bias=torch.zeros(9).index_fill(0, torch.tensor(3), drop),
+        advantages=torch.linspace(0.1, 2, 20),
     )
-    got = fused(problem, objective=objective, backend=backend, old_logprobs=torch.full((20,), -5.0), ref_logprobs=torch.full((20,), drop))
+    got = fused(
+        problem,
+        objective=objective,
+        backend=backend,
+        old_logprobs=torch.full((20,), -5.0),
+        ref_logprobs=torch.full((20,), drop),
+    )
     assert not any(x.isnan().any() for x in got)
     assert all(gradient.isfinite().all() for gradient in got[2:])
 
@@ -131,7 +149,9 @@ def test_entropy_ignores_an_impossible_target(drop, backend):
     log_p = (problem.hidden.double() @ problem.weight[others].double().T).log_softmax(-1)
     want = -(log_p.exp() * log_p).sum(1)
     head = Head(bias=bias, chunk_rows=8)
-    fused_entropy = linear_policy_loss(hidden, problem.weight, targets, objective=dft(), head=head, backend=backend).entropy
+    fused_entropy = linear_policy_loss(
+        hidden, problem.weight, targets, objective=dft(), head=head, backend=backend
+    ).entropy
     for entropy in (fused_entropy, linear_logprob(hidden, problem.weight, targets, head=head, backend=backend).entropy):
         torch.testing.assert_close(entropy.double(), want, rtol=2e-5, atol=1e-6)
 
@@ -142,7 +162,9 @@ def test_entropy_error_stays_below_a_millionth_of_the_logits(offset):
     bias = problem.bias + offset
     _, want = naive_logprobs(problem.hidden.double(), problem.weight.double(), problem.targets, bias=bias.double())
     head = Head(bias=bias, chunk_rows=16, skip_rows=False)
-    from_product = linear_policy_loss(problem.hidden.requires_grad_(), problem.weight, problem.targets, objective=sft(), head=head).entropy
+    from_product = linear_policy_loss(
+        problem.hidden.requires_grad_(), problem.weight, problem.targets, objective=sft(), head=head
+    ).entropy
     from_logits = linear_logprob(problem.hidden, problem.weight, problem.targets, head=head).entropy
     assert (from_product - want).abs().max() <= 1e-6 * (5 + offset)
     assert (from_logits - want).abs().max() <= 1e-6 * (2 + offset / 16)
@@ -187,14 +209,17 @@ def test_linear_policy_loss_weight_gradient_is_as_good_in_64_chunks_as_in_one(dt
 @pytest.mark.parametrize("backend", ["chunked", "triton"])
 @pytest.mark.parametrize("p", [0.5, 0.9, 0.99, 0.999, 0.99999])
 def test_linear_policy_loss_confident_rows_keep_their_gradient(p, backend):
-    # One hidden unit of 1: the weight column is the row of logits, the bias gradient is the row of logit gradients.
-    # Eager PyTorch is no match here: its softmax minus one has an error of 7% at p = .99999.
+    # One hidden unit of 1: the weight column is the row of logits, the bias gradient is the row of
+    # logit gradients. Eager PyTorch is no match here: its softmax minus one has an error of 7% at p
+    # = .99999.
     vocabulary = 1000
     weight = torch.zeros(vocabulary, 1)
     weight[7] = math.log(p / (1 - p) * (vocabulary - 1))
     bias = torch.zeros(vocabulary, requires_grad=True)
     head = Head(bias=bias)
-    linear_policy_loss(torch.ones(1, 1), weight, torch.tensor([7]), objective=sft(), head=head, backend=backend).loss.backward()
+    linear_policy_loss(
+        torch.ones(1, 1), weight, torch.tensor([7]), objective=sft(), head=head, backend=backend
+    ).loss.backward()
     others = (vocabulary - 1) * torch.exp(-weight[7, 0].double())
     want = -others / (1 + others)  # -(1 - p)
     assert abs(bias.grad[7] / want - 1) <= 1e-5
@@ -207,7 +232,9 @@ def test_linear_policy_loss_tiny_fp16_gradients_survive_under_a_loss_scale(backe
     want = naive(problem, OBJECTIVES["sft"][1], tiny * (problem.targets != -100))
     hidden, weight = (x.clone().requires_grad_() for x in problem[:2])
     head = Head(bias=problem.bias, chunk_rows=16)
-    loss = linear_policy_loss(hidden, weight, problem.targets, objective=sft(), token_weights=tiny, head=head, backend=backend).loss
+    loss = linear_policy_loss(
+        hidden, weight, problem.targets, objective=sft(), token_weights=tiny, head=head, backend=backend
+    ).loss
     (scale * loss).backward()
     assert want.hidden.abs().median() < 2**-24
     for got, exact in ((hidden.grad, want.hidden), (weight.grad, want.weight)):

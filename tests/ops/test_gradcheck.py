@@ -1,9 +1,11 @@
 """Gradients against finite differences in fp64.
 
-A detached coefficient (gft, dft, cispo, chord) is no derivative of the loss's value, so those objectives are checked in two
-steps: finite differences prove the gradient of sum_t w_t c_t log p_t with constant c, and theirs must be that gradient.
+A detached coefficient (gft, dft, cispo, chord) is no derivative of the loss's value, so those
+objectives are checked in two steps: finite differences prove the gradient of sum_t w_t c_t log p_t
+with constant c, and theirs must be that gradient.
 
-The interpreter takes milliseconds a launch, so Triton's Jacobians are checked along one random direction on either side.
+The interpreter takes milliseconds a launch, so Triton's Jacobians are checked along one random
+direction on either side.
 """
 
 from __future__ import annotations
@@ -49,9 +51,16 @@ def test_linear_policy_loss_gradcheck(name, transform, backend):
     def loss(hidden, weight, bias):
         head = Head(bias=bias, chunk_rows=2, **TRANSFORMS[transform])
         return linear_policy_loss(
-            hidden, weight, SMALL.targets, SMALL.advantages, objective=OBJECTIVES[name][0], token_weights=WEIGHTS,
-            head=head, backend=backend, **inputs_of(SMALL),
-        ).loss  # fmt: skip
+            hidden,
+            weight,
+            SMALL.targets,
+            SMALL.advantages,
+            objective=OBJECTIVES[name][0],
+            token_weights=WEIGHTS,
+            head=head,
+            backend=backend,
+            **inputs_of(SMALL),
+        ).loss
 
     assert gradcheck(loss, leaves(), fast_mode=backend == "triton")
 

@@ -59,9 +59,13 @@ def leaves_of(case: Draw) -> list[torch.Tensor]:
 
 
 def without_flips(case: Draw) -> Problem:
-    """Rows whose p is within 1e-4 of tau lose their advantage: rounding may decide their C either way."""
+    """Rows whose p is within 1e-4 of tau lose their advantage: rounding may decide their C either
+    way.
+    """
     problem = case.problem
-    lp, _ = naive_logprobs(*(x.double() for x in problem[:2]), problem.targets, bias=problem.bias.double(), **transforms_of(case))
+    lp, _ = naive_logprobs(
+        *(x.double() for x in problem[:2]), problem.targets, bias=problem.bias.double(), **transforms_of(case)
+    )
     near = (lp.exp() - case.tau).abs() <= 1e-4 * case.tau
     return problem._replace(advantages=problem.advantages.masked_fill(near, 0))
 
@@ -71,7 +75,14 @@ def ran(case: Draw, problem: Problem, weights: Tensor, backend: str):
     hidden, weight, bias = leaves_of(case)
     head = Head(bias=bias, **case.head)
     out = linear_policy_loss(
-        hidden, weight, problem.targets, problem.advantages, objective=gft(case.tau), token_weights=weights, head=head, backend=backend
+        hidden,
+        weight,
+        problem.targets,
+        problem.advantages,
+        objective=gft(case.tau),
+        token_weights=weights,
+        head=head,
+        backend=backend,
     )
     out.loss.backward()
     return out, hidden, weight, bias
@@ -84,13 +95,19 @@ def check(case: Draw) -> None:
     out, hidden, weight, bias = ran(case, problem, weights, "chunked")
     eager = ran(case, problem, weights, "eager")[1:]
     dtype = hidden.dtype
-    size = rms(torch.cat([want.hidden.flatten(), want.weight.flatten(), want.bias]))  # a gradient may cancel to nothing on its own
-    for x, same_by_eager, exact in zip((hidden, weight, bias), eager, (want.hidden, want.weight, want.bias), strict=True):
+    size = rms(
+        torch.cat([want.hidden.flatten(), want.weight.flatten(), want.bias])
+    )  # a gradient may cancel to nothing on its own
+    for x, same_by_eager, exact in zip(
+        (hidden, weight, bias), eager, (want.hidden, want.weight, want.bias), strict=True
+    ):
         got = x.grad
         floor = rms(rounding(exact, dtype)) if exact.numel() else 0.0
         error = rms(got.double() - exact) if exact.numel() else 0.0
         own = rms(exact) if exact.numel() else 0.0  # nor is a lone large entry averaged
-        lost_by_eager = rms(same_by_eager.grad.double() - exact) if exact.numel() else 0.0  # a low temperature costs every head digits
+        lost_by_eager = (
+            rms(same_by_eager.grad.double() - exact) if exact.numel() else 0.0
+        )  # a low temperature costs every head digits
         assert error <= max(RMS_LIMIT[dtype] * max(size, own), lost_by_eager) + floor
     scored = ~out.logprobs.isnan()
     precision = 1e-11 if dtype == torch.float64 else 2e-5
@@ -118,7 +135,11 @@ def test_linear_policy_loss_drawn_problems_in_lower_precision(case):
 @given(draws([torch.float64]), st.integers(0, 2**16))
 def test_linear_logprob_drawn_problems_in_fp64(case, seed):
     problem = case.problem
-    upstream = torch.randn(2, len(problem.targets), generator=torch.Generator().manual_seed(seed), dtype=torch.float64).mul(2).trunc()
+    upstream = (
+        torch.randn(2, len(problem.targets), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        .mul(2)
+        .trunc()
+    )
     ours, theirs = leaves_of(case), [x.clone().requires_grad_() for x in problem[:3]]
     got = linear_logprob(*ours[:2], problem.targets, head=Head(bias=ours[2], **case.head), backend="chunked")
     want = naive_logprobs(*theirs[:2], problem.targets, bias=theirs[2], **transforms_of(case))

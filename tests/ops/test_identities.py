@@ -60,15 +60,21 @@ def test_grpo_on_policy_has_coefficient_minus_advantage(given, backend):
     head = Head(chunk_rows=16, skip_rows=False)
     common = {"head": head, "advantages": PROBLEM.advantages, "backend": backend}
     current = linear_policy_loss(*PROBLEM[:2], PROBLEM.targets, objective=reinforce(), **common).logprobs
-    out = linear_policy_loss(*PROBLEM[:2], PROBLEM.targets, objective=grpo(), old_logprobs=current if given else None, **common)
+    out = linear_policy_loss(
+        *PROBLEM[:2], PROBLEM.targets, objective=grpo(), old_logprobs=current if given else None, **common
+    )
     assert torch.equal(out.coefficients, torch.where(PROBLEM.targets == -100, 0, -PROBLEM.advantages))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_linear_policy_loss_is_odd_and_homogeneous_in_the_advantage(backend):
     plus, minus, double = (fused(PROBLEM, advantages=k * PROBLEM.advantages, backend=backend) for k in (1, -1, 2))
-    assert_same_bits(minus, plus._replace(**{name: -getattr(plus, name) for name in ("loss", "hidden", "weight", "bias")}))
-    assert_same_bits(double, plus._replace(**{name: 2 * getattr(plus, name) for name in ("loss", "hidden", "weight", "bias")}))
+    assert_same_bits(
+        minus, plus._replace(**{name: -getattr(plus, name) for name in ("loss", "hidden", "weight", "bias")})
+    )
+    assert_same_bits(
+        double, plus._replace(**{name: 2 * getattr(plus, name) for name in ("loss", "hidden", "weight", "bias")})
+    )
 
 
 def test_linear_policy_loss_is_additive_in_the_advantage():
@@ -83,7 +89,9 @@ def test_linear_policy_loss_permuted_tokens_permute_the_result(backend):
     order = torch.randperm(50)
     shuffled = PROBLEM._replace(**{name: getattr(PROBLEM, name)[order] for name in ("hidden", "targets", "advantages")})
     want = fused(PROBLEM, backend=backend)
-    assert_equal_results(fused(shuffled, backend=backend), want._replace(logprobs=want.logprobs[order], hidden=want.hidden[order]))
+    assert_equal_results(
+        fused(shuffled, backend=backend), want._replace(logprobs=want.logprobs[order], hidden=want.hidden[order])
+    )
 
 
 @pytest.mark.parametrize("backend", ["chunked", "triton"])
@@ -91,7 +99,9 @@ def test_linear_policy_loss_permuted_vocabulary_permutes_the_result(backend):
     order = torch.randperm(37)
     renamed = torch.where(PROBLEM.targets == -100, -100, order.argsort()[PROBLEM.targets.clamp(min=0)])
     want = fused(PROBLEM, backend=backend)
-    got = fused(PROBLEM._replace(weight=PROBLEM.weight[order], bias=PROBLEM.bias[order], targets=renamed), backend=backend)
+    got = fused(
+        PROBLEM._replace(weight=PROBLEM.weight[order], bias=PROBLEM.bias[order], targets=renamed), backend=backend
+    )
     assert_equal_results(got, want._replace(weight=want.weight[order], bias=want.bias[order]))
 
 
@@ -100,16 +110,23 @@ def test_linear_policy_loss_permuted_vocabulary_permutes_the_result(backend):
 def test_linear_policy_loss_logit_gradients_sum_to_zero(transforms, backend):
     problem = make_problem(50, 11, 1001, dtype=torch.float32, masked=0)
     for row in (0, 1, 2):  # a uniform target, a drawn one, a confident one
-        one = problem._replace(**{name: getattr(problem, name)[row : row + 1] for name in ("hidden", "targets", "advantages")})
-        dlogits = fused(one, objective=sft(), transforms=transforms, backend=backend).bias.double()  # of a single row: the bias gradient
+        one = problem._replace(
+            **{name: getattr(problem, name)[row : row + 1] for name in ("hidden", "targets", "advantages")}
+        )
+        dlogits = fused(
+            one, objective=sft(), transforms=transforms, backend=backend
+        ).bias.double()  # of a single row: the bias gradient
         assert dlogits.abs().sum() > 1e-3
         assert dlogits.sum().abs() <= 1e-7 * dlogits.abs().sum()
 
 
 def test_linear_policy_loss_common_offset_leaves_no_bit_changed():
-    # Multiples of 1/4 make every logit a multiple of 1/16: exact in fp32, with or without 8192 on top.
+    # Multiples of 1/4 make every logit a multiple of 1/16: exact in fp32, with or without 8192 on
+    # top.
     problem = make_problem(50, 4, 37, dtype=torch.float32)
-    quarter = problem._replace(**{name: (getattr(problem, name) * 4).round() / 4 for name in ("hidden", "weight", "bias")})
+    quarter = problem._replace(
+        **{name: (getattr(problem, name) * 4).round() / 4 for name in ("hidden", "weight", "bias")}
+    )
     for backend in BACKENDS:
         want = fused(quarter, backend=backend)
         assert_same_bits(fused(quarter._replace(bias=quarter.bias + 8192), backend=backend), want)
@@ -118,7 +135,9 @@ def test_linear_policy_loss_common_offset_leaves_no_bit_changed():
 @pytest.mark.parametrize("offset", [-1e4, 1e4])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_linear_policy_loss_is_shift_invariant(backend, offset):
-    assert_equal_results(fused(PROBLEM._replace(bias=PROBLEM.bias + offset), backend=backend), fused(PROBLEM, backend=backend))
+    assert_equal_results(
+        fused(PROBLEM._replace(bias=PROBLEM.bias + offset), backend=backend), fused(PROBLEM, backend=backend)
+    )
 
 
 @pytest.mark.parametrize("backend", ["chunked", "triton"])

@@ -28,7 +28,9 @@ def logits_of(problem=PROBLEM, dtype=torch.float64):
 
 
 def run(logits, objective, problem=PROBLEM, *, inplace=False, head=None, **options):
-    """(result, gradient of the raw logits); the logits that the op sees are computed from a leaf, as a model's are."""
+    """(result, gradient of the raw logits); the logits that the op sees are computed from a leaf,
+    as a model's are.
+    """
     leaf = logits.clone().requires_grad_()
     seen = leaf * 1
     options = {
@@ -79,20 +81,27 @@ def test_logits_policy_loss_gradient_is_rounded_once(dtype, backend):
 
 
 def test_logits_policy_loss_fp16_gradients_survive_small_weights_under_a_loss_scale():
-    # 1e-6 a token is below fp16's range; the loss scale brings it back, so it must not be rounded before.
+    # 1e-6 a token is below fp16's range; the loss scale brings it back, so it must not be rounded
+    # before.
     logits, weights = logits_of(dtype=torch.float16), token_mean(PROBLEM.targets) * 1e-5
     leaf = logits.double().requires_grad_()
     options = {"objective": reinforce(), "token_weights": weights}
-    (logits_policy_loss(leaf * 1, PROBLEM.targets, PROBLEM.advantages, backend="eager", **options).loss * 2.0**16).backward()
+    (
+        logits_policy_loss(leaf * 1, PROBLEM.targets, PROBLEM.advantages, backend="eager", **options).loss * 2.0**16
+    ).backward()
     for backend in FUSED:
         half = logits.clone().requires_grad_()
-        (logits_policy_loss(half * 1, PROBLEM.targets, PROBLEM.advantages, backend=backend, **options).loss * 2.0**16).backward()
+        (
+            logits_policy_loss(half * 1, PROBLEM.targets, PROBLEM.advantages, backend=backend, **options).loss * 2.0**16
+        ).backward()
         assert rms(half.grad - leaf.grad) <= 2 * RMS_LIMIT[torch.float16] * rms(leaf.grad)
 
 
 @pytest.mark.parametrize("backend", FUSED)
 def test_logits_policy_loss_normalises_rewards(backend):
-    rewards = GroupRewards(torch.tensor([0.0, 1.0, 0.5, 0.35, 0.35]).double(), torch.tensor([0, 0, 0, 1, 1]), PROBLEM.sequence_ids)
+    rewards = GroupRewards(
+        torch.tensor([0.0, 1.0, 0.5, 0.35, 0.35]).double(), torch.tensor([0, 0, 0, 1, 1]), PROBLEM.sequence_ids
+    )
     _, want = run(logits_of(), gft(0.3), advantages=rewards.per_token(PROBLEM.targets >= 0), backend="eager")
     got, grad = run(logits_of(), gft(0.3), advantages=rewards, backend=backend)
     torch.testing.assert_close(grad, want, rtol=1e-9, atol=1e-13)
@@ -117,7 +126,9 @@ def test_logits_policy_loss_in_place_allocates_no_second_matrix(backend):
     leaf = logits_of(dtype=torch.float32).requires_grad_()
     seen, handed_on = leaf * 1, []
     seen.register_hook(lambda grad: handed_on.append(grad.data_ptr()))
-    logits_policy_loss(seen, PROBLEM.targets, PROBLEM.advantages, backend=backend, inplace=True, head=Head(chunk_rows=4)).loss.backward()
+    logits_policy_loss(
+        seen, PROBLEM.targets, PROBLEM.advantages, backend=backend, inplace=True, head=Head(chunk_rows=4)
+    ).loss.backward()
     assert handed_on == [seen.data_ptr()]
 
 
@@ -149,10 +160,17 @@ def test_logits_policy_loss_survives_impossible_and_certain_targets(backend):
     logits[3, 4:] = -torch.inf  # a block without mass
     leaf = logits.clone().requires_grad_()
     out = logits_policy_loss(
-        leaf * 1, torch.full((4,), 3), torch.ones(4), objective=reinforce(), token_weights=torch.ones(4), backend=backend
+        leaf * 1,
+        torch.full((4,), 3),
+        torch.ones(4),
+        objective=reinforce(),
+        token_weights=torch.ones(4),
+        backend=backend,
     )
     out.loss.backward()
-    torch.testing.assert_close(out.logprobs, torch.tensor([-torch.inf, 0.0, -torch.log(torch.tensor(70.0)), -torch.log(torch.tensor(4.0))]))
+    torch.testing.assert_close(
+        out.logprobs, torch.tensor([-torch.inf, 0.0, -torch.log(torch.tensor(70.0)), -torch.log(torch.tensor(4.0))])
+    )
     assert not leaf.grad.isnan().any()
     torch.testing.assert_close(leaf.grad.sum(1), torch.tensor([0.0, 0, 0, 0]), rtol=0, atol=1e-6)
     assert leaf.grad[0, 3] == -1
@@ -172,8 +190,14 @@ def test_logits_policy_loss_one_row_of_nan_leaves_the_others_alone(backend):
 
 
 REFUSED = {
-    "a leaf in place": (lambda z, t: logits_policy_loss(z, t, torch.ones(3), inplace=True), "must be computed from something"),
-    "strides in place": (lambda z, t: logits_policy_loss((z * 1).T.contiguous().T, t, torch.ones(3), inplace=True), "adjacent columns"),
+    "a leaf in place": (
+        lambda z, t: logits_policy_loss(z, t, torch.ones(3), inplace=True),
+        "must be computed from something",
+    ),
+    "strides in place": (
+        lambda z, t: logits_policy_loss((z * 1).T.contiguous().T, t, torch.ones(3), inplace=True),
+        "adjacent columns",
+    ),
     "a leaf's view in place": (
         lambda z, t: logits_policy_loss(z[None].flatten(0, 1), t, torch.ones(3), inplace=True),
         "computed from something",
@@ -182,8 +206,14 @@ REFUSED = {
         lambda z, t: logits_policy_loss((z[:1] * 1).expand(3, 7), t, torch.ones(3), inplace=True),
         "do not overlap",
     ),
-    "eager in place": (lambda z, t: logits_policy_loss(z * 1, t, torch.ones(3), inplace=True, backend="eager"), "needs a fused backend"),
-    "softcap": (lambda z, t: logits_policy_loss(z, t, torch.ones(3), head=Head(softcap=30.0)), "Head.softcap = 30.0 but logits are given"),
+    "eager in place": (
+        lambda z, t: logits_policy_loss(z * 1, t, torch.ones(3), inplace=True, backend="eager"),
+        "needs a fused backend",
+    ),
+    "softcap": (
+        lambda z, t: logits_policy_loss(z, t, torch.ones(3), head=Head(softcap=30.0)),
+        "Head.softcap = 30.0 but logits are given",
+    ),
     "bias": (lambda z, t: logits_policy_loss(z, t, torch.ones(3), head=Head(bias=torch.zeros(7))), "Head.bias"),
     "three dimensions": (lambda z, t: logits_policy_loss(z[None], t, torch.ones(3)), r"must be \[N, V\]"),
     "target outside": (lambda z, t: logits_policy_loss(z, t + 6, torch.ones(3)), r"targets\[1\] = 7 is outside"),

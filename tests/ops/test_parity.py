@@ -1,4 +1,6 @@
-"""Every backend against the naive fp64 answer: objectives, reductions, transforms, dtypes, strides, what needs a gradient."""
+"""Every backend against the naive fp64 answer: objectives, reductions, transforms, dtypes, strides,
+what needs a gradient.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,16 @@ import torch
 from gft_kernels import GroupRewards, Head, LinearPolicyLoss, gft, kl, linear_logprob, linear_policy_loss, sft
 
 from ..helpers.formulas import COEFFICIENTS, OBJECTIVES
-from ..helpers.problems import Problem, assert_accurate, assert_equal_results, fused, make_problem, naive, naive_logprobs, naive_weights
+from ..helpers.problems import (
+    Problem,
+    assert_accurate,
+    assert_equal_results,
+    fused,
+    make_problem,
+    naive,
+    naive_logprobs,
+    naive_weights,
+)
 
 BACKENDS = ("eager", "chunked", "triton")
 TRANSFORMS = {
@@ -19,7 +30,8 @@ TRANSFORMS = {
     "all": {"scale": 1.5, "softcap": 4.0, "temperature": 0.8},
 }
 REDUCTIONS = ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm", "sum")
-# Every objective once, plain; then every transform and reduction with objectives that use p, old and ref.
+# Every objective once, plain; then every transform and reduction with objectives that use p, old
+# and ref.
 CASES = (
     *((name, "token-mean", "plain") for name in OBJECTIVES),
     *(("gft", "sum", transform) for transform in TRANSFORMS),
@@ -40,7 +52,14 @@ def test_linear_policy_loss_matches_naive(name, reduction, transform, backend):
     objective, formula = OBJECTIVES[name]
     transforms = TRANSFORMS[transform]
     weights = naive_weights(reduction, problem.targets != -100, problem.sequence_ids)
-    got = fused(problem, backend=backend, transforms=transforms, objective=objective, token_weights=weights, **inputs_of(problem))
+    got = fused(
+        problem,
+        backend=backend,
+        transforms=transforms,
+        objective=objective,
+        token_weights=weights,
+        **inputs_of(problem),
+    )
     assert_equal_results(got, naive(problem, formula, weights, **transforms), rtol=1e-9)
 
 
@@ -66,7 +85,13 @@ def test_linear_policy_loss_coefficients_follow_the_table(name, backend):
     problem = make_problem(50, 11, 37)
     head = Head(bias=problem.bias, chunk_rows=16, skip_rows=False)
     out = linear_policy_loss(
-        *problem[:2], problem.targets, problem.advantages, objective=OBJECTIVES[name][0], head=head, backend=backend, **inputs_of(problem)
+        *problem[:2],
+        problem.targets,
+        problem.advantages,
+        objective=OBJECTIVES[name][0],
+        head=head,
+        backend=backend,
+        **inputs_of(problem),
     )
     lp, entropy = naive_logprobs(problem.hidden, problem.weight, problem.targets, bias=problem.bias)
     want = COEFFICIENTS[name](lp.exp(), problem.advantages, (lp - problem.old_logprobs).exp(), problem.ref_logprobs)
@@ -80,7 +105,11 @@ def test_linear_policy_loss_coefficients_follow_the_table(name, backend):
 def test_linear_policy_loss_stats_report_the_rectification():
     problem = make_problem(50, 11, 37)._replace(advantages=torch.ones(50).double())
     out = linear_policy_loss(
-        *problem[:2], problem.targets, problem.advantages, objective=gft(0.7) + kl(0.1), ref_logprobs=problem.ref_logprobs
+        *problem[:2],
+        problem.targets,
+        problem.advantages,
+        objective=gft(0.7) + kl(0.1),
+        ref_logprobs=problem.ref_logprobs,
     )
     valid = problem.targets != -100
     p = naive_logprobs(problem.hidden, problem.weight, problem.targets)[0][valid].exp()
@@ -101,7 +130,9 @@ def test_linear_policy_loss_gradient_has_the_parameters_dtype(backend, hidden_dt
     problem = make_problem(50, 33, 257, dtype=torch.float32)
     problem = problem._replace(hidden=problem.hidden.to(hidden_dtype), weight=problem.weight.to(weight_dtype))
     weights = (problem.targets != -100).float()
-    got = fused(problem, objective=sft(), token_weights=weights, backend=backend)  # sums: fp16 stays in its normal range
+    got = fused(
+        problem, objective=sft(), token_weights=weights, backend=backend
+    )  # sums: fp16 stays in its normal range
     want = naive(problem, OBJECTIVES["sft"][1], problem.targets != -100)
     assert (got.loss.dtype, got.hidden.dtype, got.weight.dtype, got.bias.dtype) == (
         torch.float32,
@@ -111,7 +142,9 @@ def test_linear_policy_loss_gradient_has_the_parameters_dtype(backend, hidden_dt
     )
     assert_accurate(got.hidden, want.hidden)
     assert_accurate(got.weight, want.weight)
-    operands = torch.promote_types(hidden_dtype, weight_dtype) if backend == "triton" else None  # it holds logit gradients in that dtype
+    operands = (
+        torch.promote_types(hidden_dtype, weight_dtype) if backend == "triton" else None
+    )  # it holds logit gradients in that dtype
     assert_accurate(got.bias, want.bias, operands)
     assert (got.logprobs - want.logprobs).abs().max() <= 2e-5
 
@@ -160,14 +193,21 @@ def test_linear_policy_loss_strides_change_nothing(backend, layout):
     want = naive(problem, OBJECTIVES["gft"][1])
     hidden, weight = (layout(x).requires_grad_() for x in problem[:2])
     targets, advantages, bias, weights = (
-        spread_out(x) for x in (*problem[3:5], problem.bias, naive_weights("token-mean", problem.targets != -100, problem.sequence_ids))
+        spread_out(x)
+        for x in (
+            *problem[3:5],
+            problem.bias,
+            naive_weights("token-mean", problem.targets != -100, problem.sequence_ids),
+        )
     )
     assert not hidden.is_contiguous()
     out = linear_policy_loss(
         hidden, weight, targets, advantages, token_weights=weights, head=Head(bias=bias, chunk_rows=16), backend=backend
     )
     out.loss.backward()
-    torch.testing.assert_close((out.loss.detach(), hidden.grad, weight.grad), (want.loss, want.hidden, want.weight), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(
+        (out.loss.detach(), hidden.grad, weight.grad), (want.loss, want.hidden, want.weight), rtol=1e-10, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -176,11 +216,18 @@ def test_linear_policy_loss_expanded_inputs_sum_their_gradients(backend):
     row = problem.hidden[0].clone().requires_grad_()
     advantages = torch.tensor(0.5, dtype=torch.float64).expand(50)
     out = linear_policy_loss(
-        row.expand(50, 11), problem.weight, problem.targets, advantages,
-        token_weights=naive_weights("token-mean", problem.targets != -100, problem.sequence_ids), head=Head(chunk_rows=16), backend=backend,
-    )  # fmt: skip
+        row.expand(50, 11),
+        problem.weight,
+        problem.targets,
+        advantages,
+        token_weights=naive_weights("token-mean", problem.targets != -100, problem.sequence_ids),
+        head=Head(chunk_rows=16),
+        backend=backend,
+    )
     out.loss.backward()
-    copied = problem._replace(hidden=problem.hidden[0].repeat(50, 1), bias=torch.zeros(37).double(), advantages=advantages)
+    copied = problem._replace(
+        hidden=problem.hidden[0].repeat(50, 1), bias=torch.zeros(37).double(), advantages=advantages
+    )
     torch.testing.assert_close(row.grad, naive(copied, OBJECTIVES["gft"][1]).hidden.sum(0), rtol=1e-10, atol=1e-13)
 
 
@@ -201,8 +248,14 @@ def test_linear_policy_loss_module_takes_the_sequences_of_group_rewards(reductio
     groups = GroupRewards(torch.tensor([1.0, 0, 0.5, 0.25, 1], dtype=torch.float64), torch.tensor([0, 0, 1, 1, 1]), ids)
     module = LinearPolicyLoss(gft(0.1), reduction=reduction, max_length=40)
     mean, std = 1.75 / 3, ((0.5 - 1.75 / 3) ** 2 + (0.25 - 1.75 / 3) ** 2 + (1 - 1.75 / 3) ** 2) ** 0.5 / 2**0.5
-    by_sequence = [0.5 / (0.5**0.5 + 1e-6), -0.5 / (0.5**0.5 + 1e-6), *((r - mean) / (std + 1e-6) for r in (0.5, 0.25, 1))]
-    exact = problem._replace(advantages=torch.tensor(by_sequence, dtype=torch.float64)[problem.sequence_ids], bias=torch.zeros(37).double())
+    by_sequence = [
+        0.5 / (0.5**0.5 + 1e-6),
+        -0.5 / (0.5**0.5 + 1e-6),
+        *((r - mean) / (std + 1e-6) for r in (0.5, 0.25, 1)),
+    ]
+    exact = problem._replace(
+        advantages=torch.tensor(by_sequence, dtype=torch.float64)[problem.sequence_ids], bias=torch.zeros(37).double()
+    )
     weights = naive_weights(reduction, problem.targets != -100, problem.sequence_ids)
     want = naive(exact, OBJECTIVES["gft-launcher"][1], weights).loss
     torch.testing.assert_close(module(*problem[:2], problem.targets, groups).loss, want, rtol=3e-7, atol=0)

@@ -30,7 +30,11 @@ INPUTS = {
     "targets are floats": ({"targets": TARGETS.float()}, TypeError, "targets have dtype torch.float32"),
     "targets are bools": ({"targets": TARGETS > 2}, TypeError, "targets have dtype torch.bool"),
     "targets are a list": ({"targets": TARGETS.tolist()}, TypeError, "targets is list"),
-    "target is V": ({"targets": at(4, V, TARGETS)}, ValueError, rf"targets\[4\] = {V} is outside the vocabulary 0..{V - 1} \(V = {V}"),
+    "target is V": (
+        {"targets": at(4, V, TARGETS)},
+        ValueError,
+        rf"targets\[4\] = {V} is outside the vocabulary 0..{V - 1} \(V = {V}",
+    ),
     "target is -1": ({"targets": at(2, -1, TARGETS)}, ValueError, r"targets\[2\] = -1 .*1 such rows"),
     "-100 under another ignore_index": (
         {"targets": at(1, -100, TARGETS), "head": Head(ignore_index=-1)},
@@ -62,12 +66,28 @@ PER_TOKEN = {
     "grpo without advantages": ({"advantages": None, "objective": grpo()}, ValueError, "needs advantages"),
     "cispo without advantages": ({"advantages": None, "objective": cispo()}, ValueError, "needs advantages"),
     "kl without a reference": ({"objective": gft() + kl()}, ValueError, "needs ref_logprobs"),
-    "advantages per sequence": ({"advantages": torch.ones(2)}, ValueError, r"advantages has shape \(2,\).*sequence_ids"),
+    "advantages per sequence": (
+        {"advantages": torch.ones(2)},
+        ValueError,
+        r"advantages has shape \(2,\).*sequence_ids",
+    ),
     "advantages are a number": ({"advantages": 1.0}, TypeError, "advantages is float"),
-    "advantages are integers": ({"advantages": torch.ones(N, dtype=torch.long)}, TypeError, "advantages has dtype torch.int64"),
+    "advantages are integers": (
+        {"advantages": torch.ones(N, dtype=torch.long)},
+        TypeError,
+        "advantages has dtype torch.int64",
+    ),
     "advantage is NaN": ({"advantages": at(3, torch.nan)}, ValueError, r"advantages\[3\] is NaN \(1 such rows"),
-    "old log-prob is NaN": ({"objective": grpo(), "old_logprobs": at(5, torch.nan)}, ValueError, r"old_logprobs\[5\] is NaN"),
-    "reference is NaN": ({"objective": kl(), "ref_logprobs": at(0, torch.nan)}, ValueError, r"ref_logprobs\[0\] is NaN"),
+    "old log-prob is NaN": (
+        {"objective": grpo(), "old_logprobs": at(5, torch.nan)},
+        ValueError,
+        r"old_logprobs\[5\] is NaN",
+    ),
+    "reference is NaN": (
+        {"objective": kl(), "ref_logprobs": at(0, torch.nan)},
+        ValueError,
+        r"ref_logprobs\[0\] is NaN",
+    ),
     "weight of a token is NaN": ({"token_weights": at(1, torch.nan)}, ValueError, r"token_weights\[1\] is NaN"),
     "token weights are a mask": ({"token_weights": TARGETS > 2}, TypeError, "token_weights has dtype torch.bool"),
     "advantages on another device": ({"advantages": ADVANTAGES.to("meta")}, ValueError, "advantages is on meta"),
@@ -76,13 +96,23 @@ PER_TOKEN = {
         ValueError,
         r"rewards\[1\] = nan",
     ),
-    "objective returns a scalar": ({"objective": lambda lp, **_: -lp.sum()}, ValueError, r"returned \(\); it must return one loss a row"),
+    "objective returns a scalar": (
+        {"objective": lambda lp, **_: -lp.sum()},
+        ValueError,
+        r"returned \(\); it must return one loss a row",
+    ),
     "objective returns nothing": ({"objective": lambda lp, **_: None}, ValueError, "returned NoneType"),
-    "objective forgets the log-probs": ({"objective": lambda lp, **given: -given["advantages"]}, ValueError, "does not depend on its"),
-}  # fmt: skip
+    "objective forgets the log-probs": (
+        {"objective": lambda lp, **given: -given["advantages"]},
+        ValueError,
+        "does not depend on its",
+    ),
+}
 
 
-@pytest.mark.parametrize(("change", "error", "message"), [*INPUTS.values(), *PER_TOKEN.values()], ids=[*INPUTS, *PER_TOKEN])
+@pytest.mark.parametrize(
+    ("change", "error", "message"), [*INPUTS.values(), *PER_TOKEN.values()], ids=[*INPUTS, *PER_TOKEN]
+)
 def test_linear_policy_loss_refuses(change, error, message):
     with pytest.raises(error, match=message):
         linear_policy_loss(**COMMON | {"advantages": ADVANTAGES} | change)
@@ -107,7 +137,14 @@ def test_linear_policy_loss_refuses_an_objective_that_mixes_rows(objective, back
 def test_linear_policy_loss_reads_nothing_of_masked_rows():
     targets, poison = at(3, -100, TARGETS), at(3, torch.nan)
     out = linear_policy_loss(
-        HIDDEN, WEIGHT, targets, poison, token_weights=poison, objective=grpo() + kl(), old_logprobs=poison, ref_logprobs=poison
+        HIDDEN,
+        WEIGHT,
+        targets,
+        poison,
+        token_weights=poison,
+        objective=grpo() + kl(),
+        old_logprobs=poison,
+        ref_logprobs=poison,
     )
     assert out.loss.isfinite()
     assert out.logprobs[3] == out.entropy[3] == out.coefficients[3] == 0
@@ -120,7 +157,9 @@ def test_linear_policy_loss_without_validation_trusts_the_data():
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8], ids=str)
 def test_ops_take_any_integer_targets(dtype):
-    assert torch.equal(linear_logprob(HIDDEN, WEIGHT, TARGETS.to(dtype)).logprobs, linear_logprob(HIDDEN, WEIGHT, TARGETS).logprobs)
+    assert torch.equal(
+        linear_logprob(HIDDEN, WEIGHT, TARGETS.to(dtype)).logprobs, linear_logprob(HIDDEN, WEIGHT, TARGETS).logprobs
+    )
 
 
 def test_ops_mask_their_ignore_index():

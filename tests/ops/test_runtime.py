@@ -1,4 +1,6 @@
-"""How the ops behave inside a training program: memory, what is frozen, repeated backward passes, tied weights, compile."""
+"""How the ops behave inside a training program: memory, what is frozen, repeated backward passes,
+tied weights, compile.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def record_policy_loss(backend: str = "chunked", softcap: float | None = None, *
 
 @pytest.mark.parametrize("softcap", [None, 3.0])
 def test_linear_policy_loss_holds_no_full_logits(softcap):
-    assert record_policy_loss("eager", softcap).largest() >= 128 * 300  # the recorder sees the logits where there are some
+    assert (
+        record_policy_loss("eager", softcap).largest() >= 128 * 300
+    )  # the recorder sees the logits where there are some
     assert record_policy_loss("chunked", softcap).largest() <= max(16 * 300, 300 * 8)
 
 
@@ -55,7 +59,9 @@ def test_linear_policy_loss_holds_the_chunks_it_names(softcap, buffers):
 
 def test_linear_logprob_forward_holds_two_chunks():
     with Recorder() as recorder, torch.no_grad():
-        linear_logprob(torch.randn(128, 8), torch.randn(300, 8), torch.randint(0, 300, (128,)), head=Head(chunk_rows=16))
+        linear_logprob(
+            torch.randn(128, 8), torch.randn(300, 8), torch.randint(0, 300, (128,)), head=Head(chunk_rows=16)
+        )
     assert [shape for shape in recorder.shapes if torch.Size(shape).numel() == 16 * 300] == [(16, 300)] * 2
 
 
@@ -86,11 +92,18 @@ def test_linear_policy_loss_skipped_rows_cost_no_product():
 @pytest.mark.parametrize("frozen", ["hidden", "weight", "bias"])
 def test_linear_policy_loss_frozen_input_leaves_other_gradients(frozen, backend):
     want = fused(PROBLEM)
-    inputs = {name: getattr(PROBLEM, name).clone().requires_grad_(name != frozen) for name in ("hidden", "weight", "bias")}
+    inputs = {
+        name: getattr(PROBLEM, name).clone().requires_grad_(name != frozen) for name in ("hidden", "weight", "bias")
+    }
     loss = linear_policy_loss(
-        inputs["hidden"], inputs["weight"], PROBLEM.targets, PROBLEM.advantages, backend=backend,
-        token_weights=(PROBLEM.targets != -100).double() / (PROBLEM.targets != -100).sum(), head=Head(bias=inputs["bias"], chunk_rows=16),
-    ).loss  # fmt: skip
+        inputs["hidden"],
+        inputs["weight"],
+        PROBLEM.targets,
+        PROBLEM.advantages,
+        backend=backend,
+        token_weights=(PROBLEM.targets != -100).double() / (PROBLEM.targets != -100).sum(),
+        head=Head(bias=inputs["bias"], chunk_rows=16),
+    ).loss
     loss.backward()
     assert inputs.pop(frozen).grad is None
     for name, x in inputs.items():
@@ -106,7 +119,9 @@ def test_ops_without_grad_give_the_same_numbers(backend):
     assert not quiet.loss.requires_grad
     assert not quiet_logprobs.logprobs.requires_grad
     loud = linear_policy_loss(hidden, weight, PROBLEM.targets, PROBLEM.advantages, backend=backend)
-    torch.testing.assert_close(tuple(quiet[:4]), tuple(x.detach() for x in loud[:4]), rtol=1e-12, atol=1e-12, equal_nan=True)
+    torch.testing.assert_close(
+        tuple(quiet[:4]), tuple(x.detach() for x in loud[:4]), rtol=1e-12, atol=1e-12, equal_nan=True
+    )
     assert loud.loss.requires_grad
     assert not any(x.requires_grad for x in (*loud[1:4], *loud.stats.values()))
 
@@ -163,9 +178,12 @@ def penalise_gradient(value: torch.Tensor, hidden: torch.Tensor) -> None:
 @pytest.mark.parametrize("after", [lambda x: x, torch.square], ids=["linear", "square"])
 @pytest.mark.parametrize("op", ["loss", "logprobs"])
 def test_double_backward_is_refused(op, after):
-    # A gradient penalty must not be dropped in silence, whether or not the upstream gradient itself has a graph.
+    # A gradient penalty must not be dropped in silence, whether or not the upstream gradient itself
+    # has a graph.
     hidden, weight = leaves()
-    value = after(loss_of(hidden, weight) if op == "loss" else linear_logprob(hidden, weight, PROBLEM.targets).logprobs.sum())
+    value = after(
+        loss_of(hidden, weight) if op == "loss" else linear_logprob(hidden, weight, PROBLEM.targets).logprobs.sum()
+    )
     with pytest.raises(RuntimeError, match="differentia"):
         penalise_gradient(value, hidden)
 
@@ -178,7 +196,9 @@ def test_tied_weight_gets_the_gradient_of_both_paths(backend):
     lp, _ = naive_logprobs(torch.tanh(embedding[tokens] @ mix), head, PROBLEM.targets)
     p, valid = lp.detach().exp(), PROBLEM.targets != -100
     (-(PROBLEM.advantages * torch.where(p < 0.7, p, 1.0) * lp)[valid].mean()).backward()
-    torch.testing.assert_close(tied.grad, embedding.grad + head.grad, rtol=2e-7, atol=1e-9)  # 1/N of the default mean is fp32
+    torch.testing.assert_close(
+        tied.grad, embedding.grad + head.grad, rtol=2e-7, atol=1e-9
+    )  # 1/N of the default mean is fp32
     assert embedding.grad.abs().max() > 1e-3 < head.grad.abs().max()
 
 

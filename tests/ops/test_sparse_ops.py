@@ -22,14 +22,18 @@ def test_engines_agree_with_fp64(backend, op, dtype):
     targets[5] = -100
 
     def run(scale, sparsity, backend, hidden, weight):
-        hidden, weight, bias = (x.clone().requires_grad_() for x in (hidden, weight, torch.zeros(700, dtype=hidden.dtype)))
+        hidden, weight, bias = (
+            x.clone().requires_grad_() for x in (hidden, weight, torch.zeros(700, dtype=hidden.dtype))
+        )
         head = Head(bias=bias, sparsity=sparsity, chunk_rows=32)
         if op == "loss":
             out = linear_policy_loss(hidden, weight, targets, advantages, head=head, backend=backend)
             reports.append(out.stats)
             (out.loss * scale).backward()
         else:
-            (linear_logprob(hidden, weight, targets, head=head, backend=backend).logprobs * advantages).sum().mul(scale).backward()
+            (linear_logprob(hidden, weight, targets, head=head, backend=backend).logprobs * advantages).sum().mul(
+                scale
+            ).backward()
         return hidden.grad, weight.grad, bias.grad
 
     exact = run(3.0, None, "eager", hidden.double(), weight.double())
@@ -57,7 +61,9 @@ def test_gradients_of_an_entropy_are_exact():
 def test_losses_metrics_and_a_frozen_head_do_not_notice():
     hidden, weight, targets, advantages = peaked(40, 9, 300, sharpness=12.0)
     exact, found = (
-        linear_policy_loss(hidden.requires_grad_(), weight, targets, advantages, head=Head(sparsity=s), backend="chunked")
+        linear_policy_loss(
+            hidden.requires_grad_(), weight, targets, advantages, head=Head(sparsity=s), backend="chunked"
+        )
         for s in (None, Sparse(eps=2.0**-6))
     )
     assert found.stats["sparse_columns"] < 0.5
@@ -92,7 +98,9 @@ def test_a_row_that_is_nan_stays_nan_and_alone(backend):
 def test_what_is_kept_does_not_depend_on_the_scale_of_the_loss(sparsity):
     hidden, weight, targets, advantages = peaked(64, 9, 300, sharpness=12.0, dtype=torch.float32)
     plain = gradients((hidden, weight, targets, advantages), sparsity, chunk_rows=16)
-    tiny = gradients((hidden, weight, targets, advantages * 2.0**-80), sparsity, chunk_rows=16)  # their squares underflow
+    tiny = gradients(
+        (hidden, weight, targets, advantages * 2.0**-80), sparsity, chunk_rows=16
+    )  # their squares underflow
     assert plain[2]["sparse_columns"] < 0.5
     for name in ("sparse_columns", "sparse_exact", "sparse_error"):
         torch.testing.assert_close(tiny[2][name], plain[2][name])
@@ -116,7 +124,11 @@ def test_many_chunks_flush_their_tails(monkeypatch):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"error": -1.0}, "Sparse.error = -1.0"), ({"eps": 1.0}, "Sparse.eps = 1.0"), ({"pays": 2.0}, "Sparse.pays = 2.0")],
+    [
+        ({"error": -1.0}, "Sparse.error = -1.0"),
+        ({"eps": 1.0}, "Sparse.eps = 1.0"),
+        ({"pays": 2.0}, "Sparse.pays = 2.0"),
+    ],
 )
 def test_values_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
@@ -135,7 +147,9 @@ def test_compiled_programs_leave_out_the_same(op, plain_memory):
 
     def run(hidden, weight):
         if op == "logprob":
-            return (linear_logprob(hidden, weight, targets, head=head, backend="chunked").logprobs * advantages).sum(), {}
+            return (
+                linear_logprob(hidden, weight, targets, head=head, backend="chunked").logprobs * advantages
+            ).sum(), {}
         out = linear_policy_loss(hidden, weight, targets, advantages, head=head, backend="chunked")
         return out.loss, out.stats
 

@@ -30,12 +30,33 @@ from .tile import raw_logits, tile_position, transform, uncap
 )
 @triton.jit
 def head_bwd_kernel(
-    hidden_ptr, weight_ptr, bias_ptr, targets_ptr, normaliser_ptr, entropy_ptr, grad_logprobs_ptr, grad_entropy_ptr, own_ptr, dz_ptr,
-    K, V, D, stride_wv, stride_zk,
-    SCALE: tl.constexpr, SOFTCAP: tl.constexpr, TEMPERATURE: tl.constexpr,
-    HAS_BIAS: tl.constexpr, HAS_ENTROPY: tl.constexpr, EVEN_D: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr, GROUP: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
+    hidden_ptr,
+    weight_ptr,
+    bias_ptr,
+    targets_ptr,
+    normaliser_ptr,
+    entropy_ptr,
+    grad_logprobs_ptr,
+    grad_entropy_ptr,
+    own_ptr,
+    dz_ptr,
+    K,
+    V,
+    D,
+    stride_wv,
+    stride_zk,
+    SCALE: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    TEMPERATURE: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_ENTROPY: tl.constexpr,
+    EVEN_D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    GROUP: tl.constexpr,
+    ACC: tl.constexpr,
+):
     """dz [K, V] of one tile."""
     row_block, tile = tile_position(K, V, BLOCK_N, BLOCK_V, GROUP)
     row = row_block * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -49,7 +70,9 @@ def head_bwd_kernel(
     slope = tl.load(grad_logprobs_ptr + row, mask=live, other=0.0)[:, None]
     if HAS_ENTROPY:
         entropy = tl.load(entropy_ptr + row, mask=live, other=0.0)
-        slope += tl.load(grad_entropy_ptr + row, mask=live, other=0.0)[:, None] * (tl.maximum(log_p, -1e30) + entropy[:, None])
+        slope += tl.load(grad_entropy_ptr + row, mask=live, other=0.0)[:, None] * (
+            tl.maximum(log_p, -1e30) + entropy[:, None]
+        )
     own = tl.load(own_ptr + row, mask=live, other=0.0)
     target = tl.load(targets_ptr + row, mask=live, other=-1).to(tl.int32)
     dz = tl.where(col[None, :] == target[:, None], own[:, None], -tl.exp(log_p) * slope)
@@ -69,7 +92,9 @@ def head_backward(
     head: Head,
     config: Config,
 ) -> None:
-    """Write the gradient of the transformed logits, soft cap included; scale / temperature is left to the GEMMs."""
+    """Write the gradient of the transformed logits, soft cap included; scale / temperature is left
+    to the GEMMs.
+    """
     grad_logprobs, grad_entropy = upstream
     own = grad_logprobs * -torch.expm1(scores.logprobs)
     if grad_entropy is not None:
@@ -77,8 +102,23 @@ def head_backward(
     (rows, size), vocabulary = hidden.shape, weight.shape[0]
     _, acc = accumulator(hidden.dtype)
     head_bwd_kernel[(triton.cdiv(rows, config.block_n) * triton.cdiv(vocabulary, config.block_v),)](
-        hidden_ptr=hidden, weight_ptr=weight, bias_ptr=bias, targets_ptr=targets, normaliser_ptr=scores.normaliser,
-        entropy_ptr=scores.entropy, grad_logprobs_ptr=grad_logprobs, grad_entropy_ptr=grad_entropy, own_ptr=own, dz_ptr=dz,
-        K=rows, V=vocabulary, D=size, stride_wv=weight.stride(0), stride_zk=dz.stride(0), ACC=acc,
-        **transforms(head), **config.blocks(), **config.options(),
-    )  # fmt: skip
+        hidden_ptr=hidden,
+        weight_ptr=weight,
+        bias_ptr=bias,
+        targets_ptr=targets,
+        normaliser_ptr=scores.normaliser,
+        entropy_ptr=scores.entropy,
+        grad_logprobs_ptr=grad_logprobs,
+        grad_entropy_ptr=grad_entropy,
+        own_ptr=own,
+        dz_ptr=dz,
+        K=rows,
+        V=vocabulary,
+        D=size,
+        stride_wv=weight.stride(0),
+        stride_zk=dz.stride(0),
+        ACC=acc,
+        **transforms(head),
+        **config.blocks(),
+        **config.options(),
+    )

@@ -2,8 +2,8 @@
 
     largest_j = max_i scale_i |grad_ij|    total_j = sum_i scale_i |grad_ij|    row_sums_i = sum_j grad_ij
 
-Cost: the chunk read once. A program takes BLOCK_V columns and every row, so that nothing is summed across programs but the row
-sums, of which each writes its part.
+Cost: the chunk read once. A program takes BLOCK_V columns and every row, so that nothing is summed
+across programs but the row sums, of which each writes its part.
 """
 
 from __future__ import annotations
@@ -21,9 +21,18 @@ BLOCK_N, BLOCK_V = 32, 128
 
 @triton.jit
 def columns_kernel(
-    grad_ptr, scale_ptr, largest_ptr, total_ptr, row_sums_ptr, K, V, stride_gk, ACC: tl.constexpr, BLOCK_N: tl.constexpr,
+    grad_ptr,
+    scale_ptr,
+    largest_ptr,
+    total_ptr,
+    row_sums_ptr,
+    K,
+    V,
+    stride_gk,
+    ACC: tl.constexpr,
+    BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
-):  # fmt: skip
+):
     """row_sums [tiles, K]: each tile's part."""
     tile = tl.program_id(0)
     col = tile * BLOCK_V + tl.arange(0, BLOCK_V)
@@ -51,7 +60,17 @@ def look(
     largest, total = torch.empty(2, vocabulary, dtype=dtype, device=grad.device).unbind()
     row_sums = torch.empty(tiles, count, dtype=dtype, device=grad.device)
     columns_kernel[(tiles,)](
-        grad_ptr=grad, scale_ptr=scale.to(dtype).contiguous(), largest_ptr=largest, total_ptr=total, row_sums_ptr=row_sums,
-        K=count, V=vocabulary, stride_gk=grad.stride(0), ACC=acc, BLOCK_N=BLOCK_N, BLOCK_V=BLOCK_V, **launch_options(4, 1),
-    )  # fmt: skip
+        grad_ptr=grad,
+        scale_ptr=scale.to(dtype).contiguous(),
+        largest_ptr=largest,
+        total_ptr=total,
+        row_sums_ptr=row_sums,
+        K=count,
+        V=vocabulary,
+        stride_gk=grad.stride(0),
+        ACC=acc,
+        BLOCK_N=BLOCK_N,
+        BLOCK_V=BLOCK_V,
+        **launch_options(4, 1),
+    )
     return Looked(largest, total, row_sums.sum(0))

@@ -1,7 +1,8 @@
 """Launch configurations: one per architecture and operand size, no search unless asked for.
 
-Chosen so that each compiles without spills and within the architecture's shared memory (benchmarks/results/aot.csv);
-GFT_KERNELS_CONFIG=128x256x64x8x3 (rows x vocabulary x depth x warps x stages) overrides them all.
+Chosen so that each compiles without spills and within the architecture's shared memory
+(benchmarks/results/aot.csv); GFT_KERNELS_CONFIG=128x256x64x8x3 (rows x vocabulary x depth x warps x
+stages) overrides them all.
 """
 
 from __future__ import annotations
@@ -49,13 +50,19 @@ CONFIGS: dict[str, dict[int, Config]] = {
     "120": {2: Config(128, 128, 64, 8, 2), 4: Config(64, 64, 32, 4, 3)},
     "gfx942": {2: Config(128, 128, 32, 8, 2), 4: Config(64, 64, 32, 4, 2)},
 }
-# Where a soft cap or the entropy's gradient keeps the logits beside the exponentials, those of CONFIGS would spill.
+# Where a soft cap or the entropy's gradient keeps the logits beside the exponentials, those of
+# CONFIGS would spill.
 TWO_TILES: dict[str, dict[int, Config]] = {
     "90": {2: Config(128, 128, 64, 8, 3)},
     "100": {2: Config(128, 128, 64, 8, 3)},
     "gfx942": {2: Config(128, 128, 64, 8, 2)},
 }
-ELEMENTS = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32, torch.float64: tl.float64}
+ELEMENTS = {
+    torch.float16: tl.float16,
+    torch.bfloat16: tl.bfloat16,
+    torch.float32: tl.float32,
+    torch.float64: tl.float64,
+}
 NEAREST = {"86": "89", "87": "80", "103": "100", "110": "100", "121": "120"}
 INTERPRETED = Config(16, 32, 32, 1, 1, group=2)
 _override: Config | None = None
@@ -76,13 +83,23 @@ def parse_config(text: str) -> Config:
     """Config of "rows x vocabulary x depth x warps x stages", for example 128x256x64x8x3.
 
     Raises:
-        ValueError: not five positive integers, or a block that is not a power of two of at least 16.
+        ValueError: not five positive integers, or a block that is not a power of two of at least
+            16.
     """
     if not re.fullmatch(r"\d+(x\d+){4}", text):
-        raise ValueError(f"GFT_KERNELS_CONFIG = {text!r}: give rows x vocabulary x depth x warps x stages, for example 128x256x64x8x3.")
+        raise ValueError(
+            f"GFT_KERNELS_CONFIG = {text!r}: give rows x vocabulary x depth x warps x stages, for example "
+            "128x256x64x8x3."
+        )
     sizes = [int(part) for part in text.split("x")]
-    if any(size < 16 or size & (size - 1) for size in sizes[:3]) or sizes[3] not in (1, 2, 4, 8, 16) or not 1 <= sizes[4] <= 8:
-        raise ValueError(f"GFT_KERNELS_CONFIG = {text!r}: blocks must be powers of two from 16, warps 1 to 16, stages 1 to 8.")
+    if (
+        any(size < 16 or size & (size - 1) for size in sizes[:3])
+        or sizes[3] not in (1, 2, 4, 8, 16)
+        or not 1 <= sizes[4] <= 8
+    ):
+        raise ValueError(
+            f"GFT_KERNELS_CONFIG = {text!r}: blocks must be powers of two from 16, warps 1 to 16, stages 1 to 8."
+        )
     return Config(*sizes)
 
 
@@ -98,7 +115,9 @@ def architecture(device: torch.device) -> str:
 
 
 def shipped(name: str, dtype: torch.dtype, head: Head, entropy: bool = False) -> Config:
-    """The configuration of an architecture for operands of `dtype`; `entropy`: a kernel that takes the entropy's gradient."""
+    """The configuration of an architecture for operands of `dtype`; `entropy`: a kernel that takes
+    the entropy's gradient.
+    """
     size = min(dtype.itemsize, 4)
     plain = CONFIGS[name][size]
     return TWO_TILES.get(name, {}).get(size, plain) if entropy or head.softcap is not None else plain
@@ -125,7 +144,9 @@ def accumulator(dtype: torch.dtype) -> tuple[torch.dtype, tl.dtype]:
 
 
 def per_tile(dtype: torch.dtype) -> bool:
-    """Whether exponentials of `dtype` need an offset a tile: fp16's range is too short for one offset a row."""
+    """Whether exponentials of `dtype` need an offset a tile: fp16's range is too short for one
+    offset a row.
+    """
     return dtype == torch.float16
 
 

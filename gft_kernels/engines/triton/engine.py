@@ -3,7 +3,8 @@
     fused loss      reference, forward (stores exps), finalise, rescale, then dhidden and dweight GEMMs: 6KDV for K rows
     log-prob op     reference, forward (stores nothing), finalise: 2NDV; backward recomputes: 6KDV for K rows
 
-Memory: one chunk of exponentials (at most CHUNK_BYTES), 12 bytes a row and tile, dweight in fp32. No atomics.
+Memory: one chunk of exponentials (at most CHUNK_BYTES), 12 bytes a row and tile, dweight in fp32.
+No atomics.
 """
 
 from __future__ import annotations
@@ -46,11 +47,17 @@ def _refuse_without_device(tensor: Tensor) -> None:
 
 
 def _operands(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The GEMMs' operands in one dtype (the wider; fp16 with bf16 is fp32), the weight with adjacent columns."""
+    """The GEMMs' operands in one dtype (the wider; fp16 with bf16 is fp32), the weight with
+    adjacent columns.
+    """
     _refuse_without_device(hidden)
     dtype = torch.promote_types(hidden.dtype, weight.dtype)
     weight = weight.to(dtype)
-    return hidden.to(dtype), weight if weight.stride(1) == 1 else weight.contiguous(), None if bias is None else bias.contiguous()
+    return (
+        hidden.to(dtype),
+        weight if weight.stride(1) == 1 else weight.contiguous(),
+        None if bias is None else bias.contiguous(),
+    )
 
 
 def _on(device: torch.device) -> AbstractContextManager:
@@ -73,7 +80,9 @@ def _chunks(count: int, size: int, rows: Tensor | None) -> Iterator[tuple[slice,
         yield at, at if rows is None else rows[at]
 
 
-def score(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head, rows: Tensor | None) -> Scores:
+def score(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head, rows: Tensor | None
+) -> Scores:
     hidden, weight, bias = _operands(hidden, weight, bias)
     config, count = config_for(hidden.device, hidden.dtype, head), len(targets) if rows is None else len(rows)
     out = torch.empty(4, count, dtype=accumulator(hidden.dtype)[0], device=hidden.device)
@@ -87,10 +96,19 @@ def score(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, 
 
 
 def score_gradients(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head, rows: Tensor | None,
-    scores: Scores, upstream: tuple[Tensor, Tensor | None], wanted: Wanted,
-) -> Gradients:  # fmt: skip
-    """Recompute the chosen rows' tiles and accumulate the gradients of an upstream [K] on log p and entropy."""
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    head: Head,
+    rows: Tensor | None,
+    scores: Scores,
+    upstream: tuple[Tensor, Tensor | None],
+    wanted: Wanted,
+) -> Gradients:
+    """Recompute the chosen rows' tiles and accumulate the gradients of an upstream [K] on log p and
+    entropy.
+    """
     grad_logprobs, grad_entropy = (None if g is None else g.to(scores.logprobs.dtype) for g in upstream)
     assert grad_logprobs is not None
     largest = grad_logprobs.abs() if grad_entropy is None else torch.maximum(grad_logprobs.abs(), grad_entropy.abs())
@@ -98,7 +116,10 @@ def score_gradients(
     out = gradients(hidden, weight, bias, wanted, head, unit_of(operands[0].dtype, largest), look)
     hidden, weight, bias = operands
     if out.unit is not None:
-        grad_logprobs, grad_entropy = grad_logprobs / out.unit, None if grad_entropy is None else grad_entropy / out.unit
+        grad_logprobs, grad_entropy = (
+            grad_logprobs / out.unit,
+            None if grad_entropy is None else grad_entropy / out.unit,
+        )
     config, count = config_for(hidden.device, hidden.dtype, head, grad_entropy is not None), len(grad_logprobs)
     size = chunk_rows(len(weight), hidden.dtype, head)
     buffer = _buffer(min(size, count), weight)
@@ -118,8 +139,12 @@ def _buffer(rows: int, weight: Tensor) -> Tensor:
     return torch.empty(rows, pad(len(weight)), dtype=weight.dtype, device=weight.device)[:, : len(weight)]
 
 
-def loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, plan: LossPlan, wanted: Wanted) -> tuple[PlanResult, Gradients]:
-    """Loss and per-row results over the plan's rows, with the gradients for an upstream gradient of 1."""
+def loss(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, plan: LossPlan, wanted: Wanted
+) -> tuple[PlanResult, Gradients]:
+    """Loss and per-row results over the plan's rows, with the gradients for an upstream gradient of
+    1.
+    """
     head, operands = plan.head, _operands(hidden, weight, bias)
     grads = gradients(hidden, weight, bias, wanted, head, unit_of(operands[0].dtype, plan.weights), look)
     hidden, weight, bias = operands
@@ -143,15 +168,21 @@ def loss(hidden: Tensor, weight: Tensor, bias: Tensor | None, plan: LossPlan, wa
     return PlanResult((out[0] * plan.weights).sum(), *(x.clone() for x in out[1:])), grads
 
 
-def _finalise(partials: Tensor, reference: Tensor, exps: torch.dtype, plan: LossPlan, at: slice, unit: Tensor | None) -> Finalised:
-    """The rows of a chunk; an objective that no kernel knows takes its coefficients by autograd between two launches."""
+def _finalise(
+    partials: Tensor, reference: Tensor, exps: torch.dtype, plan: LossPlan, at: slice, unit: Tensor | None
+) -> Finalised:
+    """The rows of a chunk; an objective that no kernel knows takes its coefficients by autograd
+    between two launches.
+    """
     arguments = loss_arguments(plan, at, unit)
     if arguments is not None:
         return finalise(partials, reference, exps, plan.head, arguments)
     logprobs = finalise(partials, reference, exps, plan.head).logprobs
     per_token = {name: None if x is None else x[at] for name, x in plan.per_token.items()}
     losses, coefficients = losses_and_coefficients(plan.objective, logprobs, per_token)
-    return finalise(partials, reference, exps, plan.head, given_arguments(plan, at, unit, coefficients))._replace(loss=losses)
+    return finalise(partials, reference, exps, plan.head, given_arguments(plan, at, unit, coefficients))._replace(
+        loss=losses
+    )
 
 
 def logits_loss(logits: Tensor, plan: LossPlan, grad: Tensor | None) -> tuple[PlanResult, Tensor | None]:

@@ -1,17 +1,21 @@
-"""From the tiles' partials to everything a row needs: one small kernel between the forward GEMM and the gradient GEMMs.
+"""From the tiles' partials to everything a row needs: one small kernel between the forward GEMM and
+the gradient GEMMs.
 
 With m the largest offset of the row and o_t, s_t, e_t the partials of tile t,
 
     rest = sum_t s_t e^(o_t - m)    E_y = e^(z_y - m)    total = rest + E_y
-    log p = -log1p(rest / E_y)      entropy = log total - (sum_t e^(o_t - m) (e_t + (o_t - m) s_t) + E_y (z_y - m)) / total
+    log p = -log1p(rest / E_y)
+    entropy = log total - (sum_t e^(o_t - m) (e_t + (o_t - m) s_t) + E_y (z_y - m)) / total
     A = (R - mean R) / (std R + eps) over the row's group      loss, coefficient = objective(log p, A, old, ref)
     factor = -coefficient * w / total      target = -rest * slope of the soft cap at z_y
 
-so that dz = factor * exps, the target's entry holding `target`: minus the sum of the others, never 1 - p by subtraction.
-That entry is most of the row's gradient, so it is rounded first and the factor takes up what the rounding lost: it enters
-the GEMMs exactly. In fp16 a power of two of the factor moves to the exponentials (`scale`), as far as there is room.
+so that dz = factor * exps, the target's entry holding `target`: minus the sum of the others, never
+1 - p by subtraction. That entry is most of the row's gradient, so it is rounded first and the
+factor takes up what the rounding lost: it enters the GEMMs exactly. In fp16 a power of two of the
+factor moves to the exponentials (`scale`), as far as there is room.
 
-Cost: 12 bytes a row and tile read, 9 numbers a row written; B rewards a row where advantages are normalised here.
+Cost: 12 bytes a row and tile read, 9 numbers a row written; B rewards a row where advantages are
+normalised here.
 """
 
 from __future__ import annotations
@@ -63,7 +67,9 @@ def combine(partials_ptr, reference, row, K, TILES, PER_TILE: tl.constexpr, BLOC
 
 @triton.jit
 def row_scores(reference, offset, rest, moment):
-    """(log p, entropy, total) of rows whose target has logit `reference`; rest and moment of the others are under `offset`."""
+    """(log p, entropy, total) of rows whose target has logit `reference`; rest and moment of the
+    others are under `offset`.
+    """
     own = tl.exp(reference - offset)
     total = rest + own
     logprobs = tl.where(own > 0.5, -log1p(rest / own), reference - offset - tl.log(total))
@@ -73,15 +79,36 @@ def row_scores(reference, offset, rest, moment):
 
 @triton.jit
 def row_terms(
-    at, live, logprobs, advantages_ptr, old_ptr, ref_ptr, sequence_ptr, rewards_ptr, group_ids_ptr, B,
-    KIND: tl.constexpr, TAU: tl.constexpr, CLIP_LOW: tl.constexpr, CLIP_HIGH: tl.constexpr, DUAL_CLIP: tl.constexpr, BETA: tl.constexpr,
-    REWARD_SCALE: tl.constexpr, KEEP_SINGLE: tl.constexpr, EPS: tl.constexpr, BLOCK_B: tl.constexpr,
-):  # fmt: skip
-    """(loss, coefficient) of rows whose per-token constants are at `at`; empty pointers are what the caller did not give."""
+    at,
+    live,
+    logprobs,
+    advantages_ptr,
+    old_ptr,
+    ref_ptr,
+    sequence_ptr,
+    rewards_ptr,
+    group_ids_ptr,
+    B,
+    KIND: tl.constexpr,
+    TAU: tl.constexpr,
+    CLIP_LOW: tl.constexpr,
+    CLIP_HIGH: tl.constexpr,
+    DUAL_CLIP: tl.constexpr,
+    BETA: tl.constexpr,
+    REWARD_SCALE: tl.constexpr,
+    KEEP_SINGLE: tl.constexpr,
+    EPS: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+):
+    """(loss, coefficient) of rows whose per-token constants are at `at`; empty pointers are what
+    the caller did not give.
+    """
     advantages = tl.zeros_like(logprobs)
     if rewards_ptr is not None:
         sequence = tl.load(sequence_ptr + at, mask=live, other=0)
-        advantages = group_advantage(sequence, live, rewards_ptr, group_ids_ptr, B, REWARD_SCALE, KEEP_SINGLE, EPS, BLOCK_B)
+        advantages = group_advantage(
+            sequence, live, rewards_ptr, group_ids_ptr, B, REWARD_SCALE, KEEP_SINGLE, EPS, BLOCK_B
+        )
         advantages = advantages.to(logprobs.dtype)
     elif advantages_ptr is not None:
         advantages = tl.load(advantages_ptr + at, mask=live, other=0.0)
@@ -96,12 +123,37 @@ def row_terms(
 
 @triton.jit
 def finalise_kernel(
-    partials_ptr, reference_ptr, rows_ptr, weights_ptr, advantages_ptr, old_ptr, ref_ptr, sequence_ptr, rewards_ptr, group_ids_ptr,
-    unit_ptr, K, TILES, B,
-    KIND: tl.constexpr, TAU: tl.constexpr, CLIP_LOW: tl.constexpr, CLIP_HIGH: tl.constexpr, DUAL_CLIP: tl.constexpr, BETA: tl.constexpr,
-    REWARD_SCALE: tl.constexpr, KEEP_SINGLE: tl.constexpr, EPS: tl.constexpr, SOFTCAP: tl.constexpr, TEMPERATURE: tl.constexpr,
-    PER_TILE: tl.constexpr, EXPS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_B: tl.constexpr,
-):  # fmt: skip
+    partials_ptr,
+    reference_ptr,
+    rows_ptr,
+    weights_ptr,
+    advantages_ptr,
+    old_ptr,
+    ref_ptr,
+    sequence_ptr,
+    rewards_ptr,
+    group_ids_ptr,
+    unit_ptr,
+    K,
+    TILES,
+    B,
+    KIND: tl.constexpr,
+    TAU: tl.constexpr,
+    CLIP_LOW: tl.constexpr,
+    CLIP_HIGH: tl.constexpr,
+    DUAL_CLIP: tl.constexpr,
+    BETA: tl.constexpr,
+    REWARD_SCALE: tl.constexpr,
+    KEEP_SINGLE: tl.constexpr,
+    EPS: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    TEMPERATURE: tl.constexpr,
+    PER_TILE: tl.constexpr,
+    EXPS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+):
     """rows [9, K] in the order of `Rows`."""
     row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     live = row < K
@@ -115,16 +167,36 @@ def finalise_kernel(
     tl.store(at + 3 * K, tl.log(total), mask=live)
     if KIND != OUTSIDE_KIND:
         loss, coefficient = row_terms(
-            row, live, logprobs, advantages_ptr, old_ptr, ref_ptr, sequence_ptr, rewards_ptr, group_ids_ptr, B,
-            KIND, TAU, CLIP_LOW, CLIP_HIGH, DUAL_CLIP, BETA, REWARD_SCALE, KEEP_SINGLE, EPS, BLOCK_B,
-        )  # fmt: skip
+            row,
+            live,
+            logprobs,
+            advantages_ptr,
+            old_ptr,
+            ref_ptr,
+            sequence_ptr,
+            rewards_ptr,
+            group_ids_ptr,
+            B,
+            KIND,
+            TAU,
+            CLIP_LOW,
+            CLIP_HIGH,
+            DUAL_CLIP,
+            BETA,
+            REWARD_SCALE,
+            KEEP_SINGLE,
+            EPS,
+            BLOCK_B,
+        )
         factor = -coefficient * tl.load(weights_ptr + row, mask=live, other=0.0) / total
         scale = tl.zeros_like(reference) + 1.0
         if PER_TILE:
             factor /= tl.load(unit_ptr)
             power = tl.log2(tl.where(factor == 0, 1.0, tl.abs(factor)))
             room = 15.0 - tl.log2(tl.maximum(rest, 1.0))  # |target| stays under 2^15: a coefficient may be far over 1
-            scale = tl.exp2(tl.floor(tl.minimum(tl.where(power < 0, 0.5 * power, power), room)))  # a small one is shared by both sides
+            scale = tl.exp2(
+                tl.floor(tl.minimum(tl.where(power < 0, 0.5 * power, power), room))
+            )  # a small one is shared by both sides
         target = uncap(-rest, reference, SOFTCAP, TEMPERATURE) * scale
         rounded = target.to(EXPS).to(target.dtype)
         ratio = target / tl.where(rounded == 0, 1.0, rounded)
@@ -136,7 +208,9 @@ def finalise_kernel(
 
 
 class Rows(NamedTuple):
-    """What `finalise` found, [K] each, in the accumulators' dtype; all but the first four only where the objective is known."""
+    """What `finalise` found, [K] each, in the accumulators' dtype; all but the first four only
+    where the objective is known.
+    """
 
     logprobs: Tensor
     entropy: Tensor
@@ -161,8 +235,19 @@ def finalise(
     rows = torch.empty(len(Rows._fields), count, dtype=partials.dtype, device=partials.device)
     if count:
         finalise_kernel[(triton.cdiv(count, 32),)](
-            partials_ptr=partials, reference_ptr=reference, rows_ptr=rows, K=count, TILES=tiles, EXPS=ELEMENTS[exps],
-            PER_TILE=per_tile(exps), SOFTCAP=float(head.softcap or 0.0), TEMPERATURE=float(head.temperature),
-            BLOCK_N=32, BLOCK_T=16, BLOCK_B=16, **(arguments or SCORES_ONLY), **launch_options(4, 2),
-        )  # fmt: skip
+            partials_ptr=partials,
+            reference_ptr=reference,
+            rows_ptr=rows,
+            K=count,
+            TILES=tiles,
+            EXPS=ELEMENTS[exps],
+            PER_TILE=per_tile(exps),
+            SOFTCAP=float(head.softcap or 0.0),
+            TEMPERATURE=float(head.temperature),
+            BLOCK_N=32,
+            BLOCK_T=16,
+            BLOCK_B=16,
+            **(arguments or SCORES_ONLY),
+            **launch_options(4, 2),
+        )
     return Rows(*rows.unbind())

@@ -1,7 +1,9 @@
-"""objectives.py and advantages.py in Triton: loss and coefficient of a row from its log-prob and its constants.
+"""objectives.py and advantages.py in Triton: loss and coefficient of a row from its log-prob and
+its constants.
 
-The formulas are those of the two files, including where a ratio stops (e^60) and what 0 * -inf is; a test holds the
-two together on every branch. KIND is one of the constants below, chosen by `objective_constants` on the host.
+The formulas are those of the two files, including where a ratio stops (e^60) and what 0 * -inf is;
+a test holds the two together on every branch. KIND is one of the constants below, chosen by
+`objective_constants` on the host.
 """
 
 import triton
@@ -30,7 +32,9 @@ def times(coefficient, logprobs):
 
 @triton.jit
 def clamp(x, low: tl.constexpr, high: tl.constexpr):
-    """x within low..high, the bounds in x's own precision (a plain constant is fp32 in some releases)."""
+    """x within low..high, the bounds in x's own precision (a plain constant is fp32 in some
+    releases).
+    """
     return tl.minimum(tl.maximum(x, tl.full((), low, x.dtype)), tl.full((), high, x.dtype))
 
 
@@ -41,7 +45,9 @@ def log_ratio(logprobs, other):
 
 @triton.jit
 def log1p(x):
-    """log(1 + x) for x >= 0 to the last digits: 2 atanh(x / (2 + x)) by its series where x is small."""
+    """log(1 + x) for x >= 0 to the last digits: 2 atanh(x / (2 + x)) by its series where x is
+    small.
+    """
     t = x / (2.0 + x)
     q = t * t
     series = 1.0 / 17
@@ -52,9 +58,17 @@ def log1p(x):
 
 @triton.jit
 def objective_terms(
-    logprobs, advantages, old, ref, KIND: tl.constexpr, TAU: tl.constexpr, CLIP_LOW: tl.constexpr, CLIP_HIGH: tl.constexpr,
-    DUAL_CLIP: tl.constexpr, BETA: tl.constexpr,
-):  # fmt: skip
+    logprobs,
+    advantages,
+    old,
+    ref,
+    KIND: tl.constexpr,
+    TAU: tl.constexpr,
+    CLIP_LOW: tl.constexpr,
+    CLIP_HIGH: tl.constexpr,
+    DUAL_CLIP: tl.constexpr,
+    BETA: tl.constexpr,
+):
     """(loss, d loss / d log p) of each row; DUAL_CLIP None and BETA 0 are none."""
     p = tl.exp(logprobs)
     if KIND == GRPO:
@@ -97,9 +111,19 @@ def objective_terms(
 
 @triton.jit
 def group_advantage(
-    sequence, live, rewards_ptr, group_ids_ptr, B, SCALE: tl.constexpr, KEEP_SINGLE: tl.constexpr, EPS: tl.constexpr, BLOCK_B: tl.constexpr,
-):  # fmt: skip
-    """(R - mean) / (std + EPS) of the group of each row's sequence, 0 without spread; two passes over the B rewards."""
+    sequence,
+    live,
+    rewards_ptr,
+    group_ids_ptr,
+    B,
+    SCALE: tl.constexpr,
+    KEEP_SINGLE: tl.constexpr,
+    EPS: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+):
+    """(R - mean) / (std + EPS) of the group of each row's sequence, 0 without spread; two passes
+    over the B rewards.
+    """
     own = tl.load(rewards_ptr + sequence, mask=live, other=0.0)
     group = tl.load(group_ids_ptr + sequence, mask=live, other=0)
     size = tl.zeros_like(own)
@@ -111,7 +135,9 @@ def group_advantage(
         other = start + tl.arange(0, BLOCK_B)
         rewards = tl.load(rewards_ptr + other, mask=other < B, other=0.0)
         everything += tl.sum(rewards, 0)
-        member = (tl.load(group_ids_ptr + other, mask=other < B, other=0)[None, :] == group[:, None]) & (other < B)[None, :]
+        member = (tl.load(group_ids_ptr + other, mask=other < B, other=0)[None, :] == group[:, None]) & (other < B)[
+            None, :
+        ]
         size += tl.sum(tl.where(member, 1.0, 0.0), 1)
         total += tl.sum(tl.where(member, rewards[None, :], 0.0), 1)
         low = tl.minimum(low, tl.min(tl.where(member, rewards[None, :], float("inf")), 1))
@@ -124,10 +150,14 @@ def group_advantage(
             other = start + tl.arange(0, BLOCK_B)
             rewards = tl.load(rewards_ptr + other, mask=other < B, other=0.0)[None, :]
             if SCALE == GROUP_SCALE:
-                member = (tl.load(group_ids_ptr + other, mask=other < B, other=0)[None, :] == group[:, None]) & (other < B)[None, :]
+                member = (tl.load(group_ids_ptr + other, mask=other < B, other=0)[None, :] == group[:, None]) & (
+                    other < B
+                )[None, :]
                 squares += tl.sum(tl.where(member, (rewards - mean[:, None]) * (rewards - mean[:, None]), 0.0), 1)
             else:
-                squares += tl.sum(tl.where((other < B)[None, :], (rewards - everything / B) * (rewards - everything / B), 0.0), 1)
+                squares += tl.sum(
+                    tl.where((other < B)[None, :], (rewards - everything / B) * (rewards - everything / B), 0.0), 1
+                )
         count = size if SCALE == GROUP_SCALE else tl.zeros_like(size) + B
         scale = tl.where(count > 1, tl.sqrt(squares / tl.maximum(count - 1.0, 1.0)) + EPS, 1.0)
     advantage = tl.where(low != high, (own - mean) / scale, 0.0)

@@ -1,15 +1,18 @@
-"""Forward over a chunk of rows: logit tiles in registers, their partial sums, and on request the scaled exponentials.
+"""Forward over a chunk of rows: logit tiles in registers, their partial sums, and on request the
+scaled exponentials.
 
 With o a row's offset in a tile and y its target,
 
     reference_k = z_ky                                                     head_reference_kernel
     sum = sum_{j != y} e^(z_j - o)    moment = sum_{j != y} e^(z_j - o) (z_j - o)    exps_j = e^(z_j - o) * cap slope
 
-The offset is the target's own logit: probabilities relative to the target's keep every digit of 1 - p, and one offset a row
-means that nothing is rescaled later. A tile that rises more than OFFSET_LIMIT above it takes its own maximum instead. fp16 has no
-room for that: there every tile takes the power of two above its maximum (PER_TILE), so that bringing tiles together rounds nothing.
+The offset is the target's own logit: probabilities relative to the target's keep every digit of 1 -
+p, and one offset a row means that nothing is rescaled later. A tile that rises more than
+OFFSET_LIMIT above it takes its own maximum instead. fp16 has no room for that: there every tile
+takes the power of two above its maximum (PER_TILE), so that bringing tiles together rounds nothing.
 
-Cost: 2KDV. Bytes: the weight once for every GROUP of row blocks, exps written once; partials are 12 bytes a row and tile.
+Cost: 2KDV. Bytes: the weight once for every GROUP of row blocks, exps written once; partials are 12
+bytes a row and tile.
 """
 
 from __future__ import annotations
@@ -27,9 +30,21 @@ from .tile import power_of_two_above, raw_logits, tile_position, transform, unca
 @triton.heuristics({"HAS_BIAS": lambda args: args["bias_ptr"] is not None})
 @triton.jit
 def head_reference_kernel(
-    hidden_ptr, weight_ptr, bias_ptr, targets_ptr, reference_ptr, V, D, stride_wv,
-    SCALE: tl.constexpr, SOFTCAP: tl.constexpr, TEMPERATURE: tl.constexpr, HAS_BIAS: tl.constexpr, BLOCK_D: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
+    hidden_ptr,
+    weight_ptr,
+    bias_ptr,
+    targets_ptr,
+    reference_ptr,
+    V,
+    D,
+    stride_wv,
+    SCALE: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    TEMPERATURE: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    ACC: tl.constexpr,
+):
     """The target's logit, one program a row."""
     row = tl.program_id(0).to(tl.int64)
     target = tl.minimum(tl.maximum(tl.load(targets_ptr + row), 0), V - 1)  # an unchecked target must not read elsewhere
@@ -54,12 +69,35 @@ def head_reference_kernel(
 )
 @triton.jit
 def head_fwd_kernel(
-    hidden_ptr, weight_ptr, bias_ptr, targets_ptr, reference_ptr, exps_ptr, partials_ptr, K, V, D, stride_wv, stride_ek,
-    SCALE: tl.constexpr, SOFTCAP: tl.constexpr, TEMPERATURE: tl.constexpr, LIMIT: tl.constexpr, PER_TILE: tl.constexpr,
-    HAS_BIAS: tl.constexpr, STORE: tl.constexpr, EVEN_D: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr, GROUP: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """partials [3, tiles, K]: offset, sum and moment of each row in each tile, without the target's column."""
+    hidden_ptr,
+    weight_ptr,
+    bias_ptr,
+    targets_ptr,
+    reference_ptr,
+    exps_ptr,
+    partials_ptr,
+    K,
+    V,
+    D,
+    stride_wv,
+    stride_ek,
+    SCALE: tl.constexpr,
+    SOFTCAP: tl.constexpr,
+    TEMPERATURE: tl.constexpr,
+    LIMIT: tl.constexpr,
+    PER_TILE: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    STORE: tl.constexpr,
+    EVEN_D: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    GROUP: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """partials [3, tiles, K]: offset, sum and moment of each row in each tile, without the target's
+    column.
+    """
     row_block, tile = tile_position(K, V, BLOCK_N, BLOCK_V, GROUP)
     row = row_block * BLOCK_N + tl.arange(0, BLOCK_N)
     col = tile * BLOCK_V + tl.arange(0, BLOCK_V)
@@ -99,9 +137,19 @@ def head_reference(
     reference = torch.empty(len(hidden), dtype=dtype, device=hidden.device)
     if len(hidden):
         head_reference_kernel[(len(hidden),)](
-            hidden_ptr=hidden, weight_ptr=weight, bias_ptr=bias, targets_ptr=targets, reference_ptr=reference,
-            V=len(weight), D=hidden.shape[1], stride_wv=weight.stride(0), BLOCK_D=512, ACC=acc, **transforms(head), **launch_options(4, 1),
-        )  # fmt: skip
+            hidden_ptr=hidden,
+            weight_ptr=weight,
+            bias_ptr=bias,
+            targets_ptr=targets,
+            reference_ptr=reference,
+            V=len(weight),
+            D=hidden.shape[1],
+            stride_wv=weight.stride(0),
+            BLOCK_D=512,
+            ACC=acc,
+            **transforms(head),
+            **launch_options(4, 1),
+        )
     return reference
 
 
@@ -115,14 +163,31 @@ def head_forward(
     head: Head,
     config: Config,
 ) -> Tensor:  # [3, tiles, K]
-    """Partials of every tile, and the scaled exponentials where `exps` is given (the targets' entries are left 0)."""
+    """Partials of every tile, and the scaled exponentials where `exps` is given (the targets'
+    entries are left 0).
+    """
     (rows, size), vocabulary = hidden.shape, weight.shape[0]
     tiles = triton.cdiv(vocabulary, config.block_v)
     _, acc = accumulator(hidden.dtype)
     partials = torch.empty(3, tiles, rows, dtype=reference.dtype, device=hidden.device)
     head_fwd_kernel[(triton.cdiv(rows, config.block_n) * tiles,)](
-        hidden_ptr=hidden, weight_ptr=weight, bias_ptr=bias, targets_ptr=targets, reference_ptr=reference, exps_ptr=exps,
-        partials_ptr=partials, K=rows, V=vocabulary, D=size, stride_wv=weight.stride(0), stride_ek=0 if exps is None else exps.stride(0),
-        LIMIT=OFFSET_LIMIT, PER_TILE=per_tile(hidden.dtype), ACC=acc, **transforms(head), **config.blocks(), **config.options(),
-    )  # fmt: skip
+        hidden_ptr=hidden,
+        weight_ptr=weight,
+        bias_ptr=bias,
+        targets_ptr=targets,
+        reference_ptr=reference,
+        exps_ptr=exps,
+        partials_ptr=partials,
+        K=rows,
+        V=vocabulary,
+        D=size,
+        stride_wv=weight.stride(0),
+        stride_ek=0 if exps is None else exps.stride(0),
+        LIMIT=OFFSET_LIMIT,
+        PER_TILE=per_tile(hidden.dtype),
+        ACC=acc,
+        **transforms(head),
+        **config.blocks(),
+        **config.options(),
+    )
     return partials

@@ -1,4 +1,6 @@
-"""Makes Triton's interpreter right in bf16: as shipped, its dot multiplies the raw bits and its rounding truncates."""
+"""Makes Triton's interpreter right in bf16: as shipped, its dot multiplies the raw bits and its
+rounding truncates.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def _to_bfloat16(data: np.ndarray) -> np.ndarray:
 
 
 def repair() -> None:
-    """Replace the interpreter's bf16 dot and fp32 -> bf16 cast; nothing outside the interpreter changes."""
+    """Replace the interpreter's bf16 dot and fp32 -> bf16 cast; nothing outside the interpreter
+    changes.
+    """
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
     dot, cast = InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl

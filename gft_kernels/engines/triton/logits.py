@@ -1,9 +1,12 @@
-"""The losses on logits that exist already: one read of a row from memory, its gradient written once, in place if asked.
+"""The losses on logits that exist already: one read of a row from memory, its gradient written
+once, in place if asked.
 
-    pass 1    m, sum and moment of the row without its target, then log p, entropy, loss and coefficient as in finalise.py
+    pass 1    m, sum and moment of the row without its target,
+              then log p, entropy, loss and coefficient as in finalise.py
     pass 2    dz_j = factor * e^(z_j - m), dz_y = -factor * rest; the row is read again, now from L2
 
-Rows outside the plan are not read; their gradient is 0. fp16 gradients are held in multiples of `unit`.
+Rows outside the plan are not read; their gradient is 0. fp16 gradients are held in multiples of
+`unit`.
 
 Cost: 2 bytes read and 2 written an element in 16 bits; no GEMM. Source: arXiv:2604.14258 Eq. 21.
 """
@@ -25,7 +28,9 @@ from .formulas import OUTSIDE as OUTSIDE_KIND
 
 @triton.jit
 def online_sums(logits, target, live, V, TEMPERATURE: tl.constexpr, BLOCK_V: tl.constexpr, ACC: tl.constexpr):
-    """(m, sum, moment) of each row without its target's column, rescaled whenever a block raises the maximum."""
+    """(m, sum, moment) of each row without its target's column, rescaled whenever a block raises
+    the maximum.
+    """
     largest = tl.full(target.shape, float("-inf"), ACC)
     rest = tl.zeros(target.shape, ACC)
     moment = tl.zeros(target.shape, ACC)
@@ -46,13 +51,43 @@ def online_sums(logits, target, live, V, TEMPERATURE: tl.constexpr, BLOCK_V: tl.
 
 @triton.jit
 def logits_loss_kernel(
-    logits_ptr, grad_ptr, slots_ptr, targets_ptr, rows_ptr, weights_ptr, advantages_ptr, old_ptr, ref_ptr,
-    sequence_ptr, rewards_ptr, group_ids_ptr, unit_ptr, N, K, V, stride_ln, stride_gn, B,
-    KIND: tl.constexpr, TAU: tl.constexpr, CLIP_LOW: tl.constexpr, CLIP_HIGH: tl.constexpr, DUAL_CLIP: tl.constexpr, BETA: tl.constexpr,
-    REWARD_SCALE: tl.constexpr, KEEP_SINGLE: tl.constexpr, EPS: tl.constexpr, TEMPERATURE: tl.constexpr, ACC: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_B: tl.constexpr,
-):  # fmt: skip
-    """rows [4, K]: log p, entropy, loss, coefficient; slots [N]: a row's place among the K, or -1; grad None writes no gradient."""
+    logits_ptr,
+    grad_ptr,
+    slots_ptr,
+    targets_ptr,
+    rows_ptr,
+    weights_ptr,
+    advantages_ptr,
+    old_ptr,
+    ref_ptr,
+    sequence_ptr,
+    rewards_ptr,
+    group_ids_ptr,
+    unit_ptr,
+    N,
+    K,
+    V,
+    stride_ln,
+    stride_gn,
+    B,
+    KIND: tl.constexpr,
+    TAU: tl.constexpr,
+    CLIP_LOW: tl.constexpr,
+    CLIP_HIGH: tl.constexpr,
+    DUAL_CLIP: tl.constexpr,
+    BETA: tl.constexpr,
+    REWARD_SCALE: tl.constexpr,
+    KEEP_SINGLE: tl.constexpr,
+    EPS: tl.constexpr,
+    TEMPERATURE: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+):
+    """rows [4, K]: log p, entropy, loss, coefficient; slots [N]: a row's place among the K, or -1;
+    grad None writes no gradient.
+    """
     row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     slot = tl.load(slots_ptr + row, mask=row < N, other=-1)
     live = slot >= 0
@@ -64,7 +99,9 @@ def logits_loss_kernel(
     logits = logits_ptr + row64 * stride_ln
     some = tl.max(slot, 0) >= 0
     if some:
-        reference = tl.load(logits + target, mask=live & (target >= 0) & (target < V), other=0.0).to(ACC) * (1.0 / TEMPERATURE)
+        reference = tl.load(logits + target, mask=live & (target >= 0) & (target < V), other=0.0).to(ACC) * (
+            1.0 / TEMPERATURE
+        )
         largest, rest, moment = online_sums(logits, target, live, V, TEMPERATURE, BLOCK_V, ACC)
         offset = tl.maximum(largest, reference)
         offset = tl.where(offset == float("-inf"), 0.0, offset)
@@ -76,9 +113,27 @@ def logits_loss_kernel(
         tl.store(rows_ptr + K + slot, entropy, mask=live)
         if KIND != OUTSIDE_KIND:
             loss, coefficient = row_terms(
-                slot, live, logprobs, advantages_ptr, old_ptr, ref_ptr, sequence_ptr, rewards_ptr, group_ids_ptr, B,
-                KIND, TAU, CLIP_LOW, CLIP_HIGH, DUAL_CLIP, BETA, REWARD_SCALE, KEEP_SINGLE, EPS, BLOCK_B,
-            )  # fmt: skip
+                slot,
+                live,
+                logprobs,
+                advantages_ptr,
+                old_ptr,
+                ref_ptr,
+                sequence_ptr,
+                rewards_ptr,
+                group_ids_ptr,
+                B,
+                KIND,
+                TAU,
+                CLIP_LOW,
+                CLIP_HIGH,
+                DUAL_CLIP,
+                BETA,
+                REWARD_SCALE,
+                KEEP_SINGLE,
+                EPS,
+                BLOCK_B,
+            )
             tl.store(rows_ptr + 2 * K + slot, loss, mask=live)
             tl.store(rows_ptr + 3 * K + slot, coefficient, mask=live)
             factor = -coefficient * tl.load(weights_ptr + slot, mask=live, other=0.0) / total * (1.0 / TEMPERATURE)
@@ -90,7 +145,9 @@ def logits_loss_kernel(
         for start in range(0, V, BLOCK_V):
             col = start + tl.arange(0, BLOCK_V)
             inside = (col < V)[None, :]
-            z = tl.load(logits[:, None] + col[None, :], mask=inside & live[:, None], other=0.0).to(ACC) * (1.0 / TEMPERATURE)
+            z = tl.load(logits[:, None] + col[None, :], mask=inside & live[:, None], other=0.0).to(ACC) * (
+                1.0 / TEMPERATURE
+            )
             dz = tl.where(col[None, :] == target[:, None], own[:, None], factor[:, None] * tl.exp(z - offset[:, None]))
             dz = tl.where(live[:, None], dz, 0.0)
             tl.store(grad[:, None] + col[None, :], dz.to(grad_ptr.dtype.element_ty), mask=inside & (row < N)[:, None])
@@ -125,10 +182,24 @@ def logits_loss(
 
     def launch(arguments: dict, grad: Tensor | None) -> None:
         logits_loss_kernel[(triton.cdiv(rows, block[0]),)](
-            logits_ptr=logits, grad_ptr=grad, slots_ptr=slots, targets_ptr=plan.targets, rows_ptr=found, N=rows, K=count, V=vocabulary,
-            stride_ln=logits.stride(0), stride_gn=0 if grad is None else grad.stride(0), TEMPERATURE=float(plan.head.temperature),
-            ACC=acc, BLOCK_N=block[0], BLOCK_V=block[1], BLOCK_B=1024, **arguments, **launch_options(8, 1),
-        )  # fmt: skip
+            logits_ptr=logits,
+            grad_ptr=grad,
+            slots_ptr=slots,
+            targets_ptr=plan.targets,
+            rows_ptr=found,
+            N=rows,
+            K=count,
+            V=vocabulary,
+            stride_ln=logits.stride(0),
+            stride_gn=0 if grad is None else grad.stride(0),
+            TEMPERATURE=float(plan.head.temperature),
+            ACC=acc,
+            BLOCK_N=block[0],
+            BLOCK_V=block[1],
+            BLOCK_B=1024,
+            **arguments,
+            **launch_options(8, 1),
+        )
 
     if rows == 0:
         return PlanResult(found.new_zeros(()), *(found[i].clone() for i in (0, 1, 3)))
@@ -147,5 +218,10 @@ def scale_(values: Tensor, scale: Tensor) -> None:
     """values [N, V] times a scalar on the device, in place; free where it is 1."""
     if len(values):
         scale_kernel[(len(values),)](
-            values_ptr=values, scale_ptr=scale, V=values.shape[1], stride=values.stride(0), BLOCK_V=4096, **launch_options(4, 1)
+            values_ptr=values,
+            scale_ptr=scale,
+            V=values.shape[1],
+            stride=values.stride(0),
+            BLOCK_V=4096,
+            **launch_options(4, 1),
         )

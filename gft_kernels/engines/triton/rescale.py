@@ -2,9 +2,9 @@
 
     exps_j <- exps_j * e^(o_t - m) * scale        exps_y <- target
 
-o_t is the tile's offset, m the row's. A tile whose rows all keep their values is not read: only its targets' entries are written.
-In bf16 and fp32 that is every tile unless a target lies 40 nats under its row's maximum. In fp16 every tile is rewritten, times
-powers of two.
+o_t is the tile's offset, m the row's. A tile whose rows all keep their values is not read: only its
+targets' entries are written. In bf16 and fp32 that is every tile unless a target lies 40 nats under
+its row's maximum. In fp16 every tile is rewritten, times powers of two.
 
 Cost: 4 bytes a row and tile read; 2KV elements more where a tile is rewritten.
 """
@@ -22,9 +22,19 @@ from .tile import power_of_two_ratio
 
 @triton.jit
 def rescale_kernel(
-    exps_ptr, partials_ptr, offset_ptr, target_ptr, scale_ptr, targets_ptr, K, V, stride_ek,
-    PER_TILE: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr,
-):  # fmt: skip
+    exps_ptr,
+    partials_ptr,
+    offset_ptr,
+    target_ptr,
+    scale_ptr,
+    targets_ptr,
+    K,
+    V,
+    stride_ek,
+    PER_TILE: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_V: tl.constexpr,
+):
     """One tile of BLOCK_V columns, the forward's own, and BLOCK_N rows a program."""
     tiles = tl.cdiv(V, BLOCK_V)
     tile = tl.program_id(0) % tiles
@@ -62,7 +72,17 @@ def rescale(
     """Turn a chunk's exponentials into its logit gradients over `rows.factor`."""
     count, vocabulary = exps.shape
     rescale_kernel[(triton.cdiv(count, 64) * partials.shape[1],)](
-        exps_ptr=exps, partials_ptr=partials, offset_ptr=rows.offset, target_ptr=rows.target, scale_ptr=rows.scale, targets_ptr=targets,
-        K=count, V=vocabulary, stride_ek=exps.stride(0), PER_TILE=per_tile(exps.dtype), BLOCK_N=64, BLOCK_V=config.block_v,
+        exps_ptr=exps,
+        partials_ptr=partials,
+        offset_ptr=rows.offset,
+        target_ptr=rows.target,
+        scale_ptr=rows.scale,
+        targets_ptr=targets,
+        K=count,
+        V=vocabulary,
+        stride_ek=exps.stride(0),
+        PER_TILE=per_tile(exps.dtype),
+        BLOCK_N=64,
+        BLOCK_V=config.block_v,
         **launch_options(8, 1),
-    )  # fmt: skip
+    )

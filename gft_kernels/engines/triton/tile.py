@@ -1,7 +1,8 @@
-"""The one matrix product of every kernel: a [BLOCK_N, BLOCK_V] tile of raw logits in registers, and the head's transforms.
+"""The one matrix product of every kernel: a [BLOCK_N, BLOCK_V] tile of raw logits in registers, and
+the head's transforms.
 
-Cost: 2 * BLOCK_N * BLOCK_V * D a tile. Padding columns are computed on wrapped addresses (no mask inside the loop); the caller
-masks them after the transforms.
+Cost: 2 * BLOCK_N * BLOCK_V * D a tile. Padding columns are computed on wrapped addresses (no mask
+inside the loop); the caller masks them after the transforms.
 """
 
 import triton
@@ -10,7 +11,9 @@ import triton.language as tl
 
 @triton.jit
 def tile_position(K, V, BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr, GROUP: tl.constexpr):
-    """(row block, vocabulary tile) of this program: GROUP row blocks share their vocabulary tiles in L2."""
+    """(row block, vocabulary tile) of this program: GROUP row blocks share their vocabulary tiles
+    in L2.
+    """
     pid = tl.program_id(0)
     row_blocks = tl.cdiv(K, BLOCK_N)
     programs = GROUP * tl.cdiv(V, BLOCK_V)
@@ -21,10 +24,23 @@ def tile_position(K, V, BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr, GROUP: tl.
 
 @triton.jit
 def raw_logits(
-    hidden_ptr, weight_ptr, bias_ptr, row, col, K, V, D, stride_wv,
-    HAS_BIAS: tl.constexpr, EVEN_D: tl.constexpr, BLOCK_D: tl.constexpr, ACC: tl.constexpr,
-):  # fmt: skip
-    """hidden [K, D] @ weight [V, D].T + bias at rows `row`, columns `col`, accumulated in ACC; fp32 operands are never TF32."""
+    hidden_ptr,
+    weight_ptr,
+    bias_ptr,
+    row,
+    col,
+    K,
+    V,
+    D,
+    stride_wv,
+    HAS_BIAS: tl.constexpr,
+    EVEN_D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """hidden [K, D] @ weight [V, D].T + bias at rows `row`, columns `col`, accumulated in ACC; fp32
+    operands are never TF32.
+    """
     depth = tl.arange(0, BLOCK_D)
     hidden_ptrs = hidden_ptr + (row % K).to(tl.int64)[:, None] * D + depth[None, :]
     weight_ptrs = weight_ptr + (col % V).to(tl.int64)[None, :] * stride_wv + depth[:, None]
@@ -73,7 +89,9 @@ def transform(raw, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, TEMPERATURE: tl.c
 
 @triton.jit
 def uncap(grad, z, SOFTCAP: tl.constexpr, TEMPERATURE: tl.constexpr):
-    """grad on z times the slope of the soft cap, 1 - tanh^2; SCALE / TEMPERATURE is left to the GEMMs."""
+    """grad on z times the slope of the soft cap, 1 - tanh^2; SCALE / TEMPERATURE is left to the
+    GEMMs.
+    """
     if SOFTCAP > 0:
         t = z * (TEMPERATURE / SOFTCAP)
         return grad * (1.0 - t * t)

@@ -1,12 +1,14 @@
-"""The ops as custom ops, for torch.compile(fullgraph=True): what looks at values happens inside them.
+"""The ops as custom ops, for torch.compile(fullgraph=True): what looks at values happens inside
+them.
 
-    gft_kernels::policy_loss      a built-in objective; the gradients formed in the forward are outputs, scaled in the backward
+    gft_kernels::policy_loss      a built-in objective; gradients formed in the forward, scaled in the backward
     gft_kernels::logits_loss      the same from logits
     gft_kernels::linear_logprob   the log-prob op and its backward
     gft_kernels::group_advantages rewards to advantages per token
 
-An op takes numbers, text and tensors, and returns tensors: a head travels as its numbers and settings, an objective as its
-spec, and what was not wanted comes back empty. Rows that were not scored hold 0.
+An op takes numbers, text and tensors, and returns tensors: a head travels as its numbers and
+settings, an objective as its spec, and what was not wanted comes back empty. Rows that were not
+scored hold 0.
 """
 
 from __future__ import annotations
@@ -29,7 +31,11 @@ WAITS = (torch.Tag.cudagraph_unsafe,)  # the ops choose rows on the host: a CUDA
 
 def _numbers(head: Head) -> list[float]:
     sparse = head.sparsity
-    given = [] if sparse is None else [sparse.error, -1.0 if sparse.eps is None else sparse.eps, float(sparse.tail), sparse.pays]
+    given = (
+        []
+        if sparse is None
+        else [sparse.error, -1.0 if sparse.eps is None else sparse.eps, float(sparse.tail), sparse.pays]
+    )
     return [head.scale, head.softcap or 0.0, head.temperature, *given]
 
 
@@ -41,7 +47,17 @@ def _head(bias: Tensor | None, numbers: list[float], settings: list[int]) -> Hea
     scale, softcap, temperature, *given = numbers
     ignore_index, chunk_rows, skip_rows, validate = settings
     sparse = Sparse(given[0], None if given[1] < 0 else given[1], bool(given[2]), given[3]) if given else None
-    return Head(bias, scale, softcap or None, temperature, ignore_index, chunk_rows or None, bool(skip_rows), bool(validate), sparse)
+    return Head(
+        bias,
+        scale,
+        softcap or None,
+        temperature,
+        ignore_index,
+        chunk_rows or None,
+        bool(skip_rows),
+        bool(validate),
+        sparse,
+    )
 
 
 def _wanted(*inputs: Tensor | None) -> list[bool]:
@@ -54,15 +70,25 @@ def _filled(found: tuple[Tensor | None, ...], like: Tensor) -> tuple[Tensor, Ten
     return hidden, weight, bias
 
 
-def _fake_sums(hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
+def _fake_sums(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, wanted: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
     dtype = compute_dtype(hidden, weight)
     pairs = zip((hidden, weight, bias), wanted, strict=True)
-    return _filled(tuple(x.new_empty(x.shape, dtype=dtype) if want and x is not None else None for x, want in pairs), hidden)
+    return _filled(
+        tuple(x.new_empty(x.shape, dtype=dtype) if want and x is not None else None for x, want in pairs), hidden
+    )
 
 
 @torch.library.custom_op("gft_kernels::linear_logprob", mutates_args=(), tags=WAITS)
 def _linear_logprob(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, numbers: list[float], settings: list[int], backend: str
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    numbers: list[float],
+    settings: list[int],
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     head = _head(bias, numbers, settings)
     check_values(targets, len(weight), head)
@@ -79,22 +105,47 @@ def _(hidden, weight, bias, targets, numbers, settings, backend):
 
 @torch.library.custom_op("gft_kernels::linear_logprob_backward", mutates_args=(), tags=WAITS)
 def _linear_logprob_backward(
-    grad_logprobs: Tensor, grad_entropy: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor,
-    logprobs: Tensor, entropy: Tensor, normaliser: Tensor, numbers: list[float], settings: list[int], backend: str, wanted: list[bool],
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    grad_logprobs: Tensor,
+    grad_entropy: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    logprobs: Tensor,
+    entropy: Tensor,
+    normaliser: Tensor,
+    numbers: list[float],
+    settings: list[int],
+    backend: str,
+    wanted: list[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
     head, scores = _head(bias, numbers, settings), Scores(logprobs, entropy, normaliser)
     wanted3 = (wanted[0], wanted[1], wanted[2])
     with torch.autocast(hidden.device.type, enabled=False):
         upstream = (grad_logprobs, grad_entropy)
-        grads = scored_gradients(resolve_engine(backend), hidden, weight, bias, targets, head, scores, upstream, wanted3)
+        grads = scored_gradients(
+            resolve_engine(backend), hidden, weight, bias, targets, head, scores, upstream, wanted3
+        )
         dtype = compute_dtype(hidden, weight)
         return _filled(tuple(scaled(x, grads.unit, dtype) for x in grads.sums((hidden, weight, bias))), hidden)
 
 
 @_linear_logprob_backward.register_fake
 def _(
-    grad_logprobs, grad_entropy, hidden, weight, bias, targets, logprobs, entropy, normaliser, numbers, settings, backend, wanted
-):  # fmt: skip
+    grad_logprobs,
+    grad_entropy,
+    hidden,
+    weight,
+    bias,
+    targets,
+    logprobs,
+    entropy,
+    normaliser,
+    numbers,
+    settings,
+    backend,
+    wanted,
+):
     return _fake_sums(hidden, weight, bias, wanted)
 
 
@@ -128,10 +179,20 @@ def _(rewards, group_ids, sequence_ids, valid, scale, singleton, eps):
 
 @torch.library.custom_op("gft_kernels::checked_targets", mutates_args=(), tags=WAITS)
 def _checked_targets(
-    targets: Tensor, size: int, advantages: Tensor | None, old_logprobs: Tensor | None, ref_logprobs: Tensor | None,
-    token_weights: Tensor | None, settings: list[int],
-) -> Tensor:  # fmt: skip
-    vectors = {"advantages": advantages, "old_logprobs": old_logprobs, "ref_logprobs": ref_logprobs, "token_weights": token_weights}
+    targets: Tensor,
+    size: int,
+    advantages: Tensor | None,
+    old_logprobs: Tensor | None,
+    ref_logprobs: Tensor | None,
+    token_weights: Tensor | None,
+    settings: list[int],
+) -> Tensor:
+    vectors = {
+        "advantages": advantages,
+        "old_logprobs": old_logprobs,
+        "ref_logprobs": ref_logprobs,
+        "token_weights": token_weights,
+    }
     check_values(targets, size, _head(None, [1.0, 0.0, 1.0], settings), vectors)
     return targets.clone()
 
@@ -143,11 +204,24 @@ def _(targets, size, advantages, old_logprobs, ref_logprobs, token_weights, sett
 
 @torch.library.custom_op("gft_kernels::policy_loss", mutates_args=(), tags=WAITS)
 def _policy_loss(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, advantages: Tensor | None, old_logprobs: Tensor | None,
-    ref_logprobs: Tensor | None, token_weights: Tensor | None, objective: str, parameters: list[float], numbers: list[float],
-    settings: list[int], backend: str, wanted: list[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """(loss, log-probs, entropy, coefficients, seen rows [N], sparsity; sums of dhidden, dweight, dbias over the last, a scalar)."""
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    advantages: Tensor | None,
+    old_logprobs: Tensor | None,
+    ref_logprobs: Tensor | None,
+    token_weights: Tensor | None,
+    objective: str,
+    parameters: list[float],
+    numbers: list[float],
+    settings: list[int],
+    backend: str,
+    wanted: list[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(loss, log-probs, entropy, coefficients, seen rows [N], sparsity; sums of dhidden, dweight,
+    dbias over the last, a scalar).
+    """
     head = _head(bias, numbers, settings)
     given = {"advantages": advantages, "old_logprobs": old_logprobs, "ref_logprobs": ref_logprobs}
     with torch.autocast(hidden.device.type, enabled=False):
@@ -161,7 +235,9 @@ def _policy_loss(
 def _rows(result: PlanResult, plan: LossPlan, valid: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(loss, log-probs, entropy, coefficients, seen) with the rows scattered to [N]."""
     zeros = torch.zeros_like(valid, dtype=result.loss.dtype)
-    logprobs, entropy, coefficients = (scatter(x, plan.rows, zeros) for x in (result.logprobs, result.entropy, result.coefficients))
+    logprobs, entropy, coefficients = (
+        scatter(x, plan.rows, zeros) for x in (result.logprobs, result.entropy, result.coefficients)
+    )
     return result.loss, logprobs, entropy, coefficients, scatter(torch.ones_like(plan.weights), plan.rows, zeros).bool()
 
 
@@ -171,17 +247,40 @@ def _unit(unit: Tensor | None, like: Tensor) -> Tensor:
 
 def _fake_rows(logits_like: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     row = logits_like.new_empty(len(logits_like), dtype=dtype)
-    return row.new_empty(()), row, torch.empty_like(row), torch.empty_like(row), row.new_empty(row.shape, dtype=torch.bool)
+    return (
+        row.new_empty(()),
+        row,
+        torch.empty_like(row),
+        torch.empty_like(row),
+        row.new_empty(row.shape, dtype=torch.bool),
+    )
 
 
 @_policy_loss.register_fake
 def _(
-    hidden, weight, bias, targets, advantages, old_logprobs, ref_logprobs, token_weights, objective, parameters, numbers, settings,
-    backend, wanted,
-):  # fmt: skip
+    hidden,
+    weight,
+    bias,
+    targets,
+    advantages,
+    old_logprobs,
+    ref_logprobs,
+    token_weights,
+    objective,
+    parameters,
+    numbers,
+    settings,
+    backend,
+    wanted,
+):
     dtype = compute_dtype(hidden, weight)
     sparsity = hidden.new_empty(len(SPARSITY) if len(numbers) > 3 else 0, dtype=dtype)
-    return *_fake_rows(hidden, dtype), sparsity, *_fake_sums(hidden, weight, bias, wanted), hidden.new_empty((), dtype=dtype)
+    return (
+        *_fake_rows(hidden, dtype),
+        sparsity,
+        *_fake_sums(hidden, weight, bias, wanted),
+        hidden.new_empty((), dtype=dtype),
+    )
 
 
 def _save_loss(ctx, inputs, output):
@@ -203,24 +302,54 @@ _policy_loss.register_autograd(_loss_backward, setup_context=_save_loss)
 
 @torch.library.custom_op("gft_kernels::logits_loss", mutates_args=(), tags=WAITS)
 def _logits_loss(
-    logits: Tensor, targets: Tensor, advantages: Tensor | None, old_logprobs: Tensor | None, ref_logprobs: Tensor | None,
-    token_weights: Tensor | None, objective: str, parameters: list[float], numbers: list[float], settings: list[int], backend: str,
+    logits: Tensor,
+    targets: Tensor,
+    advantages: Tensor | None,
+    old_logprobs: Tensor | None,
+    ref_logprobs: Tensor | None,
+    token_weights: Tensor | None,
+    objective: str,
+    parameters: list[float],
+    numbers: list[float],
+    settings: list[int],
+    backend: str,
     wanted: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """(loss, log-probs, entropy, coefficients, seen rows [N]; the gradient [N, V] in multiples of the last, a scalar)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(loss, log-probs, entropy, coefficients, seen rows [N]; the gradient [N, V] in multiples of
+    the last, a scalar).
+    """
     head = _head(None, numbers, settings)
     given = {"advantages": advantages, "old_logprobs": old_logprobs, "ref_logprobs": ref_logprobs}
     with torch.autocast(logits.device.type, enabled=False):
-        plan, valid = make_plan((logits, logits.T), targets, given, token_weights, from_spec(objective, parameters), head)
+        plan, valid = make_plan(
+            (logits, logits.T), targets, given, token_weights, from_spec(objective, parameters), head
+        )
         grad = torch.empty_like(logits) if wanted else None
         result, unit = resolve_engine(backend).logits_loss(logits, plan, grad)
         return *_rows(result, plan, valid), logits.new_empty(0) if grad is None else grad, _unit(unit, result.loss)
 
 
 @_logits_loss.register_fake
-def _(logits, targets, advantages, old_logprobs, ref_logprobs, token_weights, objective, parameters, numbers, settings, backend, wanted):
+def _(
+    logits,
+    targets,
+    advantages,
+    old_logprobs,
+    ref_logprobs,
+    token_weights,
+    objective,
+    parameters,
+    numbers,
+    settings,
+    backend,
+    wanted,
+):
     dtype = compute_dtype(logits, logits)
-    return *_fake_rows(logits, dtype), torch.empty_like(logits) if wanted else logits.new_empty(0), logits.new_empty((), dtype=dtype)
+    return (
+        *_fake_rows(logits, dtype),
+        torch.empty_like(logits) if wanted else logits.new_empty(0),
+        logits.new_empty((), dtype=dtype),
+    )
 
 
 def _save_logits(ctx, inputs, output):
@@ -237,7 +366,8 @@ def _logits_backward(ctx, grad_loss, *_):
 _logits_loss.register_autograd(_logits_backward, setup_context=_save_logits)
 
 
-# What compiled programs call: the same with a Head, and the per-token constants in the order of a call's.
+# What compiled programs call: the same with a Head, and the per-token constants in the order of a
+# call's.
 
 
 def linear_logprob(hidden: Tensor, weight: Tensor, targets: Tensor, head: Head, backend: str) -> tuple[Tensor, Tensor]:
@@ -254,7 +384,7 @@ def group_advantages(groups: GroupRewards, valid: Tensor) -> Tensor:
     """`GroupRewards.per_token`."""
     return _group_advantages(
         groups.rewards, groups.group_ids, groups.sequence_ids, valid, groups.scale, groups.singleton, groups.eps
-    )  # fmt: skip
+    )
 
 
 def policy_loss(
@@ -266,13 +396,24 @@ def policy_loss(
     head: Head,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(loss, log-probs, entropy, coefficients, seen rows, sparsity); constants: advantages, old and reference log-probs, token weights."""
+    """(loss, log-probs, entropy, coefficients, seen rows, sparsity); constants: advantages, old and
+    reference log-probs, token weights.
+    """
     inputs = (hidden, weight, head.bias)
-    return _policy_loss(*inputs, targets, *constants, *objective, _numbers(head), _settings(head), backend, _wanted(*inputs))[:6]
+    return _policy_loss(
+        *inputs, targets, *constants, *objective, _numbers(head), _settings(head), backend, _wanted(*inputs)
+    )[:6]
 
 
 def logits_loss(
-    logits: Tensor, targets: Tensor, constants: list[Tensor | None], objective: tuple[str, list[float]], head: Head, backend: str
+    logits: Tensor,
+    targets: Tensor,
+    constants: list[Tensor | None],
+    objective: tuple[str, list[float]],
+    head: Head,
+    backend: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The same from logits [N, V]."""
-    return _logits_loss(logits, targets, *constants, *objective, _numbers(head), _settings(head), backend, _wanted(logits)[0])[:5]
+    return _logits_loss(
+        logits, targets, *constants, *objective, _numbers(head), _settings(head), backend, _wanted(logits)[0]
+    )[:5]

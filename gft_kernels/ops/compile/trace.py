@@ -1,8 +1,9 @@
-"""What the public ops do in a program that is being compiled: custom ops, and everything on [N] traced around them.
+"""What the public ops do in a program that is being compiled: custom ops, and everything on [N]
+traced around them.
 
-An objective that is a function of the caller's is traced like any other code, on the log-prob op (2NDV + 6KDV, N the unmasked rows);
-that it does not mix rows is not checked there.
-Outside a compiled program the same engines run under autograd.Function, which scales the gradients in place.
+An objective that is a function of the caller's is traced like any other code, on the log-prob op
+(2NDV + 6KDV, N the unmasked rows); that it does not mix rows is not checked there. Outside a
+compiled program the same engines run under autograd.Function, which scales the gradients in place.
 """
 
 from __future__ import annotations
@@ -28,9 +29,15 @@ def linear_logprob(hidden: Tensor, weight: Tensor, targets: Tensor, head: Head, 
 
 
 def policy_loss(
-    hidden: Tensor, weight: Tensor, targets: Tensor, given: dict, token_weights: Tensor | None, objective: LossFunction, head: Head,
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    given: dict,
+    token_weights: Tensor | None,
+    objective: LossFunction,
+    head: Head,
     backend: str,
-) -> PolicyLoss:  # fmt: skip
+) -> PolicyLoss:
     """`linear_policy_loss` in a program that is being compiled."""
     valid, dtype = targets != head.ignore_index, compute_dtype(hidden, weight)
     constants, weights = _constants(given, token_weights, valid)
@@ -47,9 +54,17 @@ def policy_loss(
 
 
 def logits_loss(
-    logits: Tensor, targets: Tensor, given: dict, token_weights: Tensor | None, objective: LossFunction, head: Head, backend: str
+    logits: Tensor,
+    targets: Tensor,
+    given: dict,
+    token_weights: Tensor | None,
+    objective: LossFunction,
+    head: Head,
+    backend: str,
 ) -> PolicyLoss:
-    """`logits_policy_loss` in a program that is being compiled; never in place, the compiler owns the memory."""
+    """`logits_policy_loss` in a program that is being compiled; never in place, the compiler owns
+    the memory.
+    """
     valid, dtype = targets != head.ignore_index, compute_dtype(logits, logits)
     constants, weights = _constants(given, token_weights, valid)
     spec = getattr(objective, "spec", None)
@@ -60,7 +75,9 @@ def logits_loss(
     loss, logprobs, entropy, coefficients, seen = custom_ops.logits_loss(
         logits, targets, [*constants.values(), weights], spec, head, backend
     )
-    return _reported(PolicyLoss(loss, logprobs, entropy, coefficients, {}), objective, _cast(constants, dtype), seen, valid)
+    return _reported(
+        PolicyLoss(loss, logprobs, entropy, coefficients, {}), objective, _cast(constants, dtype), seen, valid
+    )
 
 
 def _constants(given: dict, token_weights: Tensor | None, valid: Tensor) -> tuple[PerToken, Tensor | None]:
@@ -77,9 +94,16 @@ def _cast(per_token: PerToken, dtype: torch.dtype) -> PerToken:
 
 
 def _traced(
-    scores: LogProbs, targets: Tensor, per_token: PerToken, token_weights: Tensor | None, objective: LossFunction, head: Head
+    scores: LogProbs,
+    targets: Tensor,
+    per_token: PerToken,
+    token_weights: Tensor | None,
+    objective: LossFunction,
+    head: Head,
 ) -> PolicyLoss:
-    """The loss on log-probs that carry a gradient, its objective traced; every unmasked row has been scored."""
+    """The loss on log-probs that carry a gradient, its objective traced; every unmasked row has
+    been scored.
+    """
     valid, dtype = targets != head.ignore_index, scores.logprobs.dtype
     if token_weights is None:
         token_weights = valid.to(dtype) / valid.sum().clamp(min=1)
@@ -93,7 +117,9 @@ def _traced(
     return _reported(PolicyLoss(loss, logprobs, entropy, coefficients, {}), objective, per_token, active, valid)
 
 
-def _reported(found: PolicyLoss, objective: LossFunction, per_token: PerToken, seen: Tensor, valid: Tensor) -> PolicyLoss:
+def _reported(
+    found: PolicyLoss, objective: LossFunction, per_token: PerToken, seen: Tensor, valid: Tensor
+) -> PolicyLoss:
     """The result with stats, and NaN at rows that were skipped, as outside a compiled program."""
     means = stats(objective, found.logprobs, found.entropy, per_token, seen, valid)
     logprobs, entropy = (torch.where(valid & ~seen, torch.nan, x) for x in (found.logprobs, found.entropy))

@@ -1,4 +1,6 @@
-"""Inputs at the edge of what the kernels take: NaN under clipped ratios, tiny fp16 factors, odd clips, targets nobody checked."""
+"""Inputs at the edge of what the kernels take: NaN under clipped ratios, tiny fp16 factors, odd
+clips, targets nobody checked.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +35,16 @@ def test_objectives_let_no_nan_pass_for_a_number(objective, backend):
 def test_dual_clip_of_any_value_is_that_of_eager(dual_clip):
     found = [
         linear_policy_loss(
-            PROBLEM.hidden, PROBLEM.weight, PROBLEM.targets, PROBLEM.advantages, objective=grpo(dual_clip=dual_clip),
-            old_logprobs=PROBLEM.old_logprobs, backend=backend,
+            PROBLEM.hidden,
+            PROBLEM.weight,
+            PROBLEM.targets,
+            PROBLEM.advantages,
+            objective=grpo(dual_clip=dual_clip),
+            old_logprobs=PROBLEM.old_logprobs,
+            backend=backend,
         ).loss
         for backend in BACKENDS
-    ]  # fmt: skip
+    ]
     for loss in found[1:]:
         torch.testing.assert_close(loss, found[0], rtol=1e-5, atol=1e-6)
 
@@ -45,7 +52,8 @@ def test_dual_clip_of_any_value_is_that_of_eager(dual_clip):
 @pytest.mark.parametrize("objective", [gft(0.7), dft()], ids=repr)
 @pytest.mark.parametrize("mean", [0.0, 0.1])
 def test_fp16_keeps_the_gradient_of_tokens_that_are_all_unlikely(mean, objective):
-    # p near 1 / V: factors of 1e-5 times exponentials of 1e-5. A weight with a mean makes hundreds of columns add up.
+    # p near 1 / V: factors of 1e-5 times exponentials of 1e-5. A weight with a mean makes hundreds
+    # of columns add up.
     g = torch.Generator().manual_seed(0)
     hidden, weight = 0.3 * torch.randn(16, 32, generator=g), 0.05 * torch.randn(32768, 32, generator=g) + mean
     targets, advantages = torch.randint(32768, (16,), generator=g), torch.ones(16)
@@ -64,7 +72,9 @@ def test_fp16_keeps_the_gradient_of_tokens_that_are_all_unlikely(mean, objective
 
 
 def test_unchecked_targets_outside_the_vocabulary_leave_other_rows_alone():
-    problem = make_problem(20, 8, 130, dtype=torch.bfloat16, masked=0)  # rows of 192 columns in tiles of 128: 200 is in the next row
+    problem = make_problem(
+        20, 8, 130, dtype=torch.bfloat16, masked=0
+    )  # rows of 192 columns in tiles of 128: 200 is in the next row
     head = Head(validate=False, skip_rows=False)
     outside = problem.targets.index_fill(0, torch.tensor([2]), 200)
     found = []

@@ -1,4 +1,6 @@
-"""The engine around the kernels: how the work is cut up, what it allocates, which objectives it knows, configurations."""
+"""The engine around the kernels: how the work is cut up, what it allocates, which objectives it
+knows, configurations.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ from ...helpers.problems import assert_equal_results, fused, make_problem, naive
 from ...helpers.recorder import Recorder
 
 PROBLEM = make_problem(50, 11, 37)
-# Against 16 x 32 x 32: every size on either side, blocks over K, V and D, one row block a group and more than there are.
+# Against 16 x 32 x 32: every size on either side, blocks over K, V and D, one row block a group and
+# more than there are.
 CONFIGS = (
     Config(16, 16, 16, 1, 1, group=1),
     Config(32, 16, 64, 1, 1, group=2),
@@ -32,7 +35,9 @@ CONFIGS = (
 
 
 BENT = {"softcap": 3.0, "temperature": 0.8}
-CUT = make_problem(70, 35, 75, masked=0)  # 70 rows in one chunk: two to five row blocks, so that groups have more than one
+CUT = make_problem(
+    70, 35, 75, masked=0
+)  # 70 rows in one chunk: two to five row blocks, so that groups have more than one
 
 
 @pytest.mark.parametrize(("config", "transforms"), [*zip(CONFIGS, [{}, BENT, {}, BENT], strict=True)], ids=str)
@@ -144,14 +149,18 @@ def test_linear_policy_loss_frozen_hidden_costs_no_product():
 def test_linear_logprob_frozen_weight_allocates_and_multiplies_nothing_for_it():
     hidden = WIDE.hidden.clone().requires_grad_()
     with Recorder() as recorder:
-        linear_logprob(hidden, WIDE.weight, WIDE.targets, head=Head(chunk_rows=16), backend="triton").logprobs.sum().backward()
+        linear_logprob(
+            hidden, WIDE.weight, WIDE.targets, head=Head(chunk_rows=16), backend="triton"
+        ).logprobs.sum().backward()
     assert (300, 8) not in recorder.shapes + recorder.products
     assert recorder.shapes.count(BUFFER) == 1
 
 
 def test_linear_policy_loss_second_backward_has_the_bits_of_the_first():
     hidden, weight = (x.clone().requires_grad_() for x in PROBLEM[:2])
-    loss = linear_policy_loss(hidden, weight, PROBLEM.targets, PROBLEM.advantages, head=Head(chunk_rows=16), backend="triton").loss
+    loss = linear_policy_loss(
+        hidden, weight, PROBLEM.targets, PROBLEM.advantages, head=Head(chunk_rows=16), backend="triton"
+    ).loss
     first = torch.autograd.grad(loss, (hidden, weight), retain_graph=True)
     second = torch.autograd.grad(loss, (hidden, weight))
     assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
@@ -163,11 +172,15 @@ def test_linear_policy_loss_repeats_to_the_bit():
     assert all(torch.equal(x, y) for x, y in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("objective", [sft(), dft(), gft(0.7), reinforce(), grpo(), grpo(dual_clip=3.0), cispo()], ids=repr)
+@pytest.mark.parametrize(
+    "objective", [sft(), dft(), gft(0.7), reinforce(), grpo(), grpo(dual_clip=3.0), cispo()], ids=repr
+)
 def test_objective_constants_take_a_penalty_from_either_side(objective):
     alone = objective_constants(objective)
     assert alone["KIND"] != formulas.OUTSIDE.value
-    assert objective_constants(objective + kl(0.05)) == objective_constants(kl(0.05) + objective) == alone | {"BETA": 0.05}
+    assert (
+        objective_constants(objective + kl(0.05)) == objective_constants(kl(0.05) + objective) == alone | {"BETA": 0.05}
+    )
 
 
 class Halved(type(gft())):
@@ -195,11 +208,13 @@ def test_linear_policy_loss_takes_objectives_no_kernel_knows(objective):
 
 
 def test_linear_logprob_reads_a_weight_beyond_two_to_the_31():
-    # Rows 2^26 elements apart: the last lies 2^31.1 from the first. Untouched pages cost nothing. An offset that wraps to int32
-    # stays inside the mapping, 2^31 elements lower, and reads zeros.
+    # Rows 2^26 elements apart: the last lies 2^31.1 from the first. Untouched pages cost nothing.
+    # An offset that wraps to int32 stays inside the mapping, 2^31 elements lower, and reads zeros.
     rows, stride, first = 37, 1 << 26, 1 << 31
     try:
-        memory = mmap.mmap(-1, 2 * (first + rows * stride), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)  # MAP_NORESERVE
+        memory = mmap.mmap(
+            -1, 2 * (first + rows * stride), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000
+        )  # MAP_NORESERVE
     except OSError as error:
         pytest.skip(f"no address space of 9 GB: {error}")
     flat = torch.frombuffer(memory, dtype=torch.float16)
@@ -220,12 +235,19 @@ linear_logprob(torch.zeros(2, 4), torch.zeros(8, 4), torch.tensor([1, 2]), backe
 
 def test_linear_logprob_on_the_cpu_without_the_interpreter_is_refused():
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    result = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=120
+    )
     assert result.returncode == 1
-    assert "ValueError: backend = 'triton' needs CUDA or ROCm tensors, got cpu: use backend='chunked' there" in result.stderr
+    assert (
+        "ValueError: backend = 'triton' needs CUDA or ROCm tensors, got cpu: use backend='chunked' there"
+        in result.stderr
+    )
 
 
-@pytest.mark.parametrize(("text", "config"), [("128x256x64x8x3", Config(128, 256, 64, 8, 3)), ("16x16x16x1x1", Config(16, 16, 16, 1, 1))])
+@pytest.mark.parametrize(
+    ("text", "config"), [("128x256x64x8x3", Config(128, 256, 64, 8, 3)), ("16x16x16x1x1", Config(16, 16, 16, 1, 1))]
+)
 def test_parse_config_reads_five_sizes(text, config):
     assert parse_config(text) == config
 
@@ -233,8 +255,14 @@ def test_parse_config_reads_five_sizes(text, config):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        *((text, "give rows x vocabulary x depth") for text in ("128", "128x256x64x8", "128x256x64x8x3x1", "128x-256x64x8x3", "ax2x3x4x5")),
-        *((text, "must be powers of two from 16") for text in ("8x64x64x4x2", "64x96x64x4x2", "64x64x0x4x2", "64x64x64x3x2")),
+        *(
+            (text, "give rows x vocabulary x depth")
+            for text in ("128", "128x256x64x8", "128x256x64x8x3x1", "128x-256x64x8x3", "ax2x3x4x5")
+        ),
+        *(
+            (text, "must be powers of two from 16")
+            for text in ("8x64x64x4x2", "64x96x64x4x2", "64x64x0x4x2", "64x64x64x3x2")
+        ),
         ("64x64x64x4x0", "stages 1 to 8"),
     ],
 )

@@ -1,4 +1,6 @@
-"""formulas.py in a kernel of its own against objectives.py, advantages.py and fp64, at the edges of every branch."""
+"""formulas.py in a kernel of its own against objectives.py, advantages.py and fp64, at the edges of
+every branch.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,12 @@ from gft_kernels.losses.objectives import losses_and_coefficients
 
 from ...helpers.problems import make_problem
 
-# Log-probs: impossible, far below every cut, either side of e^-60 where a ratio stops, ordinary, exactly one half, nearly certain, certain.
+# Log-probs: impossible, far below every cut, either side of e^-60 where a ratio stops, ordinary,
+# exactly one half, nearly certain, certain.
 LOGPROBS = (-math.inf, -1e4, -60.1, -60.0, -59.9, -5.0, math.log(0.5), -1e-3, -1e-30, 0.0)
 ADVANTAGES = (0.0, 1.5, -0.75)
-# old and reference: on policy, ratios within and beyond either clip and dual_clip, beyond e^60 either way, impossible.
+# old and reference: on policy, ratios within and beyond either clip and dual_clip, beyond e^60
+# either way, impossible.
 SHIFTS = (0.0, 0.05, -0.05, 0.3, -0.3, 2.0, -2.0, 60.5, -60.5, 200.0, math.inf)
 RATIO_OBJECTIVES = {
     "grpo": grpo(),
@@ -29,16 +33,33 @@ RATIO_OBJECTIVES = {
     "cispo narrow": cispo(clip_low=0.3, clip_high=0.4),
 }
 OBJECTIVES = {
-    "sft": sft(), "dft": dft(), "gft": gft(0.7), "gft at p": gft(0.5), "tau 0": gft(0.0), "tau above 1": gft(1.5), "reinforce": reinforce(),
+    "sft": sft(),
+    "dft": dft(),
+    "gft": gft(0.7),
+    "gft at p": gft(0.5),
+    "tau 0": gft(0.0),
+    "tau above 1": gft(1.5),
+    "reinforce": reinforce(),
     **RATIO_OBJECTIVES,
-}  # fmt: skip
+}
 
 
 @triton.jit
 def objective_kernel(
-    logprobs_ptr, advantages_ptr, old_ptr, ref_ptr, out_ptr, K, KIND: tl.constexpr, TAU: tl.constexpr, CLIP_LOW: tl.constexpr,
-    CLIP_HIGH: tl.constexpr, DUAL_CLIP: tl.constexpr, BETA: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    logprobs_ptr,
+    advantages_ptr,
+    old_ptr,
+    ref_ptr,
+    out_ptr,
+    K,
+    KIND: tl.constexpr,
+    TAU: tl.constexpr,
+    CLIP_LOW: tl.constexpr,
+    CLIP_HIGH: tl.constexpr,
+    DUAL_CLIP: tl.constexpr,
+    BETA: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """out [2, K]: loss and coefficient."""
     row = tl.arange(0, BLOCK)
     live = row < K
@@ -46,7 +67,9 @@ def objective_kernel(
     advantages = tl.load(advantages_ptr + row, mask=live, other=0.0)
     old = tl.load(old_ptr + row, mask=live, other=0.0)
     ref = tl.load(ref_ptr + row, mask=live, other=0.0)
-    loss, coefficient = formulas.objective_terms(logprobs, advantages, old, ref, KIND, TAU, CLIP_LOW, CLIP_HIGH, DUAL_CLIP, BETA)
+    loss, coefficient = formulas.objective_terms(
+        logprobs, advantages, old, ref, KIND, TAU, CLIP_LOW, CLIP_HIGH, DUAL_CLIP, BETA
+    )
     tl.store(out_ptr + row, loss, mask=live)
     tl.store(out_ptr + K + row, coefficient, mask=live)
 
@@ -55,21 +78,26 @@ def kernel_terms(objective, logprobs, advantages, old, ref) -> torch.Tensor:
     """[2, K]; without old log-probs the kernel is handed the row's own, as `finalise` does."""
     out = torch.empty(2, len(logprobs), dtype=logprobs.dtype)
     given = (logprobs, advantages, logprobs if old is None else old, ref)
-    objective_kernel[(1,)](*given, out, len(logprobs), **objective_constants(objective), BLOCK=triton.next_power_of_2(len(logprobs)))
+    objective_kernel[(1,)](
+        *given, out, len(logprobs), **objective_constants(objective), BLOCK=triton.next_power_of_2(len(logprobs))
+    )
     return out
 
 
 def grid(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     """Every combination of LOGPROBS, ADVANTAGES and SHIFTS, the references shifted the other way."""
     lp, a, shift = (
-        x.flatten() for x in torch.meshgrid(*(torch.tensor(x, dtype=dtype) for x in (LOGPROBS, ADVANTAGES, SHIFTS)), indexing="ij")
+        x.flatten()
+        for x in torch.meshgrid(*(torch.tensor(x, dtype=dtype) for x in (LOGPROBS, ADVANTAGES, SHIFTS)), indexing="ij")
     )
     shifted = torch.where(shift.isinf(), -torch.inf, lp - shift)
     return lp, a, shifted, torch.where(shift.isinf(), -torch.inf, lp + shift / 3)
 
 
 def assert_terms(objective, lp, a, old, ref) -> None:
-    want = torch.stack(losses_and_coefficients(objective, lp, {"advantages": a, "old_logprobs": old, "ref_logprobs": ref}))
+    want = torch.stack(
+        losses_and_coefficients(objective, lp, {"advantages": a, "old_logprobs": old, "ref_logprobs": ref})
+    )
     got = kernel_terms(objective, lp, a, old, ref)
     digits = 1e-12 if lp.dtype == torch.float64 else 1e-6
     torch.testing.assert_close(got, want, rtol=digits, atol=digits, equal_nan=True)
@@ -118,10 +146,12 @@ def log1p_kernel(x_ptr, out_ptr, BLOCK: tl.constexpr):
     tl.store(out_ptr + at, formulas.log1p(tl.load(x_ptr + at)))
 
 
-@pytest.mark.parametrize(("dtype", "digits"), [(torch.float32, 2.0**-21), (torch.float64, 2.0**-50)], ids=["fp32", "fp64"])
+@pytest.mark.parametrize(
+    ("dtype", "digits"), [(torch.float32, 2.0**-21), (torch.float64, 2.0**-50)], ids=["fp32", "fp64"]
+)
 def test_log1p_keeps_the_last_digits_everywhere(dtype, digits):
-    # 0, every magnitude of normal numbers to 1e30, and a fine comb over 0.25 where the series ends. Rounding 1 + x there to
-    # half a digit is 4.5 half digits of the logarithm: log 1.25 = 0.22.
+    # 0, every magnitude of normal numbers to 1e30, and a fine comb over 0.25 where the series ends.
+    # Rounding 1 + x there to half a digit is 4.5 half digits of the logarithm: log 1.25 = 0.22.
     x = torch.cat([torch.zeros(1), torch.logspace(-37, 30, 767), torch.linspace(0.2, 0.3, 256)]).to(dtype)
     got = torch.empty_like(x)
     log1p_kernel[(1,)](x, got, BLOCK=1024)
@@ -132,33 +162,60 @@ def test_log1p_keeps_the_last_digits_everywhere(dtype, digits):
 
 @triton.jit
 def advantage_kernel(
-    sequence_ptr, rewards_ptr, group_ids_ptr, out_ptr, K, B, SCALE: tl.constexpr, KEEP_SINGLE: tl.constexpr, EPS: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_B: tl.constexpr,
-):  # fmt: skip
+    sequence_ptr,
+    rewards_ptr,
+    group_ids_ptr,
+    out_ptr,
+    K,
+    B,
+    SCALE: tl.constexpr,
+    KEEP_SINGLE: tl.constexpr,
+    EPS: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+):
     row = tl.arange(0, BLOCK_N)
     sequence = tl.load(sequence_ptr + row, mask=row < K, other=0)
-    tl.store(out_ptr + row, formulas.group_advantage(sequence, row < K, rewards_ptr, group_ids_ptr, B, SCALE, KEEP_SINGLE, EPS, BLOCK_B))
+    tl.store(
+        out_ptr + row,
+        formulas.group_advantage(sequence, row < K, rewards_ptr, group_ids_ptr, B, SCALE, KEEP_SINGLE, EPS, BLOCK_B),
+    )
 
 
 SCALES = {"group": formulas.GROUP_SCALE, "batch": formulas.BATCH_SCALE, "none": formulas.NO_SCALE}
 
 
 def kernel_advantages(rewards, group_ids, scale="group", singleton="reward", eps=1e-6, block_b=16) -> torch.Tensor:
-    """The advantage of every response in turn, B not a multiple of the rows' block either; rows beyond B hold 0."""
+    """The advantage of every response in turn, B not a multiple of the rows' block either; rows
+    beyond B hold 0.
+    """
     count = len(rewards)
     rows = max(triton.next_power_of_2(count + 1), 16)
     out = torch.empty(rows, dtype=rewards.dtype)
     advantage_kernel[(1,)](
-        torch.arange(count).to(group_ids.dtype), rewards, group_ids, out, count, count, SCALES[scale], singleton == "reward", eps,
-        BLOCK_N=rows, BLOCK_B=block_b,
-    )  # fmt: skip
+        torch.arange(count).to(group_ids.dtype),
+        rewards,
+        group_ids,
+        out,
+        count,
+        count,
+        SCALES[scale],
+        singleton == "reward",
+        eps,
+        BLOCK_N=rows,
+        BLOCK_B=block_b,
+    )
     assert torch.equal(out[count:], torch.zeros(rows - count, dtype=rewards.dtype))
     return out[:count]
 
 
 def ragged(dtype: torch.dtype, ids: torch.dtype = torch.int64) -> tuple[torch.Tensor, torch.Tensor]:
-    """37 responses (two blocks of 16 and five): groups of 1 to 9 with scattered ids, one without spread, two of one response."""
-    group_ids = torch.repeat_interleave(torch.tensor([70, -3, 5, 12, 900, 6, 8, 0]), torch.tensor([9, 1, 8, 5, 1, 6, 3, 4]))
+    """37 responses (two blocks of 16 and five): groups of 1 to 9 with scattered ids, one without
+    spread, two of one response.
+    """
+    group_ids = torch.repeat_interleave(
+        torch.tensor([70, -3, 5, 12, 900, 6, 8, 0]), torch.tensor([9, 1, 8, 5, 1, 6, 3, 4])
+    )
     rewards = torch.rand(37)
     rewards[group_ids == 5] = 0.35
     order = torch.randperm(37)
@@ -183,13 +240,16 @@ def test_group_advantage_is_that_of_advantages(scale, singleton, dtype, ids):
 def test_group_advantage_adds_eps_whatever_the_block(block_b, eps):
     rewards, group_ids = ragged(torch.float64)
     want = group_advantages(rewards, group_ids, eps=eps)
-    torch.testing.assert_close(kernel_advantages(rewards, group_ids, eps=eps, block_b=block_b), want, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        kernel_advantages(rewards, group_ids, eps=eps, block_b=block_b), want, rtol=1e-12, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_group_advantage_of_equal_rewards_is_exactly_zero(dtype, scale):
-    # Eight, and sizes whose sum is rounded: the mean of seven 0.35s is not 0.35, their std not 0: the formula alone is no zero.
+    # Eight, and sizes whose sum is rounded: the mean of seven 0.35s is not 0.35, their std not 0:
+    # the formula alone is no zero.
     sizes = torch.tensor([8, 7, 5, 11, 3])
     rewards = torch.cat([torch.full((34,), 0.35), torch.tensor([0.0, 1.0])]).to(dtype)
     got = kernel_advantages(rewards, torch.cat([torch.repeat_interleave(sizes), torch.tensor([9, 9])]), scale)
@@ -199,7 +259,8 @@ def test_group_advantage_of_equal_rewards_is_exactly_zero(dtype, scale):
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_group_advantage_under_a_common_offset_keeps_its_digits(scale):
-    # Quarters on 2^16: rewards and sums of 37 are exact in fp32, the squares are 2^32 and would leave nothing of a one-pass variance.
+    # Quarters on 2^16: rewards and sums of 37 are exact in fp32, the squares are 2^32 and would
+    # leave nothing of a one-pass variance.
     quarters = (torch.rand(37) * 8).round() / 4
     _, group_ids = ragged(torch.float32)
     got = kernel_advantages(quarters + 2.0**16, group_ids, scale, "zero")
@@ -218,12 +279,15 @@ def test_group_advantage_of_a_batch_of_one(singleton, scale):
 @pytest.mark.parametrize("ids", [torch.int32, torch.int64], ids=str)
 @pytest.mark.parametrize("scale", SCALES)
 def test_linear_policy_loss_normalises_group_rewards_in_the_kernel(scale, ids):
-    # 70 responses: more than a block of 64 in finalise.py, and not a multiple of it. Rows without spread are skipped: chunks gather.
+    # 70 responses: more than a block of 64 in finalise.py, and not a multiple of it. Rows without
+    # spread are skipped: chunks gather.
     problem = make_problem(50, 11, 37)
     rewards, group_ids = torch.rand(70).double(), torch.randint(9, (70,))
     rewards[group_ids == 4] = 0.35
     sequence_ids = torch.randint(70, (50,))
-    groups = GroupRewards(rewards, group_ids.to(ids), torch.where(problem.targets == -100, 10**6, sequence_ids).to(ids), scale=scale)
+    groups = GroupRewards(
+        rewards, group_ids.to(ids), torch.where(problem.targets == -100, 10**6, sequence_ids).to(ids), scale=scale
+    )
     by_hand = group_advantages(rewards, group_ids, scale=scale)[sequence_ids]
     results = []
     for advantages in (groups, by_hand):

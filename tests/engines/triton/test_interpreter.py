@@ -1,4 +1,6 @@
-"""The interpreter's bf16, which the package repairs: every other test of bf16 kernels on a CPU rests on it."""
+"""The interpreter's bf16, which the package repairs: every other test of bf16 kernels on a CPU
+rests on it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,10 @@ def dot_kernel(a_ptr, b_ptr, out_ptr, BLOCK: tl.constexpr):
     """out [BLOCK, BLOCK] += a @ b."""
     at = tl.arange(0, BLOCK)[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
     acc = tl.load(out_ptr + at)
-    tl.store(out_ptr + at, tl.dot(tl.load(a_ptr + at), tl.load(b_ptr + at), acc, input_precision="ieee", out_dtype=tl.float32))
+    tl.store(
+        out_ptr + at,
+        tl.dot(tl.load(a_ptr + at), tl.load(b_ptr + at), acc, input_precision="ieee", out_dtype=tl.float32),
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
@@ -35,8 +40,9 @@ def cast_kernel(x_ptr, out_ptr, BLOCK: tl.constexpr):
     tl.store(out_ptr + at, tl.load(x_ptr + at).to(out_ptr.dtype.element_ty))
 
 
-# Between 1 and the next bf16, 1 + 2^-7: just under the middle, the middle (to even: down), just over it; the middle above the
-# odd neighbour (to even: up); the same below 0; the largest number that does not overflow and the first that does; the rest.
+# Between 1 and the next bf16, 1 + 2^-7: just under the middle, the middle (to even: down), just
+# over it; the middle above the odd neighbour (to even: up); the same below 0; the largest number
+# that does not overflow and the first that does; the rest.
 ROUNDINGS = {
     1 + 2**-8 - 2**-20: 1.0,
     1 + 2**-8: 1.0,

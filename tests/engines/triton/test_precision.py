@@ -1,4 +1,6 @@
-"""Gradients and log-probs against fp64 of the same quantised inputs, and against eager's own error in the same dtype."""
+"""Gradients and log-probs against fp64 of the same quantised inputs, and against eager's own error
+in the same dtype.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ BLOCKS = Config(64, 64, 32, 1, 1)  # larger than the interpreter's own, for spee
 
 
 def far_from_tau(problem: Problem, tau: float) -> Problem:
-    """Rows within 2% of tau lose their advantage: eager's rounding of a 16-bit logit may decide their C either way."""
+    """Rows within 2% of tau lose their advantage: eager's rounding of a 16-bit logit may decide
+    their C either way.
+    """
     lp, _ = naive_logprobs(*(x.double() for x in problem[:2]), problem.targets, bias=problem.bias.double())
     return problem._replace(advantages=problem.advantages.masked_fill((lp.exp() / tau - 1).abs() < 0.02, 0))
 
@@ -30,7 +34,10 @@ def test_linear_policy_loss_is_as_near_to_fp64_as_eager_is(name, objective, dtyp
     weights = (problem.targets != -100).float()  # a sum: fp16 gradients stay in its normal range
     want = naive(problem, OBJECTIVES[name][1], weights)
     with use_config(BLOCKS):
-        ours, eager = (fused(problem, objective=objective, token_weights=weights, chunk_rows=CHUNK, backend=b) for b in ("triton", "eager"))
+        ours, eager = (
+            fused(problem, objective=objective, token_weights=weights, chunk_rows=CHUNK, backend=b)
+            for b in ("triton", "eager")
+        )
     for field in ("hidden", "weight", "bias"):
         exact = getattr(want, field)
         error, theirs = (getattr(x, field).double() - exact for x in (ours, eager))
@@ -48,7 +55,9 @@ def test_linear_logprob_is_as_near_to_fp64_as_eager_is(dtype):
 
     def run(backend: str, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
         hidden, weight = (x.to(dtype).requires_grad_() for x in problem[:2])
-        out = linear_logprob(hidden, weight, problem.targets, head=Head(bias=problem.bias, chunk_rows=CHUNK), backend=backend)
+        out = linear_logprob(
+            hidden, weight, problem.targets, head=Head(bias=problem.bias, chunk_rows=CHUNK), backend=backend
+        )
         torch.autograd.backward(tuple(out), tuple(upstream.to(out.logprobs.dtype)))
         return out.logprobs.double(), out.entropy.double(), hidden.grad.double(), weight.grad.double()
 

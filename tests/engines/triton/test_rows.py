@@ -1,7 +1,9 @@
-"""Rows that are hard for exponentials: unlikely and certain targets, empty tiles, NaN, a common offset; in every operand dtype.
+"""Rows that are hard for exponentials: unlikely and certain targets, empty tiles, NaN, a common
+offset; in every operand dtype.
 
-The operands are zeros and the logits come from the fp32 bias, so a single active row shows its logit gradient, exact factor
-included, as the gradient of the bias: a sum of two 16-bit parts, good to 17 (bf16) and 21 (fp16) binary digits.
+The operands are zeros and the logits come from the fp32 bias, so a single active row shows its
+logit gradient, exact factor included, as the gradient of the bias: a sum of two 16-bit parts, good
+to 17 (bf16) and 21 (fp16) binary digits.
 """
 
 from __future__ import annotations
@@ -20,12 +22,15 @@ from gft_kernels.engines.triton.rescale import rescale
 from ...helpers.problems import fused, make_problem, naive
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Of the target's entry: in fp32 a logit 40 nats from the offset is itself rounded to 2^-19, see above for the others.
+# Of the target's entry: in fp32 a logit 40 nats from the offset is itself rounded to 2^-19, see
+# above for the others.
 DIGITS = {torch.float32: 2.0**-18, torch.bfloat16: 2.0**-15, torch.float16: 2.0**-17}
-# Of any other: rounded once in its dtype (2^-8, 2^-11) and moved by as much again with the factor that makes the target exact.
+# Of any other: rounded once in its dtype (2^-8, 2^-11) and moved by as much again with the factor
+# that makes the target exact.
 ROUNDING = {torch.float32: 2.0**-18, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
 VOCABULARY = 77  # three tiles of the interpreter's 32 columns, the last of 13
-# log p of a target against one column that has nearly all the mass: below each dtype's reach, either side of OFFSET_LIMIT, near 1.
+# log p of a target against one column that has nearly all the mass: below each dtype's reach,
+# either side of OFFSET_LIMIT, near 1.
 UNLIKELY = (-1e4, -100.0, -45.0, -40.5, -39.5, -20.0, -5.0)
 
 
@@ -37,12 +42,26 @@ def logits_of(own: float, at: int, peak: int = 40, others: float = -3.0) -> torc
     return logits
 
 
-def gradient_row(logits: torch.Tensor, target: int, dtype: torch.dtype, objective=None, upstream: float = 1.0, backend="triton", **inputs):
+def gradient_row(
+    logits: torch.Tensor,
+    target: int,
+    dtype: torch.dtype,
+    objective=None,
+    upstream: float = 1.0,
+    backend="triton",
+    **inputs,
+):
     """(result, d loss / d logits [V]) of one row with these logits, its token weight 1."""
     bias = logits.clone().requires_grad_()
     hidden, weight = torch.zeros(1, 3, dtype=dtype, requires_grad=True), torch.zeros(len(logits), 3, dtype=dtype)
     out = linear_policy_loss(
-        hidden, weight, torch.tensor([target]), objective=objective or sft(), head=Head(bias=bias), backend=backend, **inputs
+        hidden,
+        weight,
+        torch.tensor([target]),
+        objective=objective or sft(),
+        head=Head(bias=bias),
+        backend=backend,
+        **inputs,
     )
     out.loss.backward(torch.tensor(upstream))
     return out, bias.grad
@@ -58,9 +77,16 @@ def exact_row(logits: torch.Tensor, target: int) -> tuple[torch.Tensor, torch.Te
 
 
 def assert_row(
-    dtype: torch.dtype, got: torch.Tensor, want: torch.Tensor, target: int, coefficient: float = 1.0, digits: float | None = None
+    dtype: torch.dtype,
+    got: torch.Tensor,
+    want: torch.Tensor,
+    target: int,
+    coefficient: float = 1.0,
+    digits: float | None = None,
 ) -> None:
-    """The target's entry in full precision, the others within their roundings; fp16 holds 256 times a gradient, in steps of 2^-24."""
+    """The target's entry in full precision, the others within their roundings; fp16 holds 256 times
+    a gradient, in steps of 2^-24.
+    """
     assert abs(got[target] / want[target] - 1) <= (digits or DIGITS[dtype])
     others = torch.arange(len(want)) != target
     smallest = abs(coefficient) * 2.0**-32 * per_tile(dtype)
@@ -94,14 +120,20 @@ def test_gradient_of_a_confident_target_is_right(p, dtype):
 
 @pytest.mark.parametrize("log_p", UNLIKELY)
 def test_fp16_gradients_of_one_chunk_differ_by_any_factor(log_p):
-    # The largest token weight sets the range that fp16 gradients are held in: a weight of 2^-10 must keep its digits beside it.
+    # The largest token weight sets the range that fp16 gradients are held in: a weight of 2^-10
+    # must keep its digits beside it.
     logits, weights = logits_of(log_p, 3), torch.tensor([1.0, 2.0**-10])
     bias = logits.clone().requires_grad_()
     hidden = torch.zeros(2, 3, dtype=torch.float16, requires_grad=True)
     linear_policy_loss(
-        hidden, torch.zeros(VOCABULARY, 3, dtype=torch.float16), torch.tensor([3, 40]), objective=sft(), token_weights=weights,
-        head=Head(bias=bias), backend="triton",
-    ).loss.backward()  # fmt: skip
+        hidden,
+        torch.zeros(VOCABULARY, 3, dtype=torch.float16),
+        torch.tensor([3, 40]),
+        objective=sft(),
+        token_weights=weights,
+        head=Head(bias=bias),
+        backend="triton",
+    ).loss.backward()
     want = exact_row(logits, 3)[1] + 2.0**-10 * exact_row(logits, 40)[1]
     torch.testing.assert_close(bias.grad.double(), want, rtol=ROUNDING[torch.float16], atol=2.0**-23)
 
@@ -118,7 +150,9 @@ def test_linear_logprob_gradients_of_an_unlikely_target_are_right(log_p, dtype):
     log_probs = logits.double().log_softmax(-1)
     entropy = -(log_probs.exp() * log_probs).sum()
     torch.testing.assert_close((got[0][0].double(), got[1][0].double()), (want, entropy), rtol=2e-6, atol=0)
-    assert_row(dtype, of_logprob, -minus_gradient, 3, digits=ROUNDING[dtype])  # nothing makes the target's entry exact here
+    assert_row(
+        dtype, of_logprob, -minus_gradient, 3, digits=ROUNDING[dtype]
+    )  # nothing makes the target's entry exact here
     exact = -log_probs.exp() * (log_probs + entropy)
     torch.testing.assert_close(of_entropy, exact, rtol=ROUNDING[dtype], atol=4e-6 * float(exact.abs().max()))
 
@@ -180,14 +214,18 @@ def test_bad_row_leaves_every_bit_of_the_others(value, dtype):
 
 
 def marked_tiles(log_p: float, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(rescaled exponentials, rows.target, targets) of two blocks of rows, every exponential a marker before `rescale`."""
+    """(rescaled exponentials, rows.target, targets) of two blocks of rows, every exponential a
+    marker before `rescale`.
+    """
     problem = make_problem(80, 5, VOCABULARY, dtype=dtype, masked=0)
     targets, head = problem.targets, Head(bias=problem.bias.index_fill(0, problem.targets[2], log_p))
     reference = head_reference(problem.hidden, problem.weight, head.bias, targets, head)
     partials = head_forward(problem.hidden, problem.weight, head.bias, targets, reference, None, head, INTERPRETED)
     arguments = SCORES_ONLY | {"KIND": SFT.value, "weights_ptr": torch.ones(80)}
     rows = finalise(partials, reference, dtype, head, arguments | {"unit_ptr": torch.ones(())})
-    exps = torch.full((80, VOCABULARY), 0x7F81, dtype=torch.int16).view(dtype)  # a NaN; a value that is rounded comes out as 0x7FC0
+    exps = torch.full((80, VOCABULARY), 0x7F81, dtype=torch.int16).view(
+        dtype
+    )  # a NaN; a value that is rounded comes out as 0x7FC0
     rescale(exps, partials, rows, targets, INTERPRETED)
     return exps, rows.target, targets
 

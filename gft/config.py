@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from gft_kernels import Sparse, cispo, dft, gft, grpo, reinforce, sft
+from gft_kernels import Backend, Sparse, cispo, dft, gft, grpo, reinforce, sft
 from gft_kernels.losses.objectives import Objective
 from gft_kernels.losses.reductions import Reduction
 
@@ -149,7 +149,7 @@ class TrainConfig:
         ):
             if not value > 0:
                 raise ValueError(f"--{name} is {value}; it must be positive.")
-        self.sparsity()  # refuses what is out of range
+        self.head_backend()  # refuses what is out of range
 
     def head_temperature(self) -> float:
         """That of the log-probs: the sampling policy's where there are samples, 1 for given
@@ -157,8 +157,8 @@ class TrainConfig:
         """
         return self.sampling.temperature if self.composition()[2] else 1.0
 
-    def sparsity(self) -> Sparse | None:
-        return None if self.sparse is None else Sparse(error=self.sparse)
+    def head_backend(self) -> Backend:
+        return Backend(self.backend, sparsity=None if self.sparse is None else Sparse(error=self.sparse))
 
     def reward_name(self) -> str:
         return self.reward or ("exact" if (self.data or "").startswith("rg:") else "number")

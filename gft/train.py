@@ -6,7 +6,6 @@ import math
 import random
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import torch
 
@@ -147,7 +146,7 @@ def accumulate_gradients(policy: Policy, batch: Batch, config: TrainConfig) -> d
     A sequence whose advantage is 0 carries no gradient: it is left out of the backbone too, and
     stays in the denominator.
     """
-    objective, head = config.objective_function(), replace(policy.head, sparsity=config.sparsity())
+    objective = config.objective_function()
     skip = objective.zero_at_zero_advantage
     active = [m for m in batch.members if not skip or m.advantage != 0]
     counted = [m for m in batch.members if m.spread or m.advantage != 0 or config.group.count_flat]
@@ -172,8 +171,8 @@ def accumulate_gradients(policy: Policy, batch: Batch, config: TrainConfig) -> d
             advantages,
             objective=objective,
             token_weights=weights,
-            head=head,
-            backend=config.backend,
+            head=policy.head,
+            backend=config.head_backend(),
         )
         result.loss.backward()
         loss += result.loss.item()

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gft_kernels import Head, Sparse, linear_logprob, linear_policy_loss
+from gft_kernels import Backend, Sparse, linear_logprob, linear_policy_loss
 from gft_kernels.env import version
 
 from ..inputs.cases import TAU, Batch
@@ -59,7 +59,7 @@ def torch_fused(batch: Batch) -> Tensor:
     return batch.gft_loss(-losses.float())
 
 
-def fused(backend: str, head: Head | None = None) -> Provider:
+def fused(backend: str | Backend) -> Provider:
     """Our loss: gradients formed in the forward."""
 
     def provider(batch: Batch) -> Tensor:
@@ -69,7 +69,6 @@ def fused(backend: str, head: Head | None = None) -> Provider:
             batch.targets,
             batch.advantages,
             token_weights=batch.token_weights,
-            head=head,
             backend=backend,
         ).loss
 
@@ -78,7 +77,7 @@ def fused(backend: str, head: Head | None = None) -> Provider:
 
 def sparse(backend: str) -> Provider:
     """Our loss with column-sparse gradients at their default bound."""
-    return fused(backend, Head(sparsity=Sparse()))
+    return fused(Backend(backend, sparsity=Sparse()))
 
 
 def logprob(backend: str) -> Provider:

@@ -9,10 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gft_kernels import gft
-from gft_kernels.engines import eager
-from gft_kernels.engines.contract import LossPlan
-from gft_kernels.head import Head
+from gft_kernels import Backend, gft, linear_policy_loss
 
 from ..heads.ours import Provider
 from ..inputs.cases import TAU, Batch
@@ -58,13 +55,15 @@ def step(provider: Provider, batch: Batch) -> Found:
 
 def oracle(batch: Batch) -> Found:
     """The eager reference in fp64."""
-    per_token = {"advantages": batch.advantages.double(), "old_logprobs": None, "ref_logprobs": None}
-    plan = LossPlan(batch.targets, None, batch.token_weights.double(), per_token, gft(TAU), Head())
-    sizes: list[float] = []
+    weights, sizes = batch.token_weights.double(), []
+    every_row = Backend("eager", skip_rows=False)
 
     def provider(leaves: Batch) -> Tensor:
-        result = eager.policy_loss(leaves.hidden.double(), leaves.weight.double(), plan)
-        sizes.append((plan.weights * result.coefficients * result.logprobs).abs().sum().item())
+        operands, advantages = (leaves.hidden.double(), leaves.weight.double()), batch.advantages.double()
+        result = linear_policy_loss(
+            *operands, batch.targets, advantages, objective=gft(TAU), token_weights=weights, backend=every_row
+        )
+        sizes.append((weights * result.coefficients * result.logprobs).abs().sum().item())
         return result.loss
 
     found = step(provider, batch)

@@ -38,7 +38,7 @@ from gft_kernels.engines.triton.backward import head_backward
 from gft_kernels.engines.triton.column_stats import look
 from gft_kernels.engines.triton.configs import CONFIGS, Config, pad, shipped
 from gft_kernels.engines.triton.finalise import Rows, finalise
-from gft_kernels.engines.triton.forward import head_forward, head_reference
+from gft_kernels.engines.triton.forward import head_forward, head_target_logit
 from gft_kernels.engines.triton.rescale import rescale
 from gft_kernels.head import Head
 from gft_kernels.losses import objectives
@@ -182,8 +182,8 @@ PRECISE: dict[str, Any] = {"rewards": torch.float64}  # as numpy hands them over
 RAGGED: dict[str, Any] = {"K": 999, "D": 1040}  # neither fills its blocks
 # (kernel, variant): what differs from the default problem, and the launch.
 LAUNCHES: dict[tuple[str, str], tuple[dict[str, Any], Callable[[Problem], None]]] = {
-    ("head_reference_kernel", ""): ({}, lambda p: head_reference(*p.operands, p.head)),
-    ("head_reference_kernel", "bias+softcap"): (CAPPED, lambda p: head_reference(*p.operands, p.head)),
+    ("head_target_logit_kernel", ""): ({}, lambda p: head_target_logit(*p.operands, p.head)),
+    ("head_target_logit_kernel", "bias+softcap"): (CAPPED, lambda p: head_target_logit(*p.operands, p.head)),
     ("head_fwd_kernel", "store"): ({}, lambda p: p.forward(True)),
     ("head_fwd_kernel", "store bias+softcap"): (CAPPED, lambda p: p.forward(True)),
     ("head_fwd_kernel", "store ragged"): (RAGGED, lambda p: p.forward(True)),

@@ -14,7 +14,7 @@ from unittest import mock
 import torch
 
 PARTS = {  # name -> (module, the function that does it)
-    "head_reference": ("gft_kernels.engines.triton.engine", "head_reference"),
+    "head_target_logit": ("gft_kernels.engines.triton.engine", "head_target_logit"),
     "head_fwd": ("gft_kernels.engines.triton.engine", "head_forward"),
     "finalise": ("gft_kernels.engines.triton.engine", "_finalise"),
     "rescale": ("gft_kernels.engines.triton.engine", "rescale"),

@@ -103,7 +103,7 @@ class ChunkGradient(NamedTuple):
     The factor stays on the [K, D] side of both gradient products. Logits are slope * hidden @ weight.T.
     """
 
-    places: Index  # [K] among the N rows
+    row_index: Index  # [K] among the N rows
     hidden: Tensor  # [K, D]
     grad: Tensor  # [K, V]
     factor: Tensor | None  # [K], None is 1
@@ -128,11 +128,11 @@ class Gradients:
 
     def add(self, chunk: ChunkGradient, weight: Tensor) -> Tensor | None:
         """Add one chunk; returns grad @ weight where dhidden is wanted."""
-        places, hidden, grad, factor, slope, _ = chunk
+        row_index, hidden, grad, factor, slope, _ = chunk
         product = None
         if self.hidden is not None:
             product = matmul(grad, weight)
-            self.hidden[places] = product * slope if factor is None else product * (factor * slope)[:, None]
+            self.hidden[row_index] = product * slope if factor is None else product * (factor * slope)[:, None]
         if self.wanted[1]:
             right = torch.empty_like(hidden, memory_format=torch.contiguous_format)
             torch.mul(hidden, slope if factor is None else (factor * slope)[:, None], out=right)

@@ -51,8 +51,8 @@ def _chunks(count: int, size: int, rows: Tensor | None) -> list[tuple[slice, Ind
 
     The second is a slice where all rows are chosen: nothing is gathered then.
     """
-    places = [slice(i, min(i + size, count)) for i in range(0, count, size)]
-    return [(at, at if rows is None else rows[at]) for at in places]
+    slices = [slice(i, min(i + size, count)) for i in range(0, count, size)]
+    return [(at, at if rows is None else rows[at]) for at in slices]
 
 
 @dataclass
@@ -181,8 +181,8 @@ def score(operands: Operands, plan: Plan) -> Scores:
     size, count = chunk_rows(hidden.shape[1], plan.backend), len(targets if plan.rows is None else plan.rows)
     logprobs, entropy = hidden.new_empty(count, dtype=plan.dtype), hidden.new_empty(count, dtype=plan.dtype)
     buffers = _buffers(count, size, weight, pair=True)
-    for at, index in _chunks(count, size, plan.rows):
-        chunk = _forward_chunk(hidden[index].to(plan.dtype), weight, bias, targets[index], plan.head, buffers)
+    for at, row_index in _chunks(count, size, plan.rows):
+        chunk = _forward_chunk(hidden[row_index].to(plan.dtype), weight, bias, targets[row_index], plan.head, buffers)
         logprobs[at], entropy[at] = chunk.logprobs, _entropy(chunk)
     return Scores(logprobs, entropy, logprobs.new_empty(0))
 
@@ -193,8 +193,8 @@ def score_gradients(operands: Operands, plan: Plan, scores: Scores, upstream: Up
     grads = _gradients(operands, plan, wanted)
     size, count = chunk_rows(hidden.shape[1], plan.backend), len(upstream.logprobs)
     buffers = _buffers(count, size, weight, pair=head.softcap is not None or upstream.entropy is not None)
-    for at, index in _chunks(count, size, plan.rows):
-        chunk_hidden, targets = hidden[index].to(plan.dtype), plan.targets[index]
+    for at, row_index in _chunks(count, size, plan.rows):
+        chunk_hidden, targets = hidden[row_index].to(plan.dtype), plan.targets[row_index]
         chunk = _forward_chunk(chunk_hidden, weight, bias, targets, head, buffers)
         if upstream.entropy is None:
             grad, factor = chunk.grad, -upstream.logprobs[at] / chunk.total
@@ -204,7 +204,7 @@ def score_gradients(operands: Operands, plan: Plan, scores: Scores, upstream: Up
             rows = None
         if head.softcap is not None:
             grad = _remove_softcap(chunk, grad, head)
-        grads.add(ChunkGradient(index, chunk_hidden, grad, factor, head.scale / head.temperature, rows), weight)
+        grads.add(ChunkGradient(row_index, chunk_hidden, grad, factor, head.scale / head.temperature, rows), weight)
     return grads
 
 
@@ -227,8 +227,8 @@ def loss(operands: Operands, plan: LossPlan, wanted: Wanted) -> tuple[LossRows, 
     entropy_from_gemm = wanted[0] and head.softcap is None
     losses, logprobs, entropy, coefficients = (hidden.new_empty(count, dtype=plan.dtype) for _ in range(4))
     buffers = _buffers(count, size, weight, pair=not entropy_from_gemm)
-    for at, index in _chunks(count, size, plan.rows):
-        chunk_hidden, targets = hidden[index].to(plan.dtype), plan.targets[index]
+    for at, row_index in _chunks(count, size, plan.rows):
+        chunk_hidden, targets = hidden[row_index].to(plan.dtype), plan.targets[row_index]
         chunk = _forward_chunk(chunk_hidden, weight, bias, targets, head, buffers)
         logprobs[at] = chunk.logprobs
         given = part(plan.per_token, at)
@@ -240,7 +240,7 @@ def loss(operands: Operands, plan: LossPlan, wanted: Wanted) -> tuple[LossRows, 
         if head.softcap is not None and any(wanted):
             grad = _remove_softcap(chunk, grad, head)
         slope = head.scale / head.temperature
-        product = grads.add(ChunkGradient(index, chunk_hidden, grad, factor, slope, rows), weight)
+        product = grads.add(ChunkGradient(row_index, chunk_hidden, grad, factor, slope, rows), weight)
         if entropy_from_gemm:  # there is no whole product where columns were left out
             found = None if product is None else _entropy_from_product(chunk, chunk_hidden, product, bias, slope)
             entropy[at] = _entropy_from_exps(chunk) if found is None else found
@@ -253,15 +253,15 @@ def logits_loss(logits: Tensor, plan: LossPlan, grad: Tensor | None) -> tuple[Lo
     size = plan.backend.chunk_rows or max(1, (1 << 23) // logits.shape[1])
     losses, logprobs, entropy, coefficients = (logits.new_empty(count, dtype=plan.dtype) for _ in range(4))
     buffer = logits.new_empty(min(size, count), logits.shape[1], dtype=plan.dtype)
-    for at, index in _chunks(count, size, plan.rows):
-        chunk = _softmax(logits[index].to(plan.dtype) / plan.head.temperature, plan.targets[index], buffer)
+    for at, row_index in _chunks(count, size, plan.rows):
+        chunk = _softmax(logits[row_index].to(plan.dtype) / plan.head.temperature, plan.targets[row_index], buffer)
         logprobs[at], entropy[at] = chunk.logprobs, _entropy(chunk)
         given = part(plan.per_token, at)
         losses[at], coefficients[at] = losses_and_coefficients(plan.objective, chunk.logprobs, given)
         if grad is not None:
             factor = -coefficients[at] * plan.weights[at] / (chunk.total * plan.head.temperature)
             factor = factor if unit is None else factor / unit
-            grad[index] = chunk.grad.mul_(factor[:, None]).to(grad.dtype)
+            grad[row_index] = chunk.grad.mul_(factor[:, None]).to(grad.dtype)
     if grad is not None and plan.rows is not None:
         skipped = torch.ones(len(logits), dtype=torch.bool, device=logits.device).index_fill_(0, plan.rows, False)
         grad[skipped] = 0

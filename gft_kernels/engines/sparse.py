@@ -31,9 +31,9 @@ TAILS = 64  # chunks whose tails are held before they are added
 
 @dataclass
 class _Tail:
-    """dz ~ rows [m] x columns [V] at the rows `places` of dhidden."""
+    """dz ~ rows [m] x columns [V] at the rows `row_index` of dhidden."""
 
-    places: Index
+    row_index: Index
     rows: Tensor  # [m] times the logits' slope
     columns: Tensor  # [V], the largest 1
     hidden: Tensor  # [D] rows @ hidden
@@ -99,7 +99,7 @@ class SparseGradients(Gradients):
 
     def _add_kept(self, chunk: ChunkGradient, rows: Rows, kept: Kept, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Add the kept columns and remember the tail; (mass dropped [K], bound of the error)."""
-        places, hidden, grad, factor, slope, _ = chunk
+        row_index, hidden, grad, factor, slope, _ = chunk
         picked = grad.index_select(1, kept.columns)
         sums = picked.to(self.dtype).sum(1)
         dropped = -sums if kept.row_sums is None else kept.row_sums - sums
@@ -109,10 +109,10 @@ class SparseGradients(Gradients):
         if len(kept.rows) < len(grad):
             picked, hidden, left = picked[kept.rows], hidden[kept.rows], left[kept.rows]
             factor = None if factor is None else factor[kept.rows]
-            places = kept.rows + places.start if isinstance(places, slice) else places[kept.rows]
+            row_index = kept.rows + row_index.start if isinstance(row_index, slice) else row_index[kept.rows]
         scale = torch.full_like(left, slope) if factor is None else factor * slope
         if self.hidden is not None:
-            self.hidden[places] = matmul(picked, weight[kept.columns]) * scale[:, None]
+            self.hidden[row_index] = matmul(picked, weight[kept.columns]) * scale[:, None]
         if self.wanted[1]:
             self.weight = self._zeros(weight.shape) if self.weight is None else self.weight
             right = torch.empty_like(hidden, memory_format=torch.contiguous_format)
@@ -121,11 +121,11 @@ class SparseGradients(Gradients):
         if self.wanted[2]:
             self.bias = self._zeros((len(weight), 2)) if self.bias is None else self.bias
             self.bias[:, 0].index_add_(0, kept.columns, picked.to(self.dtype).T @ scale.to(self.dtype))
-        squared = kept.squared + self._tail(places, left, hidden, slope, kept)
+        squared = kept.squared + self._tail(row_index, left, hidden, slope, kept)
         mass = (kept.sizes * kept.top).index_copy(0, kept.rows, left.abs())
         return mass, squared.sqrt() * kept.top
 
-    def _tail(self, places: Index, left: Tensor, hidden: Tensor, slope: float, kept: Kept) -> Tensor:
+    def _tail(self, row_index: Index, left: Tensor, hidden: Tensor, slope: float, kept: Kept) -> Tensor:
         """Remember the chunk's tail; its part of the squared error's bound."""
         total = kept.dropped.sum()
         if not self.sparse.tail:
@@ -135,7 +135,7 @@ class SparseGradients(Gradients):
         top = kept.dropped.amax()
         rows = torch.where(use, left * (slope * top / total), 0)
         columns = torch.where(use, kept.dropped / top, 0)
-        self.tails.append(_Tail(places, rows, columns, rows @ hidden.to(self.dtype)))
+        self.tails.append(_Tail(row_index, rows, columns, rows @ hidden.to(self.dtype)))
         return torch.where(use, squared, 0)
 
     def _add_tails(self) -> None:
@@ -145,7 +145,7 @@ class SparseGradients(Gradients):
         columns = torch.stack([tail.columns for tail in self.tails]).to(self.operand.dtype)
         if self.hidden is not None:
             for tail, vector in zip(self.tails, matmul(columns, self.operand), strict=True):
-                self.hidden[tail.places] += tail.rows[:, None] * vector
+                self.hidden[tail.row_index] += tail.rows[:, None] * vector
         if self.weight is not None:
             hidden = torch.stack([tail.hidden for tail in self.tails]).to(self.operand.dtype)
             self.weight = add_matmul(self.weight, columns.T, hidden)

@@ -37,8 +37,8 @@ KERNEL_MUTANTS = (
     ),
     Mutant(
         "engines/triton/forward.py",
-        "tl.where(peak > reference + LIMIT, peak, reference)",
-        "reference",
+        "tl.where(peak > target_logit + LIMIT, peak, target_logit)",
+        "target_logit",
         "a tile far above the target overflows",
         f"{ROWS}::test_gradient_of_an_unlikely_target_is_right[-100.0-3-torch.bfloat16]",
     ),

@@ -48,7 +48,7 @@ SPARSE_MUTANTS = (
     ),
     Mutant(
         "engines/sparse.py",
-        "kept.rows + places.start",
+        "kept.rows + row_index.start",
         "kept.rows",
         "rows of a later chunk land in the first",
         f"{PRODUCTS}[chunked]",

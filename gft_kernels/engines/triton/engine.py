@@ -1,7 +1,7 @@
 """The Triton engine on the host: chunks of rows, kernels between library GEMMs.
 
-    fused loss      reference, forward (stores exps), finalise, rescale, then dhidden and dweight GEMMs: 6KDV for K rows
-    log-prob op     reference, forward (stores nothing), finalise: 2NDV; backward recomputes: 6KDV for K rows
+    fused loss      target_logit, forward (stores exps), finalise, rescale, then dhidden and dweight GEMMs: 6KDV for K rows
+    log-prob op     target_logit, forward (stores nothing), finalise: 2NDV; backward recomputes: 6KDV for K rows
 
 Memory: one chunk of exponentials (at most CHUNK_BYTES), 12 bytes a row and tile, dweight in fp32.
 No atomics.
@@ -29,7 +29,7 @@ from .backward import head_backward
 from .column_stats import look
 from .configs import accumulator, config_for, pad
 from .finalise import RowTerms, finalise
-from .forward import head_forward, head_reference
+from .forward import head_forward, head_target_logit
 from .rescale import rescale
 
 __all__ = ["group_advantages", "logits_loss", "loss", "name", "recorded", "scale_", "score", "score_gradients"]
@@ -98,11 +98,14 @@ def score(operands: Operands, plan: Plan) -> Scores:
     config = config_for(hidden.device, hidden.dtype, head)
     out = torch.empty(4, count, dtype=accumulator(hidden.dtype)[0], device=hidden.device)
     with _on(hidden.device):
-        for at, index in _chunks(count, plan.backend.chunk_rows or 8192, plan.rows):
-            chunk, targets = Operands(hidden[index].contiguous(), weight, bias), plan.targets[index].contiguous()
-            reference = head_reference(chunk, targets, head)
-            partials = head_forward(chunk, targets, reference, None, head, config)
-            out[:, at] = torch.stack(finalise(partials, reference, hidden.dtype, head)[:4])
+        for at, row_index in _chunks(count, plan.backend.chunk_rows or 8192, plan.rows):
+            chunk, targets = (
+                Operands(hidden[row_index].contiguous(), weight, bias),
+                plan.targets[row_index].contiguous(),
+            )
+            target_logit = head_target_logit(chunk, targets, head)
+            partials = head_forward(chunk, targets, target_logit, None, head, config)
+            out[:, at] = torch.stack(finalise(partials, target_logit, hidden.dtype, head)[:4])
     return Scores(out[0].clone(), out[1].clone(), out[2:].clone())  # no views of one tensor: custom ops may not alias
 
 
@@ -122,8 +125,11 @@ def score_gradients(operands: Operands, plan: Plan, scores: Scores, upstream: Up
     size = chunk_rows(len(weight), hidden.dtype, plan.backend)
     buffer = _buffer(min(size, count), weight)
     with _on(hidden.device):
-        for at, index in _chunks(count, size, plan.rows):
-            chunk, targets = Operands(hidden[index].contiguous(), weight, bias), plan.targets[index].contiguous()
+        for at, row_index in _chunks(count, size, plan.rows):
+            chunk, targets = (
+                Operands(hidden[row_index].contiguous(), weight, bias),
+                plan.targets[row_index].contiguous(),
+            )
             dz, own = buffer[: at.stop - at.start], None
             found = Scores(scores.logprobs[at], scores.entropy[at], scores.normaliser[:, at].contiguous())
             given = Upstream(upstream.logprobs[at].contiguous(), None)
@@ -132,7 +138,7 @@ def score_gradients(operands: Operands, plan: Plan, scores: Scores, upstream: Up
             else:
                 given = given._replace(entropy=upstream.entropy[at].contiguous())
             head_backward(chunk, targets, found, given, dz, head, config)
-            grads.add(ChunkGradient(index, chunk.hidden, dz, None, slope, own), weight)
+            grads.add(ChunkGradient(row_index, chunk.hidden, dz, None, slope, own), weight)
     return grads
 
 
@@ -144,32 +150,35 @@ def loss(operands: Operands, plan: LossPlan, wanted: Wanted) -> tuple[LossRows, 
     buffer = _buffer(min(size, count), weight) if any(wanted) else None
     out = torch.empty(4, count, dtype=accumulator(hidden.dtype)[0], device=hidden.device)
     with _on(hidden.device):
-        for at, index in _chunks(count, size, plan.rows):
-            chunk, targets = Operands(hidden[index].contiguous(), weight, bias), plan.targets[index].contiguous()
+        for at, row_index in _chunks(count, size, plan.rows):
+            chunk, targets = (
+                Operands(hidden[row_index].contiguous(), weight, bias),
+                plan.targets[row_index].contiguous(),
+            )
             exps = None if buffer is None else buffer[: at.stop - at.start]
-            reference = head_reference(chunk, targets, head)
-            partials = head_forward(chunk, targets, reference, exps, head, config)
-            rows = _finalise(partials, reference, hidden.dtype, plan, at, grads.unit)
+            target_logit = head_target_logit(chunk, targets, head)
+            partials = head_forward(chunk, targets, target_logit, exps, head, config)
+            rows = _finalise(partials, target_logit, hidden.dtype, plan, at, grads.unit)
             out[:, at] = torch.stack((rows.loss, rows.logprobs, rows.entropy, rows.coefficient))
             if exps is not None:
                 rescale(exps, partials, rows, targets, config)
                 upstream = rows.coefficient * plan.weights[at]
                 own = Rows(targets, upstream if grads.unit is None else upstream / grads.unit, rows.logprobs)
-                grads.add(ChunkGradient(index, chunk.hidden, exps, rows.factor, slope, own), weight)
+                grads.add(ChunkGradient(row_index, chunk.hidden, exps, rows.factor, slope, own), weight)
     return LossRows((out[0] * plan.weights).sum(), *(x.clone() for x in out[1:])), grads
 
 
 def _finalise(
-    partials: Tensor, reference: Tensor, exps: torch.dtype, plan: LossPlan, at: slice, unit: Tensor | None
+    partials: Tensor, target_logit: Tensor, exps: torch.dtype, plan: LossPlan, at: slice, unit: Tensor | None
 ) -> RowTerms:
     """The rows of a chunk. Coefficients that no kernel knows are taken by autograd between two launches."""
     arguments = loss_arguments(plan, at, unit)
     if arguments is not None:
-        return finalise(partials, reference, exps, plan.head, arguments)
-    logprobs = finalise(partials, reference, exps, plan.head).logprobs
+        return finalise(partials, target_logit, exps, plan.head, arguments)
+    logprobs = finalise(partials, target_logit, exps, plan.head).logprobs
     losses, coefficients = losses_and_coefficients(plan.objective, logprobs, part(plan.per_token, at))
     arguments = given_arguments(plan, at, unit, coefficients)
-    return finalise(partials, reference, exps, plan.head, arguments)._replace(loss=losses)
+    return finalise(partials, target_logit, exps, plan.head, arguments)._replace(loss=losses)
 
 
 def logits_loss(logits: Tensor, plan: LossPlan, grad: Tensor | None) -> tuple[LossRows, Tensor | None]:

@@ -36,13 +36,13 @@ from .tile import power_of_two_ratio, uncap
 
 
 @triton.jit
-def combine(partials_ptr, reference, row, K, TILES, PER_TILE: tl.constexpr, BLOCK_T: tl.constexpr):
+def combine(partials_ptr, target_logit, row, K, TILES, PER_TILE: tl.constexpr, BLOCK_T: tl.constexpr):
     """(m, rest, moment) of each row: the tiles' partials under their common offset."""
     plane = tl.cast(TILES, tl.int64) * K  # TILES may be the constant 1
     live = (row < K)[None, :]
-    largest = reference
+    largest = target_logit
     if PER_TILE:  # the target must not take part while others are in sight: its logit is no multiple of ln 2
-        largest = reference - 60.0
+        largest = target_logit - 60.0
     for start in range(0, TILES, BLOCK_T):
         tile = start + tl.arange(0, BLOCK_T)
         at = partials_ptr + tile.to(tl.int64)[:, None] * K + row[None, :]
@@ -50,8 +50,8 @@ def combine(partials_ptr, reference, row, K, TILES, PER_TILE: tl.constexpr, BLOC
         offset = tl.load(at, mask=mask, other=float("-inf"))
         total = tl.load(at + plane, mask=mask, other=0.0)
         largest = tl.maximum(largest, tl.max(tl.where(total != 0, offset, float("-inf")), 0))
-    rest = tl.zeros_like(reference)
-    moment = tl.zeros_like(reference)
+    rest = tl.zeros_like(target_logit)
+    moment = tl.zeros_like(target_logit)
     for start in range(0, TILES, BLOCK_T):
         tile = start + tl.arange(0, BLOCK_T)
         at = partials_ptr + tile.to(tl.int64)[:, None] * K + row[None, :]
@@ -66,14 +66,14 @@ def combine(partials_ptr, reference, row, K, TILES, PER_TILE: tl.constexpr, BLOC
 
 
 @triton.jit
-def row_scores(reference, offset, rest, moment):
-    """(log p, entropy, total) of rows whose target has logit `reference`; rest and moment of the
+def row_scores(target_logit, offset, rest, moment):
+    """(log p, entropy, total) of rows whose target has logit `target_logit`; rest and moment of the
     others are under `offset`.
     """
-    own = tl.exp(reference - offset)
+    own = tl.exp(target_logit - offset)
     total = rest + own
-    logprobs = tl.where(own > 0.5, -log1p(rest / own), reference - offset - tl.log(total))
-    entropy = tl.log(total) - (moment + own * tl.maximum(reference - offset, -1e30)) / total
+    logprobs = tl.where(own > 0.5, -log1p(rest / own), target_logit - offset - tl.log(total))
+    entropy = tl.log(total) - (moment + own * tl.maximum(target_logit - offset, -1e30)) / total
     return logprobs, entropy, total
 
 
@@ -110,7 +110,7 @@ def row_terms(
 @triton.jit
 def finalise_kernel(
     partials_ptr,
-    reference_ptr,
+    target_logit_ptr,
     rows_ptr,
     weights_ptr,
     advantages_ptr,
@@ -135,9 +135,9 @@ def finalise_kernel(
     """rows [9, K] in the order of `RowTerms`."""
     row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     live = row < K
-    reference = tl.load(reference_ptr + row, mask=live, other=0.0)
-    offset, rest, moment = combine(partials_ptr, reference, row, K, TILES, PER_TILE, BLOCK_T)
-    logprobs, entropy, total = row_scores(reference, offset, rest, moment)
+    target_logit = tl.load(target_logit_ptr + row, mask=live, other=0.0)
+    offset, rest, moment = combine(partials_ptr, target_logit, row, K, TILES, PER_TILE, BLOCK_T)
+    logprobs, entropy, total = row_scores(target_logit, offset, rest, moment)
     at = rows_ptr + row
     tl.store(at, logprobs, mask=live)
     tl.store(at + K, entropy, mask=live)
@@ -159,14 +159,14 @@ def finalise_kernel(
             BETA,
         )
         factor = -coefficient * tl.load(weights_ptr + row, mask=live, other=0.0) / total
-        scale = tl.zeros_like(reference) + 1.0
+        scale = tl.zeros_like(target_logit) + 1.0
         if PER_TILE:
             factor /= tl.load(unit_ptr)
             power = tl.log2(tl.where(factor == 0, 1.0, tl.abs(factor)))
             room = 15.0 - tl.log2(tl.maximum(rest, 1.0))  # |target| stays under 2^15: a coefficient may be far over 1
             shared = tl.where(power < 0, 0.5 * power, power)  # a small one is shared by both sides
             scale = tl.exp2(tl.floor(tl.minimum(shared, room)))
-        target = uncap(-rest, reference, SOFTCAP, TEMPERATURE) * scale
+        target = uncap(-rest, target_logit, SOFTCAP, TEMPERATURE) * scale
         rounded = target.to(EXPS).to(target.dtype)
         ratio = target / tl.where(rounded == 0, 1.0, rounded)
         tl.store(at + 4 * K, loss, mask=live)
@@ -195,7 +195,7 @@ class RowTerms(NamedTuple):
 
 def finalise(
     partials: Tensor,  # [3, tiles, K]
-    reference: Tensor,  # [K]
+    target_logit: Tensor,  # [K]
     exps: torch.dtype,
     head: Head,
     arguments: dict[str, Any] | None = None,
@@ -206,7 +206,7 @@ def finalise(
     if count:
         finalise_kernel[(triton.cdiv(count, 32),)](
             partials_ptr=partials,
-            reference_ptr=reference,
+            target_logit_ptr=target_logit,
             rows_ptr=rows,
             K=count,
             TILES=tiles,

@@ -3,7 +3,7 @@ scaled exponentials.
 
 With o a row's offset in a tile and y its target,
 
-    reference_k = z_ky                                                     head_reference_kernel
+    target_logit_k = z_ky                                                     head_target_logit_kernel
     sum = sum_{j != y} e^(z_j - o)    moment = sum_{j != y} e^(z_j - o) (z_j - o)    exps_j = e^(z_j - o) * cap slope
 
 The offset is the target's own logit: probabilities relative to the target's keep every digit of 1 -
@@ -29,12 +29,12 @@ from .tile import power_of_two_above, raw_logits, tile_position, transform, unca
 
 @triton.heuristics({"HAS_BIAS": lambda args: args["bias_ptr"] is not None})
 @triton.jit
-def head_reference_kernel(
+def head_target_logit_kernel(
     hidden_ptr,
     weight_ptr,
     bias_ptr,
     targets_ptr,
-    reference_ptr,
+    target_logit_ptr,
     V,
     D,
     stride_wv,
@@ -57,7 +57,7 @@ def head_reference_kernel(
     raw = tl.sum(products, 0)
     if HAS_BIAS:
         raw += tl.load(bias_ptr + target).to(ACC)
-    tl.store(reference_ptr + row, transform(raw, SCALE, SOFTCAP, TEMPERATURE))
+    tl.store(target_logit_ptr + row, transform(raw, SCALE, SOFTCAP, TEMPERATURE))
 
 
 @triton.heuristics(
@@ -73,7 +73,7 @@ def head_fwd_kernel(
     weight_ptr,
     bias_ptr,
     targets_ptr,
-    reference_ptr,
+    target_logit_ptr,
     exps_ptr,
     partials_ptr,
     K,
@@ -103,14 +103,14 @@ def head_fwd_kernel(
     col = tile * BLOCK_V + tl.arange(0, BLOCK_V)
     raw = raw_logits(hidden_ptr, weight_ptr, bias_ptr, row, col, K, V, D, stride_wv, HAS_BIAS, EVEN_D, BLOCK_D, ACC)
     target = tl.load(targets_ptr + row, mask=row < K, other=-1).to(tl.int32)
-    reference = tl.load(reference_ptr + row, mask=row < K, other=0.0)
+    target_logit = tl.load(target_logit_ptr + row, mask=row < K, other=0.0)
     others = (col < V)[None, :] & (col[None, :] != target[:, None])
     z = tl.where(others, transform(raw, SCALE, SOFTCAP, TEMPERATURE), float("-inf"))
     peak = tl.max(z, 1)
     if PER_TILE:
         offset = power_of_two_above(peak)
     else:
-        offset = tl.where(peak > reference + LIMIT, peak, reference)
+        offset = tl.where(peak > target_logit + LIMIT, peak, target_logit)
     offset = tl.where(offset == float("-inf"), 0.0, offset)
     shifted = z - offset[:, None]
     exps = tl.exp(shifted)
@@ -125,7 +125,7 @@ def head_fwd_kernel(
         tl.store(stored, exps.to(exps_ptr.dtype.element_ty), mask=(row < K)[:, None] & (col < stride_ek)[None, :])
 
 
-def head_reference(
+def head_target_logit(
     operands: Operands,  # hidden [K, D]
     targets: Tensor,  # [K]
     head: Head,
@@ -133,14 +133,14 @@ def head_reference(
     """Logit of each row's target after every transform, in the accumulators' dtype."""
     hidden, weight, bias = operands
     dtype, acc = accumulator(hidden.dtype)
-    reference = torch.empty(len(hidden), dtype=dtype, device=hidden.device)
+    target_logit = torch.empty(len(hidden), dtype=dtype, device=hidden.device)
     if len(hidden):
-        head_reference_kernel[(len(hidden),)](
+        head_target_logit_kernel[(len(hidden),)](
             hidden_ptr=hidden,
             weight_ptr=weight,
             bias_ptr=bias,
             targets_ptr=targets,
-            reference_ptr=reference,
+            target_logit_ptr=target_logit,
             V=len(weight),
             D=hidden.shape[1],
             stride_wv=weight.stride(0),
@@ -149,13 +149,13 @@ def head_reference(
             **transforms(head),
             **launch_options(4, 1),
         )
-    return reference
+    return target_logit
 
 
 def head_forward(
     operands: Operands,  # hidden [K, D]
     targets: Tensor,  # [K]
-    reference: Tensor,  # [K]
+    target_logit: Tensor,  # [K]
     exps: Tensor | None,  # [K, V], written up to its row stride: the padding lets an odd V store 16 bytes at a time
     head: Head,
     config: Config,
@@ -167,13 +167,13 @@ def head_forward(
     (rows, size), vocabulary = hidden.shape, weight.shape[0]
     tiles = triton.cdiv(vocabulary, config.block_v)
     _, acc = accumulator(hidden.dtype)
-    partials = torch.empty(3, tiles, rows, dtype=reference.dtype, device=hidden.device)
+    partials = torch.empty(3, tiles, rows, dtype=target_logit.dtype, device=hidden.device)
     head_fwd_kernel[(triton.cdiv(rows, config.block_n) * tiles,)](
         hidden_ptr=hidden,
         weight_ptr=weight,
         bias_ptr=bias,
         targets_ptr=targets,
-        reference_ptr=reference,
+        target_logit_ptr=target_logit,
         exps_ptr=exps,
         partials_ptr=partials,
         K=rows,

@@ -91,16 +91,16 @@ def logits_loss_kernel(
     logits = logits_ptr + row64 * stride_ln
     some = tl.max(slot, 0) >= 0
     if some:
-        reference = tl.load(logits + target, mask=live & (target >= 0) & (target < V), other=0.0).to(ACC) * (
+        target_logit = tl.load(logits + target, mask=live & (target >= 0) & (target < V), other=0.0).to(ACC) * (
             1.0 / TEMPERATURE
         )
         largest, rest, moment = online_sums(logits, target, live, V, TEMPERATURE, BLOCK_V, ACC)
-        offset = tl.maximum(largest, reference)
+        offset = tl.maximum(largest, target_logit)
         offset = tl.where(offset == float("-inf"), 0.0, offset)
         fall = tl.where(rest == 0, 0.0, largest - offset)
         moment = tl.exp(fall) * (moment + fall * rest)
         rest = tl.exp(fall) * rest
-        logprobs, entropy, total = row_scores(reference, offset, rest, moment)
+        logprobs, entropy, total = row_scores(target_logit, offset, rest, moment)
         tl.store(rows_ptr + slot, logprobs, mask=live)
         tl.store(rows_ptr + K + slot, entropy, mask=live)
         if KIND != OUTSIDE_KIND:

@@ -16,7 +16,7 @@ from gft_kernels.engines.triton.arguments import SCORES_ONLY
 from gft_kernels.engines.triton.configs import INTERPRETED, OFFSET_LIMIT, per_tile
 from gft_kernels.engines.triton.finalise import finalise
 from gft_kernels.engines.triton.formulas import SFT
-from gft_kernels.engines.triton.forward import head_forward, head_reference
+from gft_kernels.engines.triton.forward import head_forward, head_target_logit
 from gft_kernels.engines.triton.rescale import rescale
 from gft_kernels.head import Operands
 
@@ -221,10 +221,10 @@ def marked_tiles(log_p: float, dtype: torch.dtype) -> tuple[torch.Tensor, torch.
     problem = make_problem(80, 5, VOCABULARY, dtype=dtype, masked=0)
     targets, head = problem.targets, Head(bias=problem.bias.index_fill(0, problem.targets[2], log_p))
     operands = Operands(problem.hidden, problem.weight, head.bias)
-    reference = head_reference(operands, targets, head)
-    partials = head_forward(operands, targets, reference, None, head, INTERPRETED)
+    target_logit = head_target_logit(operands, targets, head)
+    partials = head_forward(operands, targets, target_logit, None, head, INTERPRETED)
     arguments = SCORES_ONLY | {"KIND": SFT.value, "weights_ptr": torch.ones(80)}
-    rows = finalise(partials, reference, dtype, head, arguments | {"unit_ptr": torch.ones(())})
+    rows = finalise(partials, target_logit, dtype, head, arguments | {"unit_ptr": torch.ones(())})
     exps = torch.full((80, VOCABULARY), 0x7F81, dtype=torch.int16).view(
         dtype
     )  # a NaN; a value that is rounded comes out as 0x7FC0

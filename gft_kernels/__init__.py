@@ -1,6 +1,4 @@
-"""Fused losses on a language-model head: log-probs, group advantages and policy gradients without
-the [N, V] logits.
-"""
+"""Fused policy losses on a language-model head, without the [N, V] logits."""
 
 from .head import Backend, Head, LogProbs, PolicyLoss, Sparse
 from .losses.advantages import GroupRewards, group_advantages

@@ -1,4 +1,4 @@
-"""python -m gft_kernels.env: the versions and devices a report of a problem needs."""
+"""python -m gft_kernels.env: the versions and devices that a report of a problem needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import gft_kernels
 
 
 def version(package: str) -> str:
-    """The installed version of a package, "none" where it is missing; nothing is imported."""
+    """The installed version of a package, or "none". The package is not imported."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -22,7 +22,7 @@ def version(package: str) -> str:
 
 
 def driver() -> str:
-    """The version of the NVIDIA or AMD driver, "none" where no device is visible to torch."""
+    """The version of the NVIDIA or AMD driver, or "none" where torch sees no device."""
     if not torch.cuda.is_available():
         return "none"
     for path in ("/sys/module/nvidia/version", "/sys/module/amdgpu/version"):

@@ -27,7 +27,7 @@ def compute_dtype(*operands: Tensor) -> torch.dtype:
 
 
 def unit_of(dtype: torch.dtype, weights: Tensor, advantages: Tensor | None = None) -> Tensor | None:
-    """The power of two that fp16 gradients are multiples of; None for every other dtype.
+    """The power of two that fp16 gradients are multiples of, or None for every other dtype.
 
     It follows the largest |weight * advantage|.
     """
@@ -48,22 +48,23 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
 
 
 def add_matmul(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
-    """total + a @ b, in place, in total's precision; a @ b where total is None."""
+    """total + a @ b, in place and in total's precision. Where total is None it is a @ b."""
     if total is None:
         return matmul(a, b)
     if a.dtype not in HALVES:
         return total.addmm_(a, b)
     if a.device.type == "cuda" and _adds_in_place(a.dtype, a.device):
         return torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
-    for at in range(0, len(total), 8192):  # slices: the product must not cost a second dweight
+    for at in range(0, len(total), 8192):  # in slices, because the product must not cost a second dweight
         total[at : at + 8192] += matmul(a[at : at + 8192], b)
     return total
 
 
 @functools.cache
 def _widens(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether a GEMM of 16-bit operands can return its fp32 sums; else they are rounded to 16 bits,
-    once a chunk.
+    """Whether a GEMM of 16-bit operands can return its fp32 sums.
+
+    Where it cannot, they are rounded to 16 bits once a chunk.
     """
     a = torch.eye(16, dtype=dtype, device=device)
     try:
@@ -74,8 +75,9 @@ def _widens(dtype: torch.dtype, device: torch.device) -> bool:
 
 @functools.cache
 def _adds_in_place(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether this torch adds a 16-bit product to an fp32 matrix in one GEMM (some releases demand
-    a 16-bit addend).
+    """Whether this torch adds a 16-bit product to an fp32 matrix in one GEMM.
+
+    Some releases demand a 16-bit addend.
     """
     a, total = torch.eye(16, dtype=dtype, device=device), torch.ones(16, 16, device=device)
     try:
@@ -86,21 +88,22 @@ def _adds_in_place(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 class Rows(NamedTuple):
-    """What the rows of a chunk know of themselves, for those who leave parts of the chunk out."""
+    """What is known of a chunk's rows, for those who leave parts of the chunk out."""
 
     targets: Tensor  # [K]
     upstream: Tensor  # [K] d loss / d log p, in multiples of the gradients' unit
     logprobs: Tensor  # [K]
 
     def sizes(self) -> Tensor:
-        """[K] sum of the row's |dz| off the target, an upper bound of each entry."""
+        """[K] sum of the row's |dz| off the target, which no entry of the row exceeds."""
         return torch.where(self.upstream == 0, 0, self.upstream.abs() * -torch.expm1(self.logprobs))
 
 
 class ChunkGradient(NamedTuple):
     """The logit gradient of one chunk of rows: dz = factor[:, None] * grad.
 
-    The factor stays on the [K, D] side of both gradient products. Logits are slope * hidden @ weight.T.
+    The factor stays on the [K, D] side of both gradient GEMMs. Logits are slope * hidden @
+    weight.T.
     """
 
     row_index: Index  # [K] among the N rows
@@ -127,7 +130,7 @@ class Gradients:
         self.bias: Tensor | None = None  # [V, 2], likewise: high and low part
 
     def add(self, chunk: ChunkGradient, weight: Tensor) -> Tensor | None:
-        """Add one chunk; returns grad @ weight where dhidden is wanted."""
+        """Add one chunk. Returns grad @ weight [K, D] where dhidden is wanted."""
         row_index, hidden, grad, factor, slope, _ = chunk
         product = None
         if self.hidden is not None:
@@ -140,16 +143,17 @@ class Gradients:
         if self.wanted[2]:
             column = grad.new_full((len(grad),), slope, dtype=self.dtype) if factor is None else factor * slope
             high = column.to(grad.dtype)
-            low = (column - high).to(grad.dtype)  # a 16-bit factor would be off by a rounding: carry its remainder
+            # A 16-bit factor would be off by a rounding, so its remainder travels beside it.
+            low = (column - high).to(grad.dtype)
             self.bias = add_matmul(self.bias, grad.T, torch.stack((high, low), 1))
         return product
 
     def report(self) -> Tensor | None:
-        """What was left out, as numbers; None where nothing can be."""
+        """What was left out, as numbers, or None where nothing can be."""
         return None
 
     def sums(self, operands: Operands) -> Iterator[Tensor | None]:
-        """The sums for each operand in `dtype`, None where not wanted; each is let go before the next."""
+        """The sums of each operand in `dtype`, None where not wanted, let go one by one."""
         for name, x, wanted in zip(Operands._fields, operands, self.wanted, strict=True):
             total = getattr(self, name)
             setattr(self, name, None)
@@ -161,7 +165,7 @@ class Gradients:
                 yield total.sum(1) if name == "bias" else total
 
     def finish(self, grad_loss: Tensor | None, operands: Operands) -> tuple[Tensor | None, ...]:
-        """The gradients times grad_loss, each in its operand's dtype, multiplied before the one rounding."""
+        """The gradients times grad_loss in their operands' dtypes, rounded once."""
         scale = self.unit if grad_loss is None else grad_loss if self.unit is None else grad_loss * self.unit
         dtypes = [None if x is None else x.dtype for x in operands]
         pairs = zip(self.sums(operands), dtypes, strict=True)
@@ -169,7 +173,7 @@ class Gradients:
 
 
 def scaled(total: Tensor | None, scale: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """total * scale in `dtype`, multiplied before the rounding, in place where no rounding follows."""
+    """total * scale in `dtype`, rounded once after the product, in place where possible."""
     if total is None:
         return None
     if total.dtype == dtype:

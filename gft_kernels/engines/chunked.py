@@ -1,5 +1,4 @@
-"""The chunked engine in plain PyTorch: any device, no [N, V] tensor, gradients of the fused loss
-formed in the forward.
+"""The chunked engine in plain PyTorch: any device, no [N, V] tensor.
 
 For a chunk of K rows, with E_j = exp(z_j - max z) and the target's own entry taken out of the sum,
 
@@ -8,15 +7,15 @@ For a chunk of K rows, with E_j = exp(z_j - max z) and the target's own entry ta
     dhidden = f * (G @ W)          dweight += G^T @ (f * hidden)          f = -coef * w / s
     entropy = -log p - (hidden . (G @ W) + G @ bias) / s
 
-The coefficient touches only [K, D] factors: after exp and sum, no pass over [K, V] remains but the
-GEMMs. 1 - p is a sum of positive terms, exact for confident rows where 1 - exp(log p) has no digits
-left, and the entropy is free of charge.
+The gradients of the fused loss are formed in its forward. The coefficient touches only [K, D]
+factors, so after exp and sum nothing goes over [K, V] but the GEMMs. 1 - p is a sum of positive
+terms. It keeps its digits for confident rows, where 1 - exp(log p) has none left. The entropy comes
+from a product that the gradient needs anyway.
 
-Cost: fused loss 6KDV for K active rows; log-prob op 2NDV forward, 6KDV backward for K rows with an
-upstream gradient.
-Memory: chunk * V (twice for softcap and the log-prob forward, three times for entropy gradients),
-dweight in fp32, and for 16-bit inputs an fp32 copy of the weight (logits are never rounded to 16
-bits).
+Cost: fused loss 6KDV for K active rows; log-prob op 2NDV forward, and 6KDV backward for K rows with
+an upstream gradient. Memory: chunk * V numbers (twice for softcap and the log-prob forward, three
+times for entropy gradients), dweight in fp32, and for 16-bit inputs an fp32 copy of the weight,
+because logits are never rounded to 16 bits.
 """
 
 from __future__ import annotations
@@ -47,9 +46,9 @@ def chunk_rows(hidden_size: int, backend: Backend) -> int:
 
 
 def _chunks(count: int, size: int, rows: Tensor | None) -> list[tuple[slice, Index]]:
-    """(place among the chosen rows, place among all rows) of every chunk.
+    """(slice of the chosen rows, their index among all rows) of every chunk.
 
-    The second is a slice where all rows are chosen: nothing is gathered then.
+    The index is a slice too where all rows are chosen, so that nothing is gathered.
     """
     slices = [slice(i, min(i + size, count)) for i in range(0, count, size)]
     return [(at, at if rows is None else rows[at]) for at in slices]
@@ -72,7 +71,7 @@ class _Chunk:
 def _forward_chunk(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head, buffers: list[Tensor]
 ) -> _Chunk:
-    """Logits, transforms and exponentials of one chunk; a second buffer asks for `shifted`."""
+    """Logits, transforms and exponentials of one chunk. A second buffer asks for `shifted`."""
     factor = head.scale if head.softcap is not None else head.scale / head.temperature
     z = torch.mm(hidden * factor, weight.T, out=buffers[0][: len(targets)])
     if bias is not None:
@@ -83,7 +82,7 @@ def _forward_chunk(
 
 
 def _softmax(z: Tensor, targets: Tensor, exps: Tensor | None = None) -> _Chunk:
-    """Logits [K, V] to exponentials: in place, or into `exps`, and then z - max z stays."""
+    """Logits [K, V] to exponentials, in place. With `exps` they go there, and z - max z stays."""
     at_target = (torch.arange(len(targets), device=targets.device), targets)
     maximum = z.amax(1)
     z.sub_(maximum[:, None])
@@ -100,8 +99,9 @@ def _softmax(z: Tensor, targets: Tensor, exps: Tensor | None = None) -> _Chunk:
 
 
 def _row_dot(a: Tensor, b: Tensor) -> Tensor:
-    """[K] sums of a * b over each row without the [K, V] product in memory, in tiles: one long fp32
-    dot loses two digits.
+    """[K] sums of a * b over each row, without the [K, V] product in memory.
+
+    They are taken in tiles, because one long fp32 dot loses two digits.
     """
     tiles = zip(a.split(512, 1), b.split(512, 1), strict=True)
     return torch.stack([torch.bmm(x[:, None], y[:, :, None]).flatten() for x, y in tiles]).sum(0)
@@ -114,15 +114,16 @@ def _entropy(chunk: _Chunk) -> Tensor:
     chunk.shifted[chunk.target] = 0
     others = _row_dot(chunk.grad, chunk.shifted)
     broken = others.isnan().nonzero().squeeze(1)
-    if broken.numel():  # 0 * -inf: a large finite number has the same exponential, 0
+    if broken.numel():  # 0 * -inf; a large finite number has the same exponential, 0
         others[broken] = _row_dot(chunk.grad[broken], chunk.shifted[broken].clamp(min=-1e30))
     chunk.shifted[chunk.target] = own
     return chunk.total.log() - (others + chunk.exp_target * own.clamp(min=-1e30)) / chunk.total
 
 
 def _entropy_from_exps(chunk: _Chunk) -> Tensor:
-    """[K] entropy from the exponentials alone, log s - sum_j E_j log E_j / s: no second [K, V], 16
-    rows at a time stay in cache.
+    """[K] entropy from the exponentials alone: log s - sum_j E_j log E_j / s.
+
+    There is no second [K, V]: 16 rows at a time stay in cache.
     """
     own, sums, buffer = chunk.grad[chunk.target], torch.empty_like(chunk.total), torch.empty_like(chunk.grad[:16])
     chunk.grad[chunk.target] = chunk.exp_target
@@ -148,7 +149,7 @@ def _entropy_from_product(chunk: _Chunk, hidden: Tensor, product: Tensor, bias: 
 
 
 def _remove_softcap(chunk: _Chunk, grad: Tensor, head: Head) -> Tensor:
-    """grad times the slope of the soft cap, 1 - tanh^2, in place; uses up `shifted`."""
+    """grad times the slope of the soft cap, 1 - tanh^2, in place. Uses up `shifted`."""
     assert chunk.shifted is not None
     assert head.softcap is not None
     tanh = chunk.shifted.clamp_(min=-1e30).add_(chunk.maximum[:, None]).mul_(head.temperature / head.softcap)
@@ -188,7 +189,7 @@ def score(operands: Operands, plan: Plan) -> Scores:
 
 
 def score_gradients(operands: Operands, plan: Plan, scores: Scores, upstream: Upstream, wanted: Wanted) -> Gradients:
-    """Recompute the chosen rows' softmax and add up the gradients of an upstream gradient on log p and entropy."""
+    """Recompute the chosen rows' softmax and add up the gradients of log p and entropy."""
     head, hidden, (weight, bias) = plan.head, operands.hidden, _wide(operands, plan)
     grads = _gradients(operands, plan, wanted)
     size, count = chunk_rows(hidden.shape[1], plan.backend), len(upstream.logprobs)
@@ -199,7 +200,7 @@ def score_gradients(operands: Operands, plan: Plan, scores: Scores, upstream: Up
         if upstream.entropy is None:
             grad, factor = chunk.grad, -upstream.logprobs[at] / chunk.total
             rows = Rows(targets, upstream.logprobs[at], chunk.logprobs)
-        else:  # the row's factor is 1 / s alone: its two coefficients are inside grad, which has either sign
+        else:  # the two coefficients of a row are inside grad, which has either sign; its factor is 1 / s alone
             grad, factor = _with_entropy(chunk, upstream.logprobs[at], upstream.entropy[at]), 1 / chunk.total
             rows = None
         if head.softcap is not None:
@@ -209,7 +210,10 @@ def score_gradients(operands: Operands, plan: Plan, scores: Scores, upstream: Up
 
 
 def _with_entropy(chunk: _Chunk, grad_logprobs: Tensor, grad_entropy: Tensor) -> Tensor:
-    """s times dz of upstream gradients on both: d entropy / dz_j = -p_j (log p_j + entropy). In place."""
+    """s times dz of upstream gradients on log p and entropy, in place.
+
+    d entropy / dz_j = -p_j (log p_j + entropy).
+    """
     assert chunk.shifted is not None
     chunk.shifted.clamp_(min=-1e30)
     surprise = _entropy(chunk) - chunk.total.log()
@@ -248,7 +252,7 @@ def loss(operands: Operands, plan: LossPlan, wanted: Wanted) -> tuple[LossRows, 
 
 
 def logits_loss(logits: Tensor, plan: LossPlan, grad: Tensor | None) -> tuple[LossRows, Tensor | None]:
-    """One chunk of rows in the compute dtype at a time; its gradient leaves before the next comes."""
+    """The fused loss from logits. A chunk's gradient is written before the next chunk is read."""
     count, unit = len(plan.weights), unit_of(logits.dtype, plan.weights, plan.per_token["advantages"])
     size = plan.backend.chunk_rows or max(1, (1 << 23) // logits.shape[1])
     losses, logprobs, entropy, coefficients = (logits.new_empty(count, dtype=plan.dtype) for _ in range(4))

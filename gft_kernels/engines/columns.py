@@ -11,7 +11,7 @@ exceeds, and g = max_i size_i:
 A soft cap makes entries smaller than these sizes, so the bound still holds. docs/column-sparse.md
 derives it.
 
-Cost: one look at dz.
+Cost: dz is read once.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from torch import Tensor
 from ..head import Sparse
 from .accumulate import ChunkGradient, Rows
 
-# Of the squared error that is allowed: for the rows left out, and for them and the columns together.
-# What remains is for the tail (sparse.py).
+# Shares of the squared error that is allowed: the rows left out may use up the first, rows and
+# columns together the second. What remains is for the tail (sparse.py).
 SHARE_FOR_ROWS, FOR_COLUMNS = 0.1, 0.8
 
 
 class Looked(NamedTuple):
-    """One look at scale_i |grad_ij| of a chunk; the targets' entries may be in it or not."""
+    """One look at scale_i |grad_ij| of a chunk. The targets' entries may be in it or not."""
 
     largest: Tensor  # [V] over rows
     total: Tensor  # [V] over rows
@@ -53,14 +53,14 @@ def look(
 
 
 def look_capped(grad: Tensor, scale: Tensor) -> Looked:
-    """The same where a soft cap's slope is in grad, and its rows do not add up to 0."""
+    """`Looked` where a soft cap's slope is in grad, so that its rows do not add up to 0."""
     return look(grad, scale)._replace(row_sums=grad.sum(1))
 
 
 class Kept(NamedTuple):
     """What is kept of a chunk, and what is known of the rest.
 
-    All but `top` is in multiples of it, so that no square underflows.
+    Sizes and sums are in multiples of `top`, so that no square underflows.
     """
 
     columns: Tensor  # [n]
@@ -86,7 +86,7 @@ def target_entries(chunk: ChunkGradient, rows: Rows) -> Tensor:  # [K]
 def choose(chunk: ChunkGradient, rows: Rows, own: Tensor, sparse: Sparse, look: Look) -> Kept | None:
     """The rows and columns of a chunk that `sparse` keeps, given its target entries `own` [K].
 
-    None where they are too many to pay, or one is not finite.
+    None where they are too many to pay, or where one is not finite.
     """
     grad, factor = chunk.grad, chunk.factor
     sizes, vocabulary = rows.sizes(), grad.shape[1]
@@ -121,7 +121,7 @@ def _kept_rows(sizes: Tensor, own: Tensor, sparse: Sparse) -> tuple[Tensor, Tens
 
 
 def filled_up(keep: Tensor, multiple: int) -> tuple[Tensor, Tensor]:
-    """A mask [V] with more columns until their number is a multiple, and the columns.
+    """A mask [V] filled up until its columns are a multiple, and those columns.
 
     A GPU's matrix instructions want multiples.
     """
@@ -132,7 +132,7 @@ def filled_up(keep: Tensor, multiple: int) -> tuple[Tensor, Tensor]:
 
 
 def _threshold(largest: Tensor, products: Tensor, allowed: Tensor) -> Tensor:
-    """The largest power of two, or 0, below which the columns' products add up to at most `allowed`."""
+    """The largest power of two, or 0, below which the products add up to at most `allowed`."""
     powers = torch.exp2(-torch.arange(40.0, device=largest.device))
     ladder = torch.cat((powers, powers.new_zeros(1))).to(largest.dtype)
     left_out = (largest[None, :] <= ladder[:, None]).to(largest.dtype) @ products

@@ -1,4 +1,4 @@
-"""What an engine is handed, inputs validated and rows chosen, and what it gives back."""
+"""What an engine is handed, with inputs validated and rows chosen, and what it gives back."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Scores(NamedTuple):
 
     logprobs: Tensor  # [K]
     entropy: Tensor  # [K]
-    normaliser: Tensor  # [2, K] offset m and log sum exp(z - m); empty where the engine's backward needs none
+    normaliser: Tensor  # [2, K] offset m and log sum exp(z - m), or empty where the engine's backward needs none
 
 
 class Upstream(NamedTuple):
@@ -61,11 +61,11 @@ class LossRows(NamedTuple):
 
 
 class Engine(Protocol):
-    """The head on one kind of device, as a module with these names. A new engine is one such module.
+    """The head on one kind of device. A new engine is one module with these names.
 
     `recorded` says who differentiates. True: autograd records the engine's own operations, and
-    `loss` and `logits_loss` return no gradients (eager). False: the engine runs without autograd and
-    forms gradients itself; it then has the methods of `GradientEngine` too.
+    `loss` and `logits_loss` return no gradients (eager). False: the engine runs without autograd,
+    forms gradients itself, and has the methods of `GradientEngine` too.
     """
 
     name: str
@@ -81,9 +81,10 @@ class Engine(Protocol):
         """The fused loss, and its gradients for an upstream gradient of 1."""
 
     def logits_loss(self, logits: Tensor, plan: LossPlan, grad: Tensor | None) -> tuple[LossRows, Tensor | None]:
-        """The same from logits [N, V]; the gradient over the returned unit goes into `grad` [N, V].
+        """The fused loss from logits [N, V]. Returns its rows, and the unit of the gradient.
 
-        `grad` may be the logits. Rows outside the plan get 0. A unit of None is 1.
+        The gradient, divided by the unit (None is 1), goes into `grad` [N, V]. `grad` may be the
+        logits. Rows outside the plan get 0.
         """
 
 

@@ -1,6 +1,6 @@
-"""The eager engine: full [N, V] logits, autograd everywhere, any float dtype. The oracle of tests and benchmarks.
+"""The eager engine: full [N, V] logits and autograd. It is the oracle of tests and benchmarks.
 
-Cost: 6NDV and several [N, V] tensors. 16-bit inputs give 16-bit logits, as a model's own head does;
+Cost: 6NDV and several [N, V] tensors. 16-bit inputs give 16-bit logits, as a model's own head does.
 fp64 inputs stay fp64. It is the one engine that can be differentiated twice.
 """
 

@@ -1,16 +1,17 @@
-"""Column-sparse gradients: the products see the columns that carry the gradient, and a tail stands for the rest.
+"""Column-sparse gradients: GEMMs over the columns that carry them, and a tail for the rest.
 
-columns.py says what is kept. In kept rows, what is dropped of dz is replaced by a product of two vectors,
+columns.py says what is kept. In kept rows, what is dropped of dz is replaced by a product of two
+vectors,
 
     tail       M_ij ~ r_i q_j / R elsewhere in kept rows
                r_i = sum_dropped M_ij    q_j = sum_i M_ij    R = sum_dropped q_j
     bound^2    that of columns.py, and (|r| |q| / R)^2 for the tail   >=   |dz' - dz|^2
 
-The tail keeps the row and column sums of dz. It is one more row of both gradient products a chunk,
-and it is formed at the end, over all chunks.
+The tail keeps the row and column sums of dz. It is one more row of both gradient GEMMs a chunk. The
+tails of all chunks are added at the end.
 
-Cost: 4fKDV for the share f of columns kept, 4VD a chunk for the tail. Memory: the kept columns; V
-numbers a chunk.
+Cost: 4fKDV for the share f of columns kept, and 4VD a chunk for the tail. Memory: the kept columns,
+and V numbers a chunk.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ class _Tail:
 
 
 class SparseGradients(Gradients):
-    """`Gradients` that adds a chunk over its kept columns where that pays, and reports what was left out.
+    """`Gradients` over the kept columns of each chunk, where that pays, with a report.
 
     Args:
         look: the engine's own, which must fit the sign of its chunks (`columns.Look`).
-        probe: rows that are looked at first, and tell whether the chunk is too flat. 0 for a look
+        probe: rows that are looked at first, to tell whether the chunk is too flat. 0 for a look
             that costs the same for a few rows as for all.
     """
 
@@ -60,13 +61,13 @@ class SparseGradients(Gradients):
     ) -> None:
         super().__init__(operands, wanted, unit)
         self.sparse, self.look, self.probe = sparse, look, probe
-        self.operand = operands.weight  # what the products multiply with: the last chunk's
+        self.operand = operands.weight  # the weight that the last chunk was added with
         self.tails: list[_Tail] = []
         self.reports: list[ChunkReport] = []
-        self.pause = self.waiting = 0  # chunks that are not looked at after one that did not pay
+        self.pause = self.waiting = 0  # how many chunks are not looked at, in all and still, after one that did not pay
 
     def add(self, chunk: ChunkGradient, weight: Tensor) -> Tensor | None:
-        """As `Gradients.add`; the product is returned only where the chunk was added whole."""
+        """As `Gradients.add`. The product is returned only where the chunk was added whole."""
         self.operand = weight
         rows = chunk.rows
         if rows is None or not any(self.wanted):  # an entropy's gradient has either sign in a row
@@ -83,7 +84,11 @@ class SparseGradients(Gradients):
         return None
 
     def _choose(self, chunk: ChunkGradient, rows: Rows, own: Tensor) -> Kept | None:
-        """What to keep of a chunk; None where it does not pay, and the next chunks then wait, ever more of them."""
+        """What to keep of a chunk, or None where it does not pay.
+
+        After a chunk that did not pay, the next ones are not looked at: 1, then 3, 7, up to 63
+        chunks.
+        """
         if self.waiting:
             self.waiting -= 1
             return None
@@ -98,7 +103,7 @@ class SparseGradients(Gradients):
         return kept
 
     def _add_kept(self, chunk: ChunkGradient, rows: Rows, kept: Kept, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Add the kept columns and remember the tail; (mass dropped [K], bound of the error)."""
+        """Add the kept columns and remember the tail. Returns (mass dropped [K], error bound)."""
         row_index, hidden, grad, factor, slope, _ = chunk
         picked = grad.index_select(1, kept.columns)
         sums = picked.to(self.dtype).sum(1)
@@ -126,7 +131,7 @@ class SparseGradients(Gradients):
         return mass, squared.sqrt() * kept.top
 
     def _tail(self, row_index: Index, left: Tensor, hidden: Tensor, slope: float, kept: Kept) -> Tensor:
-        """Remember the chunk's tail; its part of the squared error's bound."""
+        """Remember the chunk's tail. Returns its part of the squared error's bound."""
         total = kept.dropped.sum()
         if not self.sparse.tail:
             return torch.zeros_like(total)
@@ -139,7 +144,7 @@ class SparseGradients(Gradients):
         return torch.where(use, squared, 0)
 
     def _add_tails(self) -> None:
-        """Add the remembered tails: a row of each gradient product for every chunk."""
+        """Add the remembered tails: one row of each gradient GEMM for every chunk."""
         if not self.tails:
             return
         columns = torch.stack([tail.columns for tail in self.tails]).to(self.operand.dtype)

@@ -1,4 +1,4 @@
-"""What column-sparse gradients left out, over all chunks of a call: the numbers a caller sees in `stats`."""
+"""What column-sparse gradients left out, over all chunks of a call: the numbers in `stats`."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def chunk_report(
     dropped: Tensor | None = None,  # [K], None: added whole
     error: Tensor | None = None,
 ) -> ChunkReport:
+    """The scalars of a chunk; `dropped` and `error` are None where it was added whole."""
     zero, weights, count = own.new_zeros(()), rows.upstream.abs(), len(own)
     top = own.amax()
     return ChunkReport(
@@ -52,8 +53,8 @@ def chunk_report(
 def combined(chunks: list[ChunkReport]) -> Tensor:
     """The numbers of NAMES over all chunks.
 
-    Shares are of rows; what was dropped is relative to |u|; the error is relative to the norm. Both
-    norms are taken over the largest one first, so that no square underflows.
+    Shares are of rows. What was dropped is relative to |u|, and the error to the norm. Both norms
+    are taken over the largest one first, so that no square underflows.
     """
     every = ChunkReport(*(torch.stack(numbers) for numbers in zip(*chunks, strict=True)))
     least, rows = tiny(every.norm), every.rows.sum()
@@ -71,5 +72,5 @@ def combined(chunks: list[ChunkReport]) -> Tensor:
 
 
 def named(report: Tensor | None) -> dict[str, Tensor]:
-    """The numbers by name, detached scalars; empty where nothing can be left out."""
+    """The numbers by name, as detached scalars. Empty where nothing can be left out."""
     return {} if report is None or not len(report) else dict(zip(NAMES, report.unbind(), strict=True))

@@ -1,1 +1,1 @@
-"""Thin adapters to other libraries; each imports its library inside its functions only."""
+"""Thin adapters to other libraries. Each imports its library inside its functions only."""

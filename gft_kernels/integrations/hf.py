@@ -1,6 +1,4 @@
-"""transformers: take a causal language model apart into its backbone, its head's weight and the
-head's transforms.
-"""
+"""transformers: a causal language model taken apart into backbone, head weight and transforms."""
 
 from __future__ import annotations
 
@@ -14,36 +12,46 @@ from ..head import Head, Operands
 
 
 class HeadParts(NamedTuple):
+    """What `split_head` returns. Train on the weight itself: it is the model's own parameter."""
+
     backbone: nn.Module  # backbone(input_ids, attention_mask=...).last_hidden_state is [B, T, D]
     weight: Tensor  # [V, D], the live parameter
     head: Head  # with the model's bias and transforms
 
 
-def split_head(model: Any, *, temperature: float = 1.0, **options) -> HeadParts:
-    """Backbone, head weight and `Head` of a transformers causal LM, checked against the model's own
-    logits.
+def split_head(model: Any, *, temperature: float = 1.0, **options: Any) -> HeadParts:
+    """Backbone, head weight and `Head` of a transformers causal LM.
 
-    Equivalent to `model(input_ids).logits == head(backbone(input_ids).last_hidden_state @
-    weight.T)`, which is verified on four tokens, so that an architecture whose transforms are not
-    known here is refused rather than trained wrongly.
+    The parts are verified on four tokens against the model's own logits. An architecture whose
+    transforms are not known here is refused, rather than trained wrongly.
+
+    Equivalent to::
+
+        hidden = backbone(input_ids).last_hidden_state  # [B, T, D]
+        logits = hidden @ weight.T  # [B, T, V], then the transforms of `head`: what model(input_ids) gives
 
     Args:
         model: a PreTrainedModel with a linear output embedding, not wrapped by FSDP or DeepSpeed.
-        temperature: the sampling temperature the log-probs are to be taken at.
+        temperature: the sampling temperature that the log-probs are to be taken at.
         options: further fields of `Head`.
+
+    Returns:
+        HeadParts(backbone, weight, head). weight [V, D] and head.bias [V] are the live parameters,
+        so gradients reach the model.
 
     Raises:
         TypeError: the output embedding is not a plain linear layer (LoRA on the head, quantised
             heads).
         ValueError: the model's logits differ from the head's.
+
+    Cost: one forward of the model on four tokens.
     """
     layer = model.get_output_embeddings()
     if type(layer) is not nn.Linear:
         raise TypeError(
             f"the model's head is {type(layer).__name__}, not nn.Linear: its weight alone does not give the logits. "
-            "Merge an adapter on "
-            "the head first (model.merge_and_unload()), leave lm_head out of the adapter's target modules, or "
-            "dequantise the head."
+            "Merge an adapter on the head first (model.merge_and_unload()), leave lm_head out of the adapter's "
+            "target modules, or dequantise the head."
         )
     backbone = model.base_model if model.base_model is not model else model.get_decoder()
     scale, softcap = _transforms(model.config)
@@ -53,13 +61,13 @@ def split_head(model: Any, *, temperature: float = 1.0, **options) -> HeadParts:
     )
 
 
-def _transforms(config) -> tuple[float, float | None]:
-    """(scale, softcap) from a config: Granite and MiniCPM3 divide by logits_scaling, HyperCLOVA X
-    multiplies, Cohere has logit_scale, Falcon-H1 lm_head_multiplier, Gemma final_logit_softcapping.
-    """
-    scale = float(getattr(config, "logit_scale", None) or 1.0) * float(
-        getattr(config, "lm_head_multiplier", None) or 1.0
-    )
+def _transforms(config: Any) -> tuple[float, float | None]:
+    """(scale, softcap) from a config, under the names that each family of models gives them."""
+    # Cohere has logit_scale, Falcon-H1 lm_head_multiplier. Granite and MiniCPM3 divide by
+    # logits_scaling, HyperCLOVA X multiplies by it. Gemma has final_logit_softcapping.
+    scale = 1.0
+    for name in ("logit_scale", "lm_head_multiplier"):
+        scale *= float(getattr(config, name, None) or 1.0)
     scaling = getattr(config, "logits_scaling", None)
     if scaling:
         scale *= scaling if "hyperclova" in config.model_type else 1 / scaling
@@ -68,6 +76,7 @@ def _transforms(config) -> tuple[float, float | None]:
 
 @torch.no_grad()
 def _verify(model: Any, backbone: nn.Module, layer: nn.Linear, head: Head) -> None:
+    """Refuse a model whose own log-probs differ from those of the parts."""
     tokens = torch.arange(1, 5, device=layer.weight.device)[None] % layer.weight.shape[0]
     modes = {module: module.training for module in model.modules()}
     model.eval()
@@ -82,6 +91,6 @@ def _verify(model: Any, backbone: nn.Module, layer: nn.Linear, head: Head) -> No
     if not difference <= (1e-3 if layer.weight.dtype == torch.float32 else 0.25):
         raise ValueError(
             f"{type(model).__name__}: log-probs from its hidden states and head differ from its own by "
-            f"{difference:.3g}. The architecture "
-            "changes its logits in a way that is not known here; build Head(...) by hand from the model's forward."
+            f"{difference:.3g}. The architecture changes its logits in a way that is not known here: "
+            "build Head(...) by hand from the model's forward."
         )

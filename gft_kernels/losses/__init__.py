@@ -1,4 +1,1 @@
-"""Numbers on [N] and [B]: objectives, group advantages, reductions.
-
-Nothing here sees the vocabulary.
-"""
+"""Numbers on [N] and [B]: objectives, group advantages, reductions. Nothing sees the vocabulary."""

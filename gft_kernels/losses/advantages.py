@@ -1,6 +1,8 @@
 """Group-normalised advantages (group advantage learning, arXiv:2604.14258 section 3).
 
-A_k = (R_k - mean(R)) / (std(R) + eps)        mean and std (K - 1) over the responses of one prompt's group
+    A_k = (R_k - mean(R)) / (std(R) + eps)
+
+mean and std (with K - 1) go over the K responses of one prompt's group.
 """
 
 from __future__ import annotations
@@ -17,9 +19,9 @@ Singleton = Literal["reward", "zero"]
 
 
 class GroupStatistics(NamedTuple):
-    """Per group [G]; `group_of` [B] maps a response to its group."""
+    """Statistics of each group [G], and the group of each response."""
 
-    group_of: Tensor  # [B]
+    group_of: Tensor  # [B] index of a response's group
     size: Tensor
     mean: Tensor
     std: Tensor
@@ -27,10 +29,10 @@ class GroupStatistics(NamedTuple):
 
 
 def check_rewards(rewards: Tensor, group_ids: Tensor, scale: str, singleton: str) -> None:
-    """Refuse what no group's advantage can be taken from; waits for the device once.
+    """Refuse rewards that no advantage can be taken from. Waits for the device.
 
     Raises:
-        ValueError: shapes differ, a reward is NaN or infinite, unknown scale or singleton.
+        ValueError: shapes differ, a reward is NaN or infinite, scale or singleton is unknown.
         TypeError: rewards are not floating point, or group_ids are not integers.
     """
     if scale not in get_args(Scale):
@@ -58,7 +60,10 @@ def group_statistics(
     rewards: Tensor,  # [B]
     group_ids: Tensor,  # [B]
 ) -> GroupStatistics:
-    """Size, mean, unbiased std and spread of every group, with no atomics (a [G, B] membership mask)."""
+    """Size, mean, unbiased std and spread of every group, by a mask [G, B] of who belongs where.
+
+    There are no atomic additions, so the bits are the same in every run.
+    """
     _, index = torch.unique(group_ids, return_inverse=True)
     groups = int(index.max()) + 1 if index.numel() else 0
     member = index == torch.arange(groups, device=index.device)[:, None]  # [G, B]
@@ -81,26 +86,30 @@ def group_advantages(
 ) -> Tensor:  # [B]
     """Advantage of every response within its prompt's group.
 
-    Equivalent to, for each group::
+    Equivalent to, for the rewards R of each group::
 
         (R - R.mean()) / (R.std() + eps)
 
-    but exactly 0 when all rewards of a group are equal, which fp32's std is not.
+    but exactly 0 where all rewards of a group are equal. In fp32 the mean rounds, and the line
+    above would give noise over eps.
 
     Args:
         rewards: [B] floating point, finite.
-        group_ids: [B] integers; equal ids are one group, in any order.
-        scale: divide by the std of the "group", of the whole "batch", or not at all ("none",
-            Dr.GRPO).
-        singleton: a group of one keeps its "reward" (so SFT is the case K = 1, R = 1) or gets
-            "zero".
-        eps: added to the std.
+        group_ids: [B] integers. Equal ids are one group, in any order.
+        scale: divide by the std of the "group", by that of the whole "batch", or not at all
+            ("none", Dr.GRPO).
+        singleton: a group of one response keeps its "reward", or gets "zero". With "reward", SFT is
+            the case K = 1, R = 1.
+        eps: added to the std, in units of the rewards.
 
     Returns:
-        [B], dtype of rewards, not differentiable.
+        [B] advantages in the dtype of rewards, not differentiable.
 
     Raises:
-        ValueError: shapes, non-finite rewards, unknown scale or singleton. TypeError: dtypes.
+        ValueError: shapes, non-finite rewards, unknown scale or singleton.
+        TypeError: dtypes.
+
+    Cost: a few [G, B] tensors, and one wait for the device to count the groups.
 
     Source: arXiv:2604.14258 section 3; Dr.GRPO arXiv:2503.20783 for scale="none".
     """
@@ -124,11 +133,24 @@ def group_advantages(
 class GroupRewards:
     """Rewards in place of advantages: `linear_policy_loss` normalises them itself.
 
+    Equivalent to, for the unmasked tokens::
+
+        given = rewards.detach().float()  # fp64 stays fp64
+        advantages = group_advantages(given, group_ids, scale=scale, singleton=singleton, eps=eps)
+        advantages = advantages[sequence_ids]  # [N]
+
     Args:
-        rewards: [B], one per response.
-        group_ids: [B], which prompt a response answers.
-        sequence_ids: [N], which response a token belongs to, in 0..B-1 (any value at masked rows).
+        rewards: [B] floating point, one per response.
+        group_ids: [B] integers, which prompt a response answers.
+        sequence_ids: [N] integers in 0..B-1, which response a token belongs to. Masked rows may
+            hold any value.
         scale, singleton, eps: as in `group_advantages`.
+
+    Raises:
+        ValueError: at the call, what `group_advantages` refuses, and sequence_ids out of range.
+        TypeError: at the call, dtypes.
+
+    Source: arXiv:2604.14258 section 3.
     """
 
     rewards: Tensor
@@ -139,24 +161,25 @@ class GroupRewards:
     eps: float = 1e-6
 
     def per_sequence(self) -> Tensor:
-        """[B] advantages of the responses, as `group_advantages` of rewards in fp32 or fp64."""
+        """[B] advantages of the responses, from rewards in fp32 or fp64."""
         return group_advantages(
             self.wide_rewards(), self.group_ids, scale=self.scale, singleton=self.singleton, eps=self.eps
         )
 
     def wide_rewards(self) -> Tensor:
-        """[B] rewards in fp32, or fp64 where they are: an advantage must not be rounded to 16 bits."""
+        """[B] rewards in fp32 or wider, because an advantage must not be rounded to 16 bits."""
         rewards = self.rewards.detach()
         return rewards.float() if rewards.element_size() < 4 else rewards
 
     def per_token(self, valid: Tensor, per_sequence: Callable[[GroupRewards], Tensor] = per_sequence) -> Tensor:
-        """[N] advantages in fp32 (fp64 for fp64 rewards); 0 where `valid` is False.
+        """[N] advantages in fp32 (fp64 for fp64 rewards), 0 where `valid` is False.
 
-        `per_sequence` computes those of the responses, once: an engine may bring a kernel for it.
+        `per_sequence` computes those of the responses, once. An engine may bring a kernel for it.
 
         Raises:
-            ValueError: a sequence id of a valid token outside 0..B-1, a wrong shape, and what
-                `check_rewards` refuses. TypeError: dtypes.
+            ValueError: a valid token's sequence id is outside 0..B-1, a shape is wrong, or
+                `check_rewards` refuses.
+            TypeError: dtypes.
         """
         check_rewards(self.rewards, self.group_ids, self.scale, self.singleton)
         ids, count = self.sequence_ids, self.rewards.numel()

@@ -1,9 +1,9 @@
 """Objectives: pure functions of per-token scalars, loss_t = f(log p_t, A_t, old_t, ref_t).
 
 An objective is any callable `f(logprobs, **per_token) -> loss [K]` whose element t depends on row t
-alone; per_token holds `advantages`, `old_logprobs` and `ref_logprobs` ([K] each, None where the
-caller gave none). The pass takes its coefficients d loss_t / d logp_t by autograd on [K], so a
-formula is written once, here.
+alone. per_token holds `advantages`, `old_logprobs` and `ref_logprobs`, [K] each, None where the
+caller gave none. The coefficients d loss_t / d logp_t are taken by autograd on [K], so a formula is
+written once, here.
 
 Objectives add up: `gft(0.7) + kl(0.01)`.
 """
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 LossFunction = Callable[..., Tensor]
-PER_TOKEN = ("advantages", "old_logprobs", "ref_logprobs")  # what an objective may ask for, in every list's order
+PER_TOKEN = ("advantages", "old_logprobs", "ref_logprobs")  # what an objective may ask for, always in this order
 PerToken = dict[str, Tensor | None]  # by those names, [N] or [K] each; None where the caller gave none
 
 
@@ -28,61 +28,49 @@ def part(per_token: PerToken, rows: slice | Tensor) -> PerToken:
 
 
 def _times(coefficient: Tensor, logprobs: Tensor) -> Tensor:
-    """coefficient * logprobs with 0 * -inf = 0: a token of probability 0 and coefficient 0 costs
-    nothing.
-    """
+    """coefficient * logprobs, with 0 * -inf = 0: an impossible token may have coefficient 0."""
     return torch.where(coefficient == 0, torch.zeros_like(logprobs), coefficient * logprobs)
 
 
 def rectification(logprobs: Tensor, tau: float) -> Tensor:
-    """C(p) = p if p < tau else 1, detached (dynamic coefficient rectification, arXiv:2604.14258 Eq.
-    18).
-    """
+    """C(p) = p if p < tau else 1, detached (arXiv:2604.14258 Eq. 18)."""
     p = logprobs.detach().exp()
     return torch.where(p < tau, p, torch.ones_like(p))
 
 
 def _log_ratio(logprobs: Tensor, old_logprobs: Tensor | None) -> Tensor:
-    """log pi/pi_old, finite at log p = -inf; without old log-probs the policy is its own old one
-    (ratio 1).
-    """
+    """log pi / pi_old, finite at log p = -inf. Without old log-probs the ratio is 1."""
     lowest = torch.finfo(torch.float32).min / 4
     logprobs = logprobs.clamp(min=lowest)
     return logprobs - (logprobs.detach() if old_logprobs is None else old_logprobs.clamp(min=lowest))
 
 
 def _ratio(logprobs: Tensor, old_logprobs: Tensor | None) -> Tensor:
-    """pi/pi_old within e^-60..e^60 and flat beyond: an infinite ratio times a clipped gradient of 0
-    would be NaN.
-    """
+    """pi / pi_old, flat outside e^-60..e^60, because an infinite ratio times 0 would be NaN."""
     return _log_ratio(logprobs, old_logprobs).clamp(-60, 60).exp()
 
 
 def _k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """e^d - d - 1 with d = ref - log p, finite in fp32: past d = 60 value and slope of the
-    exponential stay at e^60.
-    """
+    """e^d - d - 1 with d = ref - log p. Value and slope stop at e^60, so that fp32 holds them."""
     delta = -_log_ratio(logprobs, ref_logprobs)
     bounded = delta.detach().clamp(max=60) + (delta - delta.detach())
     return bounded.exp() - delta - 1
 
 
 class Objective:
-    """Base of the built-in objectives: names its inputs, says when a row carries no gradient,
-    reports its own numbers.
-    """
+    """Base of the built-in objectives: a call returns losses [K], differentiable."""
 
     parameters: ClassVar[tuple[str, ...]] = ()  # the fields by name: compiled programs carry them as numbers
     needs: ClassVar[tuple[str, ...]] = ()  # per-token inputs that must be given
     zero_at_zero_advantage: ClassVar[bool] = False  # True: rows with A = 0 may be skipped
-    rowwise: ClassVar[bool] = True  # a row's loss depends on that row alone; what is not an Objective is checked for it
+    rowwise: ClassVar[bool] = True  # a row's loss depends on that row alone; a caller's own function is checked for it
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-        """loss [K] of (logprobs [K], advantages=, old_logprobs=, ref_logprobs=)."""
+        """Losses [K] of (logprobs [K], advantages=, old_logprobs=, ref_logprobs=)."""
         raise NotImplementedError
 
     def metrics(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """From the same arguments, per-token vectors [K] whose means are reported beside the loss."""
+        """Vectors [K] of the same arguments, whose means are reported beside the loss."""
         return {}
 
     def __add__(self, other: LossFunction) -> Objective:
@@ -94,29 +82,41 @@ class Objective:
 
 @dataclass(frozen=True)
 class SFT(Objective):
-    """-log p. Needs no advantages."""
+    """Supervised fine-tuning, equivalent to `-logprobs`. Needs no advantages."""
 
-    def __call__(self, logprobs, **_):
+    def __call__(self, logprobs: Tensor, **_: Any) -> Tensor:
         return -logprobs
 
 
 @dataclass(frozen=True)
 class DFT(Objective):
-    """-sg(p) log p (arXiv:2508.05629): GFT with A = 1 and tau = 1. Needs no advantages."""
+    """Dynamic fine-tuning: GFT with A = 1 and tau = 1. Needs no advantages.
 
-    def __call__(self, logprobs, **_):
+    Equivalent to `-logprobs.exp().detach() * logprobs`.
+
+    Source: arXiv:2508.05629.
+    """
+
+    def __call__(self, logprobs: Tensor, **_: Any) -> Tensor:
         return -_times(logprobs.detach().exp(), logprobs)
 
-    def metrics(self, logprobs, **_):
+    def metrics(self, logprobs: Tensor, **_: Any) -> dict[str, Tensor]:
         return {"mean_c": logprobs.exp()}
 
 
 @dataclass(frozen=True)
 class GFT(Objective):
-    """-A C(p) log p with C(p) = p below tau and 1 from tau on (arXiv:2604.14258 Eq. 21).
+    """Group fine-tuning: the advantage times the rectified coefficient C(p) times -log p.
 
-    tau <= 0 is group REINFORCE (the paper's "w/o DCR"), tau > 1 weights every token by its
+    tau <= 0 is group REINFORCE (the paper's "w/o DCR"). tau > 1 weights every token by its
     probability.
+
+    Equivalent to::
+
+        p = logprobs.exp().detach()
+        loss = -advantages * torch.where(p >= tau, 1.0, p) * logprobs
+
+    Source: arXiv:2604.14258 Eq. 21.
     """
 
     tau: float = 0.7
@@ -124,33 +124,39 @@ class GFT(Objective):
     needs: ClassVar = ("advantages",)
     zero_at_zero_advantage: ClassVar = True
 
-    def __call__(self, logprobs, *, advantages, **_):
+    def __call__(self, logprobs: Tensor, *, advantages: Tensor, **_: Any) -> Tensor:
         return -_times(advantages * rectification(logprobs, self.tau), logprobs)
 
-    def metrics(self, logprobs, **_):
+    def metrics(self, logprobs: Tensor, **_: Any) -> dict[str, Tensor]:
         c = rectification(logprobs, self.tau)
         return {"mean_c": c, "rectified_fraction": (logprobs.exp() < self.tau).to(c.dtype)}
 
 
 @dataclass(frozen=True)
 class Reinforce(Objective):
-    """-A log p."""
+    """REINFORCE, equivalent to `-advantages * logprobs`."""
 
     needs: ClassVar = ("advantages",)
     zero_at_zero_advantage: ClassVar = True
 
-    def __call__(self, logprobs, *, advantages, **_):
+    def __call__(self, logprobs: Tensor, *, advantages: Tensor, **_: Any) -> Tensor:
         return -_times(advantages, logprobs)
 
 
 @dataclass(frozen=True)
 class GRPO(Objective):
-    """-min(r A, clip(r, 1 - clip_low, 1 + clip_high)
+    """The clipped ratio of PPO and GRPO; clip_high = 0.28 is DAPO's.
 
-    A), r = p / p_old (PPO; clip_high = 0.28 is DAPO's).
+    Without old_logprobs the ratio is 1, and the gradient is that of REINFORCE. `dual_clip` (for
+    example 3) bounds the loss of tokens with A < 0 at -dual_clip * A.
 
-    Without old_logprobs r is 1 and its gradient that of REINFORCE. `dual_clip` (for example 3)
-    bounds the loss of tokens with A < 0 at -dual_clip * A.
+    Equivalent to::
+
+        ratio = (logprobs - old_logprobs).exp()
+        clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
+        loss = -torch.minimum(ratio * advantages, clipped * advantages)
+
+    Source: arXiv:1707.06347 (PPO), arXiv:2402.03300 (GRPO), arXiv:2503.14476 (DAPO).
     """
 
     clip_low: float = 0.2
@@ -160,7 +166,7 @@ class GRPO(Objective):
     needs: ClassVar = ("advantages",)
     zero_at_zero_advantage: ClassVar = True
 
-    def __call__(self, logprobs, *, advantages, old_logprobs=None, **_):
+    def __call__(self, logprobs: Tensor, *, advantages: Tensor, old_logprobs: Tensor | None = None, **_: Any) -> Tensor:
         ratio = _ratio(logprobs, old_logprobs)
         clipped = ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
         loss = torch.maximum(-ratio * advantages, -clipped * advantages)
@@ -168,7 +174,9 @@ class GRPO(Objective):
             loss = torch.where(advantages < 0, torch.minimum(loss, -self.dual_clip * advantages), loss)
         return loss
 
-    def metrics(self, logprobs, *, advantages, old_logprobs=None, **_):
+    def metrics(
+        self, logprobs: Tensor, *, advantages: Tensor, old_logprobs: Tensor | None = None, **_: Any
+    ) -> dict[str, Tensor]:
         ratio = _ratio(logprobs, old_logprobs)
         outside = ((ratio > 1 + self.clip_high) & (advantages > 0)) | ((ratio < 1 - self.clip_low) & (advantages < 0))
         return {"ratio": ratio, "clip_fraction": outside.to(ratio.dtype)}
@@ -176,9 +184,14 @@ class GRPO(Objective):
 
 @dataclass(frozen=True)
 class CISPO(Objective):
-    """-sg(clip(r, 1 - clip_low, 1 + clip_high))
+    """REINFORCE with a clipped ratio as its weight. The clip never cuts a gradient.
 
-    A log p (arXiv:2506.13585): a clipped weight, never a cut gradient.
+    Equivalent to::
+
+        ratio = (logprobs - old_logprobs).exp().detach()
+        loss = -ratio.clamp(1 - clip_low, 1 + clip_high) * advantages * logprobs
+
+    Source: arXiv:2506.13585.
     """
 
     clip_low: float = 1.0
@@ -187,34 +200,35 @@ class CISPO(Objective):
     needs: ClassVar = ("advantages",)
     zero_at_zero_advantage: ClassVar = True
 
-    def __call__(self, logprobs, *, advantages, old_logprobs=None, **_):
+    def __call__(self, logprobs: Tensor, *, advantages: Tensor, old_logprobs: Tensor | None = None, **_: Any) -> Tensor:
         ratio = _ratio(logprobs, old_logprobs).detach()
         return -_times(ratio.clamp(1 - self.clip_low, 1 + self.clip_high) * advantages, logprobs)
 
-    def metrics(self, logprobs, *, old_logprobs=None, **_):
+    def metrics(self, logprobs: Tensor, *, old_logprobs: Tensor | None = None, **_: Any) -> dict[str, Tensor]:
         ratio = _ratio(logprobs, old_logprobs)
         return {"ratio": ratio, "clip_fraction": (ratio > 1 + self.clip_high).to(ratio.dtype)}
 
 
 @dataclass(frozen=True)
 class KL(Objective):
-    """beta * (exp(ref - log p) - (ref - log p) - 1): the k3 estimator of KL(policy || reference),
-    added to another.
+    """The k3 estimator of KL(policy || reference policy), to be added to another objective.
+
+    Equivalent to `beta * ((ref_logprobs - logprobs).exp() - (ref_logprobs - logprobs) - 1)`.
     """
 
     beta: float = 0.01
     parameters: ClassVar = ("beta",)
     needs: ClassVar = ("ref_logprobs",)
 
-    def __call__(self, logprobs, *, ref_logprobs, **_):
+    def __call__(self, logprobs: Tensor, *, ref_logprobs: Tensor, **_: Any) -> Tensor:
         return self.beta * _k3(logprobs, ref_logprobs)
 
-    def metrics(self, logprobs, *, ref_logprobs, **_):
+    def metrics(self, logprobs: Tensor, *, ref_logprobs: Tensor, **_: Any) -> dict[str, Tensor]:
         return {"kl": _k3(logprobs, ref_logprobs)}
 
 
 class Sum(Objective):
-    """The sum of two objectives; a row may be skipped only where both allow it."""
+    """The sum of two objectives. A row may be skipped only where both allow it."""
 
     def __init__(self, first: LossFunction, second: LossFunction) -> None:
         self.parts = (first, second)
@@ -226,10 +240,10 @@ class Sum(Objective):
     def _all(self, name: str) -> bool:
         return all(getattr(part, name, False) for part in self.parts)
 
-    def __call__(self, logprobs, **per_token):
+    def __call__(self, logprobs: Tensor, **per_token: Any) -> Tensor:
         return self.parts[0](logprobs, **per_token) + self.parts[1](logprobs, **per_token)
 
-    def metrics(self, logprobs, **per_token):
+    def metrics(self, logprobs: Tensor, **per_token: Any) -> dict[str, Tensor]:
         return {
             k: v
             for part in self.parts
@@ -245,7 +259,7 @@ sft, dft, gft, reinforce, grpo, cispo, kl = SFT, DFT, GFT, Reinforce, GRPO, CISP
 
 
 def losses_and_coefficients(objective: LossFunction, logprobs: Tensor, per_token: PerToken) -> tuple[Tensor, Tensor]:
-    """loss_t and d loss_t / d logp_t, both [K] and detached, for any objective.
+    """loss_t and d loss_t / d logp_t of any objective, [K] each and detached.
 
     Raises:
         ValueError: the objective's result is not one loss a row that depends on the log-probs.

@@ -1,8 +1,8 @@
 """Reductions as a weight per token: loss = sum_t w_t * loss_t.
 
-A weight vector is computed before the pass from the mask and the sequences, so that micro-batches
-add up: give every micro-batch the counts of the whole optimiser step, and k of them have the loss
-and gradient of one batch.
+The weights are computed before the pass, from the mask and the sequences, so that micro-batches add
+up. Give every micro-batch the counts of the whole optimiser step: together they then have the loss
+and the gradient of one batch.
 """
 
 from __future__ import annotations
@@ -34,22 +34,28 @@ def token_weights(
         seq-mean-token-sum-norm  mask / (num_sequences * max_length)
         sum                      mask
 
-    Args:
-        loss_mask: [N], True where a token is trained on (`targets != -100`).
-        sequence_ids: [N] integers, needed by seq-mean-token-mean, and by the seq reductions without
-            num_sequences. A sequence must lie whole in one micro-batch.
-        num_tokens: trained tokens in the whole optimiser step, over all micro-batches and ranks;
-            default: of this mask.
-        num_sequences: sequences in the whole optimiser step; default: distinct sequence_ids of
-            unmasked tokens here.
-        max_length: L_max of seq-mean-token-sum-norm, a constant of the run.
-
-    Data-parallel wrappers that average gradients over R ranks divide once more: multiply the result
+    Data-parallel wrappers that average gradients over R ranks divide once more. Multiply the result
     by R there.
 
+    Args:
+        reduction: one of the names above.
+        loss_mask: [N] bool, True where a token is trained on (`targets != -100`).
+        sequence_ids: [N] integers. seq-mean-token-mean needs them, and so do the other seq
+            reductions without num_sequences. A sequence must lie whole in one micro-batch.
+        num_tokens: trained tokens in the whole optimiser step, over all micro-batches and ranks.
+            Default: those of this mask.
+        num_sequences: sequences in the whole optimiser step. Default: the distinct sequence_ids of
+            unmasked tokens here.
+        max_length: L_max of seq-mean-token-sum-norm in tokens, a constant of the run.
+
+    Returns:
+        [N] fp32, not differentiable.
+
     Raises:
-        ValueError: unknown reduction, a missing argument, shapes. TypeError: a mask that is not
-            bool.
+        ValueError: unknown reduction, a missing argument, shapes.
+        TypeError: a mask that is not bool [N].
+
+    Cost: O(N); a sort of [N] where sequence_ids are used. Nothing waits for the device.
     """
     if reduction not in get_args(Reduction):
         raise ValueError(f"reduction = {reduction!r}: choose one of {', '.join(get_args(Reduction))}.")
@@ -85,9 +91,7 @@ def token_weights(
 
 
 def _lengths(sequence_ids: Tensor, loss_mask: Tensor) -> Tensor:
-    """[N] unmasked tokens in each token's sequence, at least 1; sorts, so that nothing waits for
-    the device.
-    """
+    """[N] unmasked tokens in each token's sequence, at least 1, found by sorting: nothing waits."""
     ids, order = sequence_ids.sort()
     before = torch.nn.functional.pad(loss_mask[order].cumsum(0), (1, 0))  # unmasked tokens among the first i
     sequence_ids = sequence_ids.contiguous()

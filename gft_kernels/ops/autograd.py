@@ -1,6 +1,6 @@
-"""Autograd around an engine: which rows it sees, what is saved, how an upstream gradient reaches the sums.
+"""Autograd around an engine: which rows it sees, what is saved, how an upstream gradient arrives.
 
-Autocast is off inside: the dtypes of the inputs decide. Where autograd records the engine's own
+Autocast is off inside, so the dtypes of the inputs decide. Where autograd records the engine's own
 operations (`Engine.recorded`), nothing stands around it.
 """
 
@@ -37,7 +37,7 @@ def policy_loss(engine: Engine, operands: Operands, plan: LossPlan) -> LossRows:
 
 
 def logits_loss(engine: Engine, logits: Tensor, plan: LossPlan, inplace: bool) -> LossRows:
-    """The loss on logits [N, V], differentiable; `inplace` writes the gradient over them."""
+    """The loss on logits [N, V], differentiable. `inplace` writes the gradient over them."""
     with torch.autocast(logits.device.type, enabled=False):
         if engine.recorded and inplace:
             raise ValueError("inplace=True needs a fused backend; backend='eager' keeps the logits for autograd.")
@@ -47,7 +47,7 @@ def logits_loss(engine: Engine, logits: Tensor, plan: LossPlan, inplace: bool) -
 
 
 def scored(engine: Engine, operands: Operands, plan: Plan) -> Scores:
-    """Scores [N], 0 at masked rows; the normaliser is [2, N] or empty. The plan's rows are chosen here."""
+    """Scores [N] of the unmasked rows, 0 at the others. The normaliser is [2, N] or empty."""
     rows = chosen(plan.targets != plan.head.ignore_index)
     scores = engine.score(operands, replace(plan, rows=rows))
     zeros = operands.hidden.new_zeros(len(plan.targets), dtype=plan.dtype)
@@ -65,7 +65,10 @@ def scored_gradients(
     upstream: tuple[Tensor | None, Tensor | None],  # [N], None is 0
     wanted: Wanted,
 ) -> Gradients:
-    """Gradients of an upstream on log-probs and entropies; rows where both are 0 do not reach the head."""
+    """Gradients of an upstream gradient on log-probs and entropies.
+
+    Rows where both are 0 do not reach the head.
+    """
     valid = plan.targets != plan.head.ignore_index
     grad_logprobs = torch.zeros_like(scores.logprobs) if upstream[0] is None else torch.where(valid, upstream[0], 0)
     grad_entropy = None if upstream[1] is None else torch.where(valid, upstream[1], 0)
@@ -83,7 +86,7 @@ def scored_gradients(
 
 
 def _refuse_double_backward(engine: Engine) -> None:
-    """Gradients of these gradients do not exist, and autograd would leave them out in silence."""
+    """Refuse create_graph: autograd would leave out the gradients of these gradients in silence."""
     if torch.is_grad_enabled():
         raise RuntimeError(f"the {engine.name} head is differentiable once: for create_graph=True use backend='eager'.")
 
@@ -114,7 +117,8 @@ class _LogProb(torch.autograd.Function):
 class _PolicyLoss(torch.autograd.Function):
     """Forms the gradients for an upstream gradient of 1 while the chunk's exponentials are at hand.
 
-    The first backward scales and hands them over. A further one (retain_graph) runs the pass again.
+    The first backward scales them and hands them over. A further one (retain_graph) runs the pass
+    again.
     """
 
     @staticmethod
@@ -140,7 +144,7 @@ class _PolicyLoss(torch.autograd.Function):
 
 
 class _LogitsLoss(torch.autograd.Function):
-    """The gradient is formed in the forward, over the logits themselves where asked.
+    """Forms the gradient in the forward, over the logits themselves where asked.
 
     Nothing [N, V] is kept beside it.
     """

@@ -24,33 +24,35 @@ def linear_logprob(
 ) -> LogProbs:
     """Log-probability of each target under the head's softmax, and the softmax's entropy.
 
-    Equivalent to, without ever holding the [N, V] logits::
+    The [N, V] logits are never held.
 
-        log_p = head_logits(hidden, weight, head).log_softmax(-1)  # [N, V]
+    Equivalent to, for a plain head and unmasked rows::
+
+        log_p = (hidden @ weight.T).log_softmax(-1)  # [N, V]
         logprobs = log_p.gather(1, targets[:, None]).squeeze(1)
         entropy = -(log_p.exp() * log_p).sum(-1)
 
     Args:
-        hidden: [N, D] fp64, fp32, bf16 or fp16; the backbone's output, already shifted against
-            targets.
+        hidden: [N, D] fp64, fp32, bf16 or fp16. It is the backbone's output, already shifted
+            against the targets.
         weight: [V, D], same choice of dtypes, not necessarily hidden's.
-        targets: [N] integers; head.ignore_index marks masked rows.
-        head: bias and logit transforms (`Head`); default a plain linear head.
+        targets: [N] integers. head.ignore_index marks masked rows.
+        head: bias and logit transforms (`Head`). Default: a plain linear head.
         backend: "auto", "triton", "chunked", "eager", or a `Backend` with how to run. Autocast is
             ignored: the inputs' own dtypes decide. fp32 GEMMs follow
             torch.set_float32_matmul_precision, so leave it at "highest" where fp32 is meant.
 
     Returns:
-        LogProbs(logprobs, entropy): [N] each, fp32 (fp64 for fp64 inputs), entropy in nats, both
-        differentiable into hidden, weight and bias with any upstream gradient, any number of times.
-        Masked rows hold 0.
+        LogProbs(logprobs, entropy), [N] each in nats, fp32 (fp64 for fp64 inputs). Both are
+        differentiable into hidden, weight and bias, with any upstream gradient, any number of
+        times. Masked rows hold 0.
 
     Raises:
         ValueError: shapes, devices, a target outside the vocabulary (names row and V), unknown
             backend.
         TypeError: dtypes, DTensor.
 
-    Cost: 2NDV forward; 6KDV backward for the K rows whose upstream gradient is not zero.
+    Cost: 2NDV forward; 6KDV backward for the K rows whose upstream gradient is not 0.
     """
     head, backend = Head() if head is None else head, as_backend(backend)
     operands = Operands(hidden, weight, head.bias)

@@ -1,6 +1,4 @@
-"""The fused loss: any per-token objective on a linear head, gradients formed in one pass over the
-vocabulary.
-"""
+"""The fused loss: any per-token objective on a linear head, in one pass over the vocabulary."""
 
 from __future__ import annotations
 
@@ -40,43 +38,42 @@ def linear_policy_loss(
     Equivalent to::
 
         logprobs = linear_logprob(hidden, weight, targets, head=head).logprobs
-        losses = objective(logprobs, advantages=advantages, old_logprobs=old_logprobs, ref_logprobs=ref_logprobs)
-        loss = (token_weights * losses)[targets != -100].sum()
-
-    where, for the default objective `gft(tau)`, losses = -advantages * C(p) * logprobs, C(p) = p if
-    p < tau else 1, detached.
+        given = {"advantages": advantages, "old_logprobs": old_logprobs, "ref_logprobs": ref_logprobs}
+        losses = objective(logprobs, **given)
+        loss = (token_weights * losses)[targets != head.ignore_index].sum()
 
     Args:
-        hidden: [N, D] fp64, fp32, bf16 or fp16; the backbone's output, already shifted against
-            targets.
+        hidden: [N, D] fp64, fp32, bf16 or fp16. It is the backbone's output, already shifted
+            against the targets.
         weight: [V, D], same choice of dtypes.
-        targets: [N] integers; head.ignore_index (-100) marks masked rows.
-        advantages: [N] per-token advantages, or `GroupRewards`, which are normalised here; None for
-            sft() and dft().
+        targets: [N] integers. head.ignore_index (-100) marks masked rows.
+        advantages: [N] floating point, or `GroupRewards`, which are normalised here. None for sft()
+            and dft().
         objective: sft(), dft(), gft(tau), reinforce(), grpo(...), cispo(...), a sum with kl(beta),
             or any function f(logprobs, **per_token) -> loss [K] whose element t depends on row t
             alone.
-        token_weights: [N] the reduction (`gft_kernels.token_weights`); default: mean over the
-            unmasked targets.
-        old_logprobs: [N] log-probs of the sampling policy, for ratios.
-        ref_logprobs: [N] log-probs of the reference policy, for kl().
-        head: bias and logit transforms (`Head`).
+        token_weights: [N] floating point, the reduction (`gft_kernels.token_weights`). Default: the
+            mean over the unmasked targets.
+        old_logprobs: [N] log-probs of the sampling policy in nats, for ratios.
+        ref_logprobs: [N] log-probs of the reference policy in nats, for kl().
+        head: bias and logit transforms (`Head`). Default: a plain linear head.
         backend: "auto", "triton", "chunked", "eager", or a `Backend` with how to run. Autocast is
             ignored: the inputs' own dtypes decide.
 
     Returns:
-        PolicyLoss(loss, logprobs, entropy, coefficients, stats); only loss is differentiable, into
-        hidden, weight and bias. Advantages, token_weights, old and reference log-probs are
+        PolicyLoss(loss, logprobs, entropy, coefficients, stats). Only loss is differentiable, once,
+        into hidden, weight and bias ("eager": any number of times). The per-token inputs are
         constants. A batch without active rows has loss 0 and gradients 0. Rows that cannot carry a
-        gradient (masked, weight 0, and for the built-in objectives advantage 0)
-        are left out of the head: see `Backend.skip_rows` for what is reported there.
+        gradient are left out of the head: masked rows, rows of weight 0, and for most built-in
+        objectives rows of advantage 0. `Backend.skip_rows` says what is reported there.
 
     Raises:
-        ValueError: shapes, devices, a target outside the vocabulary, NaN advantages, missing inputs
-            of the objective, an objective that mixes rows, unknown backend. TypeError: dtypes,
-            DTensor.
+        ValueError: shapes, devices, a target outside the vocabulary, NaN in a per-token input, a
+            missing input of the objective, an objective that mixes rows, unknown backend.
+        TypeError: dtypes, DTensor.
 
-    Cost: 6KDV for K active rows; less where hidden, weight or both need no gradient.
+    Cost: 6KDV for K active rows, less where hidden, weight or both need no gradient.
+
     Source: arXiv:2604.14258 Eq. 21 for the default objective.
     """
     head, backend = _PLAIN if head is None else head, as_backend(backend)
@@ -97,12 +94,16 @@ class LinearPolicyLoss(nn.Module):
 
     Equivalent to::
 
-        weights = token_weights(reduction, targets != head.ignore_index, sequence_ids, **counts)
+        mask = targets != head.ignore_index
+        weights = token_weights(reduction, mask, sequence_ids, max_length=max_length, **counts)
         linear_policy_loss(hidden, weight, targets, advantages, token_weights=weights, ...)
 
     Args:
         objective, head, backend: as in `linear_policy_loss`.
-        reduction: a name of `token_weights`; max_length is the L_max of "seq-mean-token-sum-norm".
+        reduction: a name of `token_weights`.
+        max_length: L_max of "seq-mean-token-sum-norm" in tokens.
+
+    Returns, Raises, Cost: those of `linear_policy_loss` and `token_weights`, at the call.
     """
 
     def __init__(
@@ -131,9 +132,7 @@ class LinearPolicyLoss(nn.Module):
         num_tokens: int | Tensor | None = None,
         num_sequences: int | Tensor | None = None,
     ) -> PolicyLoss:
-        """See `linear_policy_loss` and `token_weights`; sequence_ids default to those of
-        GroupRewards.
-        """
+        """See `linear_policy_loss` and `token_weights`. GroupRewards bring sequence_ids."""
         if sequence_ids is None and isinstance(advantages, GroupRewards):
             sequence_ids = advantages.sequence_ids
         weights = token_weights(

@@ -32,37 +32,42 @@ def logits_policy_loss(
 ) -> PolicyLoss:
     """`linear_policy_loss` from logits: loss and gradient in one read and one write of them.
 
+    Prefer `linear_policy_loss`, which never makes the logits. This form is for models that hand out
+    nothing else.
+
     Equivalent to::
 
-        logprobs = (logits / head.temperature).log_softmax(-1).gather(1, targets[:, None]).squeeze(1)
-        losses = objective(logprobs, advantages=advantages, old_logprobs=old_logprobs, ref_logprobs=ref_logprobs)
-        loss = (token_weights * losses)[targets != -100].sum()
-
-    Prefer `linear_policy_loss`: it never makes the logits. This form is for models that hand out
-    nothing else.
+        valid = targets != head.ignore_index
+        log_p = (logits / head.temperature).log_softmax(-1)  # [N, V]
+        logprobs = log_p.gather(1, torch.where(valid, targets, 0)[:, None]).squeeze(1)
+        given = {"advantages": advantages, "old_logprobs": old_logprobs, "ref_logprobs": ref_logprobs}
+        loss = (token_weights * objective(logprobs, **given))[valid].sum()
 
     Args:
         logits: [N, V] fp64, fp32, bf16 or fp16, after every transform of the model, already shifted
-            against targets.
+            against the targets.
         targets, advantages, objective, token_weights, old_logprobs, ref_logprobs: as in
-        `linear_policy_loss`.
-        head: temperature, ignore_index, skip_rows, validate, chunk_rows; bias, scale and softcap
-            are the model's and are refused.
-        backend: "auto", "triton", "chunked" or "eager".
+            `linear_policy_loss`.
+        head: temperature and ignore_index. Bias, scale and softcap are the model's, and are
+            refused.
+        backend: "auto", "triton", "chunked", "eager", or a `Backend` with how to run. Its sparsity
+            is refused.
         inplace: write the gradient over the logits, which saves an [N, V] tensor and destroys them.
-            Use them nowhere else: autograd raises where another backward needs them, but a second
+            Use them nowhere else. Autograd raises where another backward needs them, but a second
             loss on them would not be noticed. Ignored in compiled programs.
 
     Returns:
-        PolicyLoss, as `linear_policy_loss`; its loss is differentiable once into the logits, in
-        their dtype.
+        PolicyLoss, as `linear_policy_loss`. Its loss is differentiable once into the logits, in
+        their dtype ("eager": any number of times).
 
     Raises:
-        ValueError: as `linear_policy_loss`; inplace on a leaf, on logits without gradient or not
-            contiguous over V. TypeError: dtypes.
+        ValueError: as `linear_policy_loss`; inplace with the eager backend, on a leaf, on logits
+            without gradient, or on logits not contiguous over V.
+        TypeError: dtypes, DTensor.
 
-    Cost: triton reads each row once from memory (a second time from L2) and writes it once; rows
-    that are skipped are only written.
+    Cost: no GEMM. Triton reads each row once from memory, once more from L2, and writes it once.
+    Rows that are skipped are only written.
+
     Source: arXiv:2604.14258 Eq. 21 for the default objective.
     """
     head, backend = Head() if head is None else head, as_backend(backend)
@@ -82,9 +87,7 @@ def logits_policy_loss(
 
 
 def _check_inplace(logits: Tensor) -> None:
-    """Refuse to overwrite what is not the result of a computation, or does not have its memory to
-    itself.
-    """
+    """Refuse to overwrite logits that nobody computed, or whose rows share their memory."""
     owner = logits if logits._base is None else logits._base
     if torch.is_grad_enabled() and (not logits.requires_grad or owner.is_leaf):
         raise ValueError(

@@ -13,7 +13,7 @@ from .validation import LossArguments
 
 
 def make_plan(arguments: LossArguments, dtype: torch.dtype, engine: Engine) -> LossPlan:
-    """The plan of a loss, in the compute dtype. Waits for the device to choose rows and to group rewards."""
+    """The plan of a loss in the compute dtype. Waits for the device, to choose rows."""
     targets, objective, head, backend = arguments.targets, arguments.objective, arguments.head, arguments.backend
     valid = targets != head.ignore_index
     per_token = constants(arguments, valid, dtype, engine)
@@ -28,7 +28,7 @@ def make_plan(arguments: LossArguments, dtype: torch.dtype, engine: Engine) -> L
 
 
 def constants(arguments: LossArguments, valid: Tensor, dtype: torch.dtype, engine: Engine) -> PerToken:
-    """Per-token inputs [N], detached; rewards become advantages, once, on [B]."""
+    """Per-token inputs [N], detached. Rewards become advantages, once, on [B]."""
     given = {}
     for name, x in arguments.per_token.items():
         if isinstance(x, GroupRewards):
@@ -50,11 +50,11 @@ def active_rows(
 
 
 def chosen(mask: Tensor) -> Tensor | None:
-    """Places of the True rows of a mask [N], ascending, None for all: one wait for the device."""
+    """Indices of the True rows of a mask [N], ascending; None means all. Waits for the device."""
     rows = mask.nonzero().squeeze(1)
     return None if len(rows) == len(mask) else rows
 
 
 def pick(values: Tensor, rows: Tensor | None) -> Tensor:
-    """values[rows], where None is all rows."""
+    """values[rows], where None means all rows."""
     return values if rows is None else values[rows]

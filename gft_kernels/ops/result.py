@@ -12,7 +12,7 @@ from ..losses.objectives import LossFunction, Objective, PerToken, part
 
 
 def report(found: LossRows, plan: LossPlan) -> PolicyLoss:
-    """The result over all rows [N], with stats; refuses an objective that mixed rows."""
+    """The result over all rows [N], with stats. Refuses an objective that mixed rows."""
     if plan.backend.validate and not getattr(plan.objective, "rowwise", False):
         _check_rowwise(plan, found.logprobs)
     skipped = torch.where(plan.valid, torch.nan, 0.0).to(plan.dtype)  # what rows outside the plan report
@@ -28,13 +28,13 @@ def report(found: LossRows, plan: LossPlan) -> PolicyLoss:
 
 
 def scatter(values: Tensor, rows: Tensor | None, base: Tensor) -> Tensor:
-    """values at `rows` of a copy of `base` [N]; None is all rows."""
+    """A copy of `base` [N] with `values` at `rows`, where None means all rows."""
     return values if rows is None else base.index_copy(0, rows, values)
 
 
 @torch.no_grad()
 def _check_rowwise(plan: LossPlan, logprobs: Tensor) -> None:
-    """A user's objective on every other row must give the losses it gives on all: [K] work, nothing over V."""
+    """A caller's objective must give the same losses on every other row as on all: [K] work."""
     whole = plan.objective(logprobs, **plan.per_token)
     for stripe in (slice(0, None, 2), slice(1, None, 2)):
         some = plan.objective(logprobs[stripe], **part(plan.per_token, stripe))
@@ -49,7 +49,10 @@ def _check_rowwise(plan: LossPlan, logprobs: Tensor) -> None:
 def stats(
     objective: LossFunction, logprobs: Tensor, entropy: Tensor, per_token: PerToken, seen: Tensor, valid: Tensor
 ) -> dict[str, Tensor]:
-    """Means over the rows the head saw (0 if none), and two counts. Scalars on the device: nothing waits for it."""
+    """Means over the rows the head saw (0 if none), and two counts.
+
+    They are scalars on the device, so nothing waits for it.
+    """
     vectors = {"nll": -logprobs, "entropy": entropy}
     if isinstance(objective, Objective):
         vectors |= objective.metrics(logprobs, **per_token)

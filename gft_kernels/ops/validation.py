@@ -1,7 +1,7 @@
-"""Checks of what an op is called with, in one visit. An error names the value found and the way out.
+"""Checks of what an op is called with, in one visit. An error names the value and the way out.
 
-Shapes, dtypes and devices are known on the host. Values are on the device: all are looked at in one
-wait for it.
+Shapes, dtypes and devices are known on the host. Values are on the device, and all of them are
+looked at in one wait for it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BY_NAME = {name: Backend(name) for name in BACKENDS}
 
 
 class LossArguments(NamedTuple):
-    """What a loss is called with beside the head's operands, or the logits."""
+    """What a loss is called with beside the head's operands, or beside the logits."""
 
     targets: Tensor  # [N]
     per_token: dict[str, Tensor | GroupRewards | None]  # [N] each, in the order of PER_TOKEN
@@ -30,7 +30,7 @@ class LossArguments(NamedTuple):
     backend: Backend
 
     def vectors(self) -> dict[str, Tensor | None]:
-        """The per-token tensors by name. Group rewards check themselves when they are normalised."""
+        """The per-token tensors by name. Group rewards are checked when they are normalised."""
         given = self.per_token | {"token_weights": self.token_weights}
         return {name: x for name, x in given.items() if not isinstance(x, GroupRewards)}
 
@@ -44,13 +44,13 @@ def as_backend(backend: str | Backend) -> Backend:
 
 
 def check_head_loss(operands: Operands, arguments: LossArguments) -> LossArguments:
-    """The arguments of a loss on a head, checked; targets as int64."""
+    """The arguments of a loss on a head, checked, with targets as int64."""
     targets = _check_operands(operands, arguments.targets)
     return _check_loss(arguments._replace(targets=targets), operands.hidden, len(operands.weight))
 
 
 def check_logits_loss(logits: Tensor, arguments: LossArguments) -> LossArguments:
-    """The arguments of a loss on logits [N, V], checked; targets as int64."""
+    """The arguments of a loss on logits [N, V], checked, with targets as int64."""
     targets = _check_logits(logits, arguments)
     return _check_loss(arguments._replace(targets=targets), logits, logits.shape[1])
 
@@ -64,7 +64,7 @@ def check_head(operands: Operands, targets: Tensor, head: Head, backend: Backend
 
 
 def _check_loss(arguments: LossArguments, like: Tensor, size: int) -> LossArguments:
-    """Everything but targets and operands. A program that is being compiled looks at values when it runs."""
+    """Check all but targets and operands. A compiled program looks at values when it runs."""
     objective = arguments.objective
     for name in getattr(objective, "needs", ()):
         if name not in PER_TOKEN:
@@ -114,7 +114,7 @@ def _check_operands(operands: Operands, targets: Tensor) -> Tensor:
 
 
 def _check_logits(logits: Tensor, arguments: LossArguments) -> Tensor:
-    """Logits come after the model's own head: nothing of a head is left to ask for but a temperature."""
+    """Refuse what the model's own head has done already. Of a head only the temperature is left."""
     head, backend = arguments.head, arguments.backend
     asked = {"Head.bias": head.bias, "Head.softcap": head.softcap, "Backend.sparsity": backend.sparsity}
     asked["Head.scale"] = None if head.scale == 1 else head.scale
@@ -150,7 +150,7 @@ def _check_targets(targets: Tensor, like: Tensor) -> Tensor:
 
 
 def _check_per_token(name: str, tensor: Tensor, like: Tensor) -> None:
-    """`tensor` must be [N] on the device of `like` [N, ...]."""
+    """Refuse a `tensor` that is not [N] on the device of `like` [N, ...]."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} is {type(tensor).__name__}; it must be a tensor [N].")
     if tensor.shape != like.shape[:1]:
@@ -163,9 +163,9 @@ def _check_per_token(name: str, tensor: Tensor, like: Tensor) -> None:
 
 
 def check_values(targets: Tensor, size: int, head: Head, vectors: dict[str, Tensor | None] | None = None) -> None:
-    """Refuse targets outside 0..size-1, and NaN in per-token floats where the target is not masked.
+    """Refuse targets outside 0..size-1, and NaN in per-token floats at unmasked rows.
 
-    Waits for the device once; `Backend.validate` turns it off.
+    Waits for the device once. `Backend.validate` turns it off.
     """
     valid = targets != head.ignore_index
     bad = {"targets": valid & ((targets < 0) | (targets >= size))}

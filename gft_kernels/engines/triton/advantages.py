@@ -1,11 +1,13 @@
-"""losses/advantages.py in Triton: a group's advantages, once, on [B].
+"""Group advantages in Triton, once, on [B]; the formula is that of losses/advantages.py.
 
     A_k = (R_k - mean(R)) / (std(R) + eps)      over the rewards with k's group id, std with K - 1
 
-The membership of a group is found by comparing ids, so nothing is sorted, no atomics are needed and
+The members of a group are found by comparing ids. Nothing is sorted, no atomics are needed, and
 nothing waits for the device. A test holds the two files together.
 
-Cost: 2 B^2 comparisons.
+Cost: 2 B^2 comparisons. Bytes: the B rewards and ids twice for every BLOCK_N responses.
+
+Source: arXiv:2604.14258 section 3.
 """
 
 from __future__ import annotations
@@ -21,12 +23,13 @@ from .configs import launch_options
 GROUP_SCALE = tl.constexpr(0)
 BATCH_SCALE = tl.constexpr(1)
 NO_SCALE = tl.constexpr(2)
+BLOCK_N, BLOCK_B = 32, 32
 _SCALES = {"group": GROUP_SCALE, "batch": BATCH_SCALE, "none": NO_SCALE}
 
 
 @triton.jit
 def others(rewards_ptr, group_ids_ptr, group, start, B, BLOCK_B: tl.constexpr):
-    """(rewards [BLOCK_B] from `start` on, whether they are there, mask [BLOCK_N, BLOCK_B] of fellows of `group`)."""
+    """(rewards [BLOCK_B] from `start`, which exist, mask [BLOCK_N, BLOCK_B] of group members)."""
     other = start + tl.arange(0, BLOCK_B)
     there = other < B
     rewards = tl.load(rewards_ptr + other, mask=there, other=0.0)
@@ -46,7 +49,7 @@ def group_advantages_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_B: tl.constexpr,
 ):
-    """BLOCK_N responses a program, two passes over the B rewards; 0 for a group without spread."""
+    """BLOCK_N responses a program, two passes over the B rewards. 0 for a group without spread."""
     response = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     live = response < B
     own = tl.load(rewards_ptr + response, mask=live, other=0.0)
@@ -84,11 +87,11 @@ def group_advantages_kernel(
 
 
 def group_advantages(groups: GroupRewards) -> Tensor:  # [B]
-    """Advantages of the responses, as `GroupRewards.per_sequence`."""
+    """[B] advantages of the responses, as `GroupRewards.per_sequence`."""
     rewards = groups.wide_rewards().contiguous()
     advantages, count = torch.empty_like(rewards), len(rewards)
     if count:
-        group_advantages_kernel[(triton.cdiv(count, 32),)](
+        group_advantages_kernel[(triton.cdiv(count, BLOCK_N),)](
             rewards_ptr=rewards,
             group_ids_ptr=groups.group_ids.contiguous(),
             advantages_ptr=advantages,
@@ -96,8 +99,8 @@ def group_advantages(groups: GroupRewards) -> Tensor:  # [B]
             SCALE=_SCALES[groups.scale].value,
             KEEP_SINGLE=groups.singleton == "reward",
             EPS=float(groups.eps),
-            BLOCK_N=32,
-            BLOCK_B=32,
+            BLOCK_N=BLOCK_N,
+            BLOCK_B=BLOCK_B,
             **launch_options(4, 1),
         )
     return advantages

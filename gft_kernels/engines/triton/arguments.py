@@ -30,9 +30,7 @@ OUTSIDE = {
 
 
 def objective_constants(objective: LossFunction) -> dict[str, Any]:
-    """Constants of `formulas.objective_terms` for a built-in objective, or one plus kl(); OUTSIDE
-    for any other function.
-    """
+    """Constants of `objective_terms` for a built-in objective, alone or with kl(); else OUTSIDE."""
     base: Any = objective
     penalty: Any = None
     if isinstance(objective, objectives.Sum):
@@ -57,7 +55,7 @@ SCORES_ONLY = OUTSIDE | _NO_TENSORS
 
 
 def loss_arguments(plan: LossPlan, at: slice, unit: Tensor | None) -> dict[str, Any] | None:
-    """What `finalise` needs for the chunk `at` of a plan; None where no kernel has the objective's formula."""
+    """What `finalise` needs for the chunk `at`, or None for an objective without a formula."""
     constants = objective_constants(plan.objective)
     if constants is OUTSIDE:
         return None
@@ -72,7 +70,7 @@ def loss_arguments(plan: LossPlan, at: slice, unit: Tensor | None) -> dict[str, 
 
 
 def given_arguments(plan: LossPlan, at: slice, unit: Tensor | None, coefficients: Tensor) -> dict[str, Any]:
-    """The same where the coefficients [K] are known already."""
+    """What `finalise` needs where the coefficients [K] are known already."""
     weights = plan.weights[at].contiguous()
     given = {"KIND": formulas.GIVEN.value, "weights_ptr": weights, "advantages_ptr": coefficients.contiguous()}
     return SCORES_ONLY | given | {"unit_ptr": unit}

@@ -1,11 +1,13 @@
-"""Logit gradients of any upstream gradient on log p and entropy, straight from a recomputed tile.
+"""dz for any upstream gradient of log p and entropy, straight from a recomputed tile.
 
     log p_j = z_j - m - log total (both kept by the forward)        p_j = e^(log p_j)
     dz_j = -p_j (g + h (log p_j + H))      dz_y = g (1 - p) - h p (log p + H), 1 - p = -expm1(log p)
 
-g, h the upstream gradients of log p and of the entropy H. One rounding, no second pass.
+g and h are the upstream gradients of log p and of the entropy H. dz is rounded once, and no second
+pass over it is needed.
 
-Cost: 2KDV for K rows whose upstream gradient is not zero, then the two gradient GEMMs.
+Cost: 2KDV for K rows whose upstream gradient is not 0, then the two gradient GEMMs. Bytes: the
+weight once for every GROUP of row blocks, dz written once.
 """
 
 from __future__ import annotations
@@ -90,9 +92,7 @@ def head_backward(
     head: Head,
     config: Config,
 ) -> None:
-    """Write the gradient of the transformed logits, soft cap included; scale / temperature is left
-    to the GEMMs.
-    """
+    """Write dz, soft cap included. The factor scale / temperature is left to the GEMMs."""
     (hidden, weight, bias), (grad_logprobs, grad_entropy) = operands, upstream
     own = grad_logprobs * -torch.expm1(scores.logprobs)
     if grad_entropy is not None:

@@ -2,8 +2,12 @@
 
     largest_j = max_i scale_i |grad_ij|    total_j = sum_i scale_i |grad_ij|    row_sums_i = sum_j grad_ij
 
-Cost: the chunk read once. A program takes BLOCK_V columns and every row, so that nothing is summed
-across programs but the row sums, of which each writes its part.
+A program takes BLOCK_V columns and every row, so that only the row sums cross programs. Each
+program writes its part of them.
+
+Cost: a few operations an element, no GEMM. Bytes: the chunk read once.
+
+Source: docs/column-sparse.md.
 """
 
 from __future__ import annotations
@@ -33,7 +37,7 @@ def columns_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
-    """row_sums [tiles, K]: each tile's part."""
+    """The sums of BLOCK_V columns. row_sums [tiles, K] holds each tile's part."""
     tile = tl.program_id(0)
     col = tile * BLOCK_V + tl.arange(0, BLOCK_V)
     largest = tl.zeros((BLOCK_V,), dtype=ACC)

@@ -1,8 +1,8 @@
 """Launch configurations: one per architecture and operand size, no search unless asked for.
 
-Chosen so that each compiles without spills and within the architecture's shared memory
-(benchmarks/results/aot.csv); GFT_KERNELS_CONFIG=128x256x64x8x3 (rows x vocabulary x depth x warps x
-stages) overrides them all.
+Each compiles without spills and within the architecture's shared memory (the table is
+benchmarks/results/aot.csv). GFT_KERNELS_CONFIG=128x256x64x8x3, that is rows x vocabulary x depth x
+warps x stages, overrides them all.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,12 +21,12 @@ import triton.language as tl
 
 from ...head import Head
 
-OFFSET_LIMIT = 40.0  # nats; e^40 * V and its products with [K, D] factors stay far inside fp32 and bf16
+OFFSET_LIMIT = 40.0  # nats: e^40 * V and its products with [K, D] factors stay far inside fp32 and bf16
 
 
 @dataclass(frozen=True)
 class Config:
-    """Tile sizes and launch options of the matrix kernels."""
+    """Tile sizes and launch options of the kernels with a GEMM."""
 
     block_n: int
     block_v: int
@@ -50,7 +51,7 @@ CONFIGS: dict[str, dict[int, Config]] = {
     "120": {2: Config(128, 128, 64, 8, 2), 4: Config(64, 64, 32, 4, 3)},
     "gfx942": {2: Config(128, 128, 32, 8, 2), 4: Config(64, 64, 32, 4, 2)},
 }
-# Where a soft cap or the entropy's gradient keeps the logits beside the exponentials, those of
+# Where a soft cap or the entropy's gradient keeps the logits beside the exponentials, the entries of
 # CONFIGS would spill.
 TWO_TILES: dict[str, dict[int, Config]] = {
     "90": {2: Config(128, 128, 64, 8, 3)},
@@ -69,7 +70,7 @@ _override: Config | None = None
 
 
 @contextmanager
-def use_config(config: Config):
+def use_config(config: Config) -> Iterator[None]:
     """Run every launch inside the block with `config`."""
     global _override
     before, _override = _override, config
@@ -83,8 +84,7 @@ def parse_config(text: str) -> Config:
     """Config of "rows x vocabulary x depth x warps x stages", for example 128x256x64x8x3.
 
     Raises:
-        ValueError: not five positive integers, or a block that is not a power of two of at least
-            16.
+        ValueError: not five positive integers, or a block that is not a power of two from 16.
     """
     if not re.fullmatch(r"\d+(x\d+){4}", text):
         raise ValueError(
@@ -115,8 +115,9 @@ def architecture(device: torch.device) -> str:
 
 
 def shipped(name: str, dtype: torch.dtype, head: Head, entropy: bool = False) -> Config:
-    """The configuration of an architecture for operands of `dtype`; `entropy`: a kernel that takes
-    the entropy's gradient.
+    """The configuration of an architecture for operands of `dtype`.
+
+    `entropy` asks for that of a kernel which takes the entropy's gradient.
     """
     size = min(dtype.itemsize, 4)
     plain = CONFIGS[name][size]
@@ -124,7 +125,7 @@ def shipped(name: str, dtype: torch.dtype, head: Head, entropy: bool = False) ->
 
 
 def config_for(device: torch.device, dtype: torch.dtype, head: Head, entropy: bool = False) -> Config:
-    """The launch configuration of the matrix kernels on `device`: the override, or what is shipped."""
+    """The launch configuration on `device`: the override, or what is shipped."""
     config = _override
     if config is None and (text := os.environ.get("GFT_KERNELS_CONFIG")):
         config = parse_config(text)
@@ -134,7 +135,7 @@ def config_for(device: torch.device, dtype: torch.dtype, head: Head, entropy: bo
 
 
 def launch_options(warps: int, stages: int) -> dict[str, Any]:
-    """Options of a launch; FP fusion is stated because its default changes between Triton releases."""
+    """Options of a launch. FP fusion is stated, because its default changes between releases."""
     return {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
 
 
@@ -144,8 +145,8 @@ def accumulator(dtype: torch.dtype) -> tuple[torch.dtype, tl.dtype]:
 
 
 def per_tile(dtype: torch.dtype) -> bool:
-    """Whether exponentials of `dtype` need an offset a tile: fp16's range is too short for one
-    offset a row.
+    """Whether every tile needs its own offset, because the range of `dtype` is too short for one a
+    row.
     """
     return dtype == torch.float16
 

@@ -1,7 +1,9 @@
 """The Triton engine on the host: chunks of rows, kernels between library GEMMs.
 
-    fused loss      target_logit, forward (stores exps), finalise, rescale, then dhidden and dweight GEMMs: 6KDV for K rows
-    log-prob op     target_logit, forward (stores nothing), finalise: 2NDV; backward recomputes: 6KDV for K rows
+    fused loss      target logits, forward (stores exps), finalise, rescale, then dhidden and dweight GEMMs: 6KDV
+    log-prob op     target logits, forward (stores nothing), finalise: 2NDV; its backward recomputes: 6KDV
+
+K is the number of active rows, or of rows with an upstream gradient.
 
 Memory: one chunk of exponentials (at most CHUNK_BYTES), 12 bytes a row and tile, dweight in fp32.
 No atomics.
@@ -51,7 +53,7 @@ def _refuse_without_device(tensor: Tensor) -> None:
 
 
 def _common(operands: Operands) -> Operands:
-    """The operands in one dtype (the wider; fp16 with bf16 is fp32), the weight with adjacent columns."""
+    """The operands in the wider dtype (fp16 with bf16: fp32), weight columns adjacent."""
     hidden, weight, bias = operands
     _refuse_without_device(hidden)
     dtype = torch.promote_types(hidden.dtype, weight.dtype)
@@ -61,23 +63,32 @@ def _common(operands: Operands) -> Operands:
 
 
 def _on(device: torch.device) -> AbstractContextManager:
-    """Triton launches on the current device: make it the tensors' own."""
+    """Make the tensors' device the current one, because Triton launches there."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def chunk_rows(vocabulary: int, dtype: torch.dtype, backend: Backend) -> int:
-    """Rows a chunk: as many exponentials as CHUNK_BYTES holds, in steps of 128 within 128 to 8192."""
+    """Rows a chunk: as many exponentials as CHUNK_BYTES holds, in steps of 128 from 128 to 8192."""
     return backend.chunk_rows or min(max(CHUNK_BYTES // (pad(vocabulary) * dtype.itemsize) // 128 * 128, 128), 8192)
 
 
 def _chunks(count: int, size: int, rows: Tensor | None) -> Iterator[tuple[slice, Index]]:
-    """(place among the chosen rows, place among all rows) of each of the fewest chunks, evenly filled."""
+    """(slice of the chosen rows, their index among all rows) of each chunk.
+
+    The chunks are the fewest, evenly filled.
+    """
     if count > size:
         even = triton.cdiv(count, triton.cdiv(count, size))
         size = min(size, triton.cdiv(even, 128) * 128)
     for start in range(0, count, size):
         at = slice(start, min(start + size, count))
         yield at, at if rows is None else rows[at]
+
+
+def _take(operands: Operands, targets: Tensor, row_index: Index) -> tuple[Operands, Tensor]:
+    """The head and the targets of one chunk, its rows contiguous for the kernels."""
+    hidden, weight, bias = operands
+    return Operands(hidden[row_index].contiguous(), weight, bias), targets[row_index].contiguous()
 
 
 def _gradients(operands: Operands, plan: Plan, wanted: Wanted, unit: Tensor | None) -> Gradients:
@@ -88,21 +99,18 @@ def _gradients(operands: Operands, plan: Plan, wanted: Wanted, unit: Tensor | No
 
 
 def _buffer(rows: int, weight: Tensor) -> Tensor:  # [rows, V]
-    """Of the weight's dtype, its rows aligned."""
+    """A buffer of the weight's dtype, its rows aligned."""
     return torch.empty(rows, pad(len(weight)), dtype=weight.dtype, device=weight.device)[:, : len(weight)]
 
 
 def score(operands: Operands, plan: Plan) -> Scores:
-    hidden, weight, bias = _common(operands)
-    head, count = plan.head, len(plan.targets if plan.rows is None else plan.rows)
+    operands = _common(operands)
+    hidden, head, count = operands.hidden, plan.head, len(plan.targets if plan.rows is None else plan.rows)
     config = config_for(hidden.device, hidden.dtype, head)
     out = torch.empty(4, count, dtype=accumulator(hidden.dtype)[0], device=hidden.device)
     with _on(hidden.device):
         for at, row_index in _chunks(count, plan.backend.chunk_rows or 8192, plan.rows):
-            chunk, targets = (
-                Operands(hidden[row_index].contiguous(), weight, bias),
-                plan.targets[row_index].contiguous(),
-            )
+            chunk, targets = _take(operands, plan.targets, row_index)
             target_logit = head_target_logit(chunk, targets, head)
             partials = head_forward(chunk, targets, target_logit, None, head, config)
             out[:, at] = torch.stack(finalise(partials, target_logit, hidden.dtype, head)[:4])
@@ -110,8 +118,9 @@ def score(operands: Operands, plan: Plan) -> Scores:
 
 
 def score_gradients(operands: Operands, plan: Plan, scores: Scores, upstream: Upstream, wanted: Wanted) -> Gradients:
-    """Recompute the chosen rows' tiles and add up the gradients of an upstream gradient on log p and entropy."""
-    hidden, weight, bias = _common(operands)
+    """Recompute the chosen rows' tiles and add up the gradients of log p and entropy."""
+    operands = _common(operands)
+    hidden, weight, _ = operands
     upstream = Upstream(*(None if g is None else g.to(scores.logprobs.dtype) for g in upstream))  # type: ignore[arg-type]
     largest = upstream.logprobs.abs()
     if upstream.entropy is not None:
@@ -126,10 +135,7 @@ def score_gradients(operands: Operands, plan: Plan, scores: Scores, upstream: Up
     buffer = _buffer(min(size, count), weight)
     with _on(hidden.device):
         for at, row_index in _chunks(count, size, plan.rows):
-            chunk, targets = (
-                Operands(hidden[row_index].contiguous(), weight, bias),
-                plan.targets[row_index].contiguous(),
-            )
+            chunk, targets = _take(operands, plan.targets, row_index)
             dz, own = buffer[: at.stop - at.start], None
             found = Scores(scores.logprobs[at], scores.entropy[at], scores.normaliser[:, at].contiguous())
             given = Upstream(upstream.logprobs[at].contiguous(), None)
@@ -143,7 +149,8 @@ def score_gradients(operands: Operands, plan: Plan, scores: Scores, upstream: Up
 
 
 def loss(operands: Operands, plan: LossPlan, wanted: Wanted) -> tuple[LossRows, Gradients]:
-    hidden, weight, bias = _common(operands)
+    operands = _common(operands)
+    hidden, weight, _ = operands
     head, slope, count = plan.head, plan.head.scale / plan.head.temperature, len(plan.weights)
     grads = _gradients(operands, plan, wanted, unit_of(hidden.dtype, plan.weights))
     config, size = config_for(hidden.device, hidden.dtype, head), chunk_rows(len(weight), hidden.dtype, plan.backend)
@@ -151,10 +158,7 @@ def loss(operands: Operands, plan: LossPlan, wanted: Wanted) -> tuple[LossRows, 
     out = torch.empty(4, count, dtype=accumulator(hidden.dtype)[0], device=hidden.device)
     with _on(hidden.device):
         for at, row_index in _chunks(count, size, plan.rows):
-            chunk, targets = (
-                Operands(hidden[row_index].contiguous(), weight, bias),
-                plan.targets[row_index].contiguous(),
-            )
+            chunk, targets = _take(operands, plan.targets, row_index)
             exps = None if buffer is None else buffer[: at.stop - at.start]
             target_logit = head_target_logit(chunk, targets, head)
             partials = head_forward(chunk, targets, target_logit, exps, head, config)
@@ -171,7 +175,7 @@ def loss(operands: Operands, plan: LossPlan, wanted: Wanted) -> tuple[LossRows, 
 def _finalise(
     partials: Tensor, target_logit: Tensor, exps: torch.dtype, plan: LossPlan, at: slice, unit: Tensor | None
 ) -> RowTerms:
-    """The rows of a chunk. Coefficients that no kernel knows are taken by autograd between two launches."""
+    """The rows of a chunk. Where no kernel has the formula, autograd runs between two launches."""
     arguments = loss_arguments(plan, at, unit)
     if arguments is not None:
         return finalise(partials, target_logit, exps, plan.head, arguments)

@@ -1,5 +1,4 @@
-"""From the tiles' partials to everything a row needs: one small kernel between the forward GEMM and
-the gradient GEMMs.
+"""From the tiles' partials to all that a row needs, between the forward and the gradient GEMMs.
 
 With m the largest offset of the row and o_t, s_t, e_t the partials of tile t,
 
@@ -9,13 +8,15 @@ With m the largest offset of the row and o_t, s_t, e_t the partials of tile t,
     loss, coefficient = objective(log p, A, old, ref)      GFT: -A C(p) log p, -A C(p), C(p) = p if p < tau else 1
     factor = -coefficient * w / total      target = -rest * slope of the soft cap at z_y
 
-so that dz = factor * exps, the target's entry holding `target`: minus the sum of the others, never
-1 - p by subtraction. That entry is most of the row's gradient, so it is rounded first and the
-factor takes up what the rounding lost: it enters the GEMMs exactly. In fp16 a power of two of the
-factor moves to the exponentials (`scale`), as far as there is room.
+so that dz = factor * exps, where the target's entry of exps holds `target`. That is minus the sum
+of the others, never 1 - p by subtraction. This entry is most of the row's gradient, so it is
+rounded first and the factor takes up what the rounding lost: the entry reaches the GEMMs exactly.
+In fp16 a power of two of the factor moves to the exponentials (`scale`), as far as there is room.
 
-Cost: 12 bytes a row and tile read, 9 numbers a row written; B rewards a row where advantages are
-normalised here.
+Cost: a few operations a row and tile, no GEMM. Bytes: 12 a row and tile read, 9 numbers a row
+written.
+
+Source: arXiv:2604.14258 Eq. 18 and 21 for the coefficient of GFT.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from .configs import ELEMENTS, launch_options, per_tile
 from .formulas import OUTSIDE as OUTSIDE_KIND
 from .formulas import log1p, objective_terms
 from .tile import power_of_two_ratio, uncap
+
+BLOCK_N, BLOCK_T = 32, 16  # rows, and tiles that are read at once
 
 
 @triton.jit
@@ -67,9 +70,7 @@ def combine(partials_ptr, target_logit, row, K, TILES, PER_TILE: tl.constexpr, B
 
 @triton.jit
 def row_scores(target_logit, offset, rest, moment):
-    """(log p, entropy, total) of rows whose target has logit `target_logit`; rest and moment of the
-    others are under `offset`.
-    """
+    """(log p, entropy, total) of rows, whose sums over the others are under `offset`."""
     own = tl.exp(target_logit - offset)
     total = rest + own
     logprobs = tl.where(own > 0.5, -log1p(rest / own), target_logit - offset - tl.log(total))
@@ -92,8 +93,9 @@ def row_terms(
     DUAL_CLIP: tl.constexpr,
     BETA: tl.constexpr,
 ):
-    """(loss, coefficient) of rows whose per-token constants are at `at`; empty pointers are what
-    the caller did not give.
+    """(loss, coefficient) of rows whose per-token constants are at `at`.
+
+    A pointer is None where the caller gave nothing.
     """
     advantages = tl.zeros_like(logprobs)
     if advantages_ptr is not None:
@@ -179,7 +181,7 @@ def finalise_kernel(
 class RowTerms(NamedTuple):
     """What `finalise` found, [K] each, in the accumulators' dtype.
 
-    All but the first four only where the objective is known.
+    Only the first four are written where the objective is not known.
     """
 
     logprobs: Tensor
@@ -200,11 +202,11 @@ def finalise(
     head: Head,
     arguments: dict[str, Any] | None = None,
 ) -> RowTerms:
-    """Rows of one chunk; `arguments` are those of `loss_arguments`, None for scores alone."""
+    """Rows of one chunk. `arguments` are those of `loss_arguments`, or None for scores alone."""
     tiles, count = partials.shape[1:]
     rows = torch.empty(len(RowTerms._fields), count, dtype=partials.dtype, device=partials.device)
     if count:
-        finalise_kernel[(triton.cdiv(count, 32),)](
+        finalise_kernel[(triton.cdiv(count, BLOCK_N),)](
             partials_ptr=partials,
             target_logit_ptr=target_logit,
             rows_ptr=rows,
@@ -214,8 +216,8 @@ def finalise(
             PER_TILE=per_tile(exps),
             SOFTCAP=float(head.softcap or 0.0),
             TEMPERATURE=float(head.temperature),
-            BLOCK_N=32,
-            BLOCK_T=16,
+            BLOCK_N=BLOCK_N,
+            BLOCK_T=BLOCK_T,
             **(arguments or SCORES_ONLY),
             **launch_options(4, 2),
         )

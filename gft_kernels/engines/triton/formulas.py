@@ -1,7 +1,7 @@
-"""losses/objectives.py in Triton: loss and coefficient of a row from its log-prob and its constants.
+"""losses/objectives.py in Triton: loss and coefficient of a row from its log-prob and constants.
 
-The formulas are those of that file, including where a ratio stops (e^60) and what 0 * -inf is. A
-test holds the two together on every branch. KIND is one of the constants below, chosen by
+The formulas are those of that file, with the same bounds on a ratio (e^60) and the same 0 * -inf =
+0. A test holds the two together on every branch. KIND is one of the constants below, chosen by
 `objective_constants` on the host.
 """
 
@@ -22,14 +22,13 @@ LOWEST = tl.constexpr(-8.507058665963222e37)  # finfo(float32).min / 4, where th
 
 @triton.jit
 def times(coefficient, logprobs):
+    """coefficient * logprobs, with 0 * -inf = 0."""
     return tl.where(coefficient == 0, 0.0, coefficient * logprobs)
 
 
 @triton.jit
 def clamp(x, low: tl.constexpr, high: tl.constexpr):
-    """x within low..high, the bounds in x's own precision (a plain constant is fp32 in some
-    releases).
-    """
+    """x within low..high, in x's own precision (a plain constant is fp32 in some releases)."""
     return tl.minimum(tl.maximum(x, tl.full((), low, x.dtype)), tl.full((), high, x.dtype))
 
 
@@ -40,9 +39,7 @@ def log_ratio(logprobs, other):
 
 @triton.jit
 def log1p(x):
-    """log(1 + x) for x >= 0 to the last digits: 2 atanh(x / (2 + x)) by its series where x is
-    small.
-    """
+    """log(1 + x) for x >= 0 to the last digits: for small x, the series of 2 atanh(x / (2 + x))."""
     t = x / (2.0 + x)
     q = t * t
     series = 1.0 / 17
@@ -64,7 +61,7 @@ def objective_terms(
     DUAL_CLIP: tl.constexpr,
     BETA: tl.constexpr,
 ):
-    """(loss, d loss / d log p) of each row; DUAL_CLIP None and BETA 0 are none."""
+    """(loss, d loss / d log p) of each row. DUAL_CLIP None and BETA 0 leave their terms out."""
     p = tl.exp(logprobs)
     if KIND == GRPO:
         delta = log_ratio(logprobs, old)

@@ -1,18 +1,17 @@
-"""Forward over a chunk of rows: logit tiles in registers, their partial sums, and on request the
-scaled exponentials.
+"""Forward over a chunk of rows: logit tiles in registers, their sums, on request exponentials.
 
 With o a row's offset in a tile and y its target,
 
-    target_logit_k = z_ky                                                     head_target_logit_kernel
+    target_logit_k = z_ky                                                  head_target_logit_kernel
     sum = sum_{j != y} e^(z_j - o)    moment = sum_{j != y} e^(z_j - o) (z_j - o)    exps_j = e^(z_j - o) * cap slope
 
-The offset is the target's own logit: probabilities relative to the target's keep every digit of 1 -
-p, and one offset a row means that nothing is rescaled later. A tile that rises more than
+The offset is the target's own logit. Probabilities relative to the target's keep every digit of
+1 - p, and one offset a row means that nothing is rescaled later. A tile that rises more than
 OFFSET_LIMIT above it takes its own maximum instead. fp16 has no room for that: there every tile
 takes the power of two above its maximum (PER_TILE), so that bringing tiles together rounds nothing.
 
-Cost: 2KDV. Bytes: the weight once for every GROUP of row blocks, exps written once; partials are 12
-bytes a row and tile.
+Cost: 2KDV. Bytes: the weight once for every GROUP of row blocks, exps written once, 12 bytes a row
+and tile of partials.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ def head_target_logit_kernel(
     BLOCK_D: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """The target's logit, one program a row."""
+    """The logit of a row's target, one program a row."""
     row = tl.program_id(0).to(tl.int64)
     target = tl.minimum(tl.maximum(tl.load(targets_ptr + row), 0), V - 1)  # an unchecked target must not read elsewhere
     products = tl.zeros((BLOCK_D,), dtype=ACC)
@@ -95,9 +94,7 @@ def head_fwd_kernel(
     GROUP: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """partials [3, tiles, K]: offset, sum and moment of each row in each tile, without the target's
-    column.
-    """
+    """partials [3, tiles, K]: offset, sum and moment of each row and tile, without the target."""
     row_block, tile = tile_position(K, V, BLOCK_N, BLOCK_V, GROUP)
     row = row_block * BLOCK_N + tl.arange(0, BLOCK_N)
     col = tile * BLOCK_V + tl.arange(0, BLOCK_V)
@@ -160,8 +157,9 @@ def head_forward(
     head: Head,
     config: Config,
 ) -> Tensor:  # [3, tiles, K]
-    """Partials of every tile, and the scaled exponentials where `exps` is given (the targets'
-    entries are left 0).
+    """Partials of every tile, and the scaled exponentials where `exps` is given.
+
+    The targets' entries of `exps` are left 0.
     """
     hidden, weight, bias = operands
     (rows, size), vocabulary = hidden.shape, weight.shape[0]

@@ -1,14 +1,15 @@
-"""The losses on logits that exist already: one read of a row from memory, its gradient written
-once, in place if asked.
+"""The losses on logits that exist already; the gradient is written once, in place if asked.
 
     pass 1    m, sum and moment of the row without its target,
               then log p, entropy, loss and coefficient as in finalise.py
-    pass 2    dz_j = factor * e^(z_j - m), dz_y = -factor * rest; the row is read again, now from L2
+    pass 2    dz_j = factor * e^(z_j - m), dz_y = -factor * rest
 
-Rows outside the plan are not read; their gradient is 0. fp16 gradients are held in multiples of
-`unit`.
+Pass 2 reads the row again, now from L2. Rows outside the plan are not read, and their gradient is
+0. fp16 gradients are held in multiples of `unit`.
 
-Cost: 2 bytes read and 2 written an element in 16 bits; no GEMM. Source: arXiv:2604.14258 Eq. 21.
+Cost: a few operations an element, no GEMM. Bytes: in 16 bits, 2 read and 2 written an element.
+
+Source: arXiv:2604.14258 Eq. 21.
 """
 
 from __future__ import annotations
@@ -28,9 +29,7 @@ from .formulas import OUTSIDE as OUTSIDE_KIND
 
 @triton.jit
 def online_sums(logits, target, live, V, TEMPERATURE: tl.constexpr, BLOCK_V: tl.constexpr, ACC: tl.constexpr):
-    """(m, sum, moment) of each row without its target's column, rescaled whenever a block raises
-    the maximum.
-    """
+    """(m, sum, moment) of each row without its target, rescaled when a block raises the maximum."""
     largest = tl.full(target.shape, float("-inf"), ACC)
     rest = tl.zeros(target.shape, ACC)
     moment = tl.zeros(target.shape, ACC)
@@ -77,8 +76,9 @@ def logits_loss_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
-    """rows [4, K]: log p, entropy, loss, coefficient; slots [N]: a row's place among the K, or -1;
-    grad None writes no gradient.
+    """rows [4, K] hold log p, entropy, loss and coefficient; slots [N] a row's place in K, or -1.
+
+    Without grad no gradient is written.
     """
     row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     slot = tl.load(slots_ptr + row, mask=row < N, other=-1)
@@ -139,7 +139,7 @@ def logits_loss_kernel(
 
 @triton.jit
 def scale_kernel(values_ptr, scale_ptr, V, stride, BLOCK_V: tl.constexpr):
-    """values <- values * scale, row by row; a scale of 1 reads nothing."""
+    """values <- values * scale, row by row. A scale of 1 reads nothing."""
     scale = tl.load(scale_ptr)
     if scale != 1.0:
         row = tl.program_id(0).to(tl.int64)
@@ -156,7 +156,7 @@ def logits_loss(
     unit: Tensor | None,
     block: tuple[int, int],
 ) -> LossRows:
-    """Loss and rows of the plan; the gradient of the loss, over `unit`, into `grad`."""
+    """Loss and rows of the plan. The gradient of the loss, over `unit`, goes into `grad`."""
     (rows, vocabulary), count = logits.shape, len(plan.weights)
     dtype, acc = accumulator(logits.dtype)
     slots = torch.arange(rows, dtype=torch.int32, device=logits.device)
@@ -198,7 +198,7 @@ def logits_loss(
 
 
 def scale_(values: Tensor, scale: Tensor) -> None:
-    """values [N, V] times a scalar on the device, in place; free where it is 1."""
+    """values [N, V] times a scalar on the device, in place. Free where the scalar is 1."""
     if len(values):
         scale_kernel[(len(values),)](
             values_ptr=values,

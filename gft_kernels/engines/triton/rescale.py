@@ -2,11 +2,12 @@
 
     exps_j <- exps_j * e^(o_t - m) * scale        exps_y <- target
 
-o_t is the tile's offset, m the row's. A tile whose rows all keep their values is not read: only its
-targets' entries are written. In bf16 and fp32 that is every tile unless a target lies 40 nats under
-its row's maximum. In fp16 every tile is rewritten, times powers of two.
+o_t is the tile's offset, m the row's. Where all rows of a tile keep their values, the tile is not
+read, and only its targets' entries are written. In bf16 and fp32 that is every tile, unless a
+target lies 40 nats under its row's maximum. In fp16 every tile is rewritten, times powers of two.
 
-Cost: 4 bytes a row and tile read; 2KV elements more where a tile is rewritten.
+Cost: one product an element of a rewritten tile, no GEMM. Bytes: 4 a row and tile read, and a
+rewritten tile read and written once.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from torch import Tensor
 from .configs import Config, launch_options, per_tile
 from .finalise import RowTerms
 from .tile import power_of_two_ratio
+
+BLOCK_N = 64
 
 
 @triton.jit
@@ -35,7 +38,7 @@ def rescale_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
 ):
-    """One tile of BLOCK_V columns, the forward's own, and BLOCK_N rows a program."""
+    """One of the forward's tiles of BLOCK_V columns, and BLOCK_N rows, a program."""
     tiles = tl.cdiv(V, BLOCK_V)
     tile = tl.program_id(0) % tiles
     row = tl.program_id(0) // tiles * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -71,7 +74,7 @@ def rescale(
 ) -> None:
     """Turn a chunk's exponentials into its logit gradients over `rows.factor`."""
     count, vocabulary = exps.shape
-    rescale_kernel[(triton.cdiv(count, 64) * partials.shape[1],)](
+    rescale_kernel[(triton.cdiv(count, BLOCK_N) * partials.shape[1],)](
         exps_ptr=exps,
         partials_ptr=partials,
         offset_ptr=rows.offset,
@@ -82,7 +85,7 @@ def rescale(
         V=vocabulary,
         stride_ek=exps.stride(0),
         PER_TILE=per_tile(exps.dtype),
-        BLOCK_N=64,
+        BLOCK_N=BLOCK_N,
         BLOCK_V=config.block_v,
         **launch_options(8, 1),
     )

@@ -1,8 +1,9 @@
-"""The one matrix product of every kernel: a [BLOCK_N, BLOCK_V] tile of raw logits in registers, and
-the head's transforms.
+"""The one GEMM of every kernel: a [BLOCK_N, BLOCK_V] tile of raw logits, and the transforms.
 
-Cost: 2 * BLOCK_N * BLOCK_V * D a tile. Padding columns are computed on wrapped addresses (no mask
-inside the loop); the caller masks them after the transforms.
+The tile stays in registers. Padding columns are computed on wrapped addresses, so that the loop
+needs no mask for them. The caller masks them after the transforms.
+
+Cost: 2 * BLOCK_N * BLOCK_V * D a tile. Bytes: BLOCK_N * D of hidden and BLOCK_V * D of weight.
 """
 
 import triton
@@ -11,9 +12,7 @@ import triton.language as tl
 
 @triton.jit
 def tile_position(K, V, BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr, GROUP: tl.constexpr):
-    """(row block, vocabulary tile) of this program: GROUP row blocks share their vocabulary tiles
-    in L2.
-    """
+    """(row block, vocabulary tile) of this program: GROUP row blocks share their tiles in L2."""
     pid = tl.program_id(0)
     row_blocks = tl.cdiv(K, BLOCK_N)
     programs = GROUP * tl.cdiv(V, BLOCK_V)
@@ -38,8 +37,9 @@ def raw_logits(
     BLOCK_D: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """hidden [K, D] @ weight [V, D].T + bias at rows `row`, columns `col`, accumulated in ACC; fp32
-    operands are never TF32.
+    """hidden [K, D] @ weight [V, D].T + bias at rows `row` and columns `col`, accumulated in ACC.
+
+    fp32 operands are never rounded to TF32.
     """
     depth = tl.arange(0, BLOCK_D)
     hidden_ptrs = hidden_ptr + (row % K).to(tl.int64)[:, None] * D + depth[None, :]
@@ -69,19 +69,19 @@ def tanh(x):
 
 @triton.jit
 def power_of_two_above(x):
-    """k ln 2 >= x, the smallest such up to rounding."""
+    """The smallest k ln 2 >= x, up to rounding."""
     return tl.ceil(x * 1.4426950408889634) * 0.6931471805599453
 
 
 @triton.jit
 def power_of_two_ratio(x):
-    """e^x exactly as a power of two, for x a difference of two results of `power_of_two_above`."""
+    """e^x as an exact power of two, for x a difference of two results of `power_of_two_above`."""
     return tl.exp2(tl.floor(x * 1.4426950408889634 + 0.5))
 
 
 @triton.jit
 def transform(raw, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, TEMPERATURE: tl.constexpr):
-    """z of raw logits: scale, soft cap (0 is none), temperature."""
+    """z of raw logits: scale, soft cap (0 means none), temperature."""
     if SOFTCAP > 0:
         return tanh(raw * (SCALE / SOFTCAP)) * (SOFTCAP / TEMPERATURE)
     return raw * (SCALE / TEMPERATURE)
@@ -89,8 +89,9 @@ def transform(raw, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, TEMPERATURE: tl.c
 
 @triton.jit
 def uncap(grad, z, SOFTCAP: tl.constexpr, TEMPERATURE: tl.constexpr):
-    """grad on z times the slope of the soft cap, 1 - tanh^2; SCALE / TEMPERATURE is left to the
-    GEMMs.
+    """grad on z times the slope of the soft cap, 1 - tanh^2.
+
+    The factor SCALE / TEMPERATURE is left to the GEMMs.
     """
     if SOFTCAP > 0:
         t = z * (TEMPERATURE / SOFTCAP)

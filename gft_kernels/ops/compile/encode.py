@@ -1,4 +1,4 @@
-"""What a custom op can take: a head, a backend and an objective as numbers and text."""
+"""A head, a backend and an objective as the numbers and text that a custom op can take."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Settings(NamedTuple):
 
 
 def encode(head: Head, backend: Backend, name: str) -> Settings:
-    """`name` is the engine's, chosen already."""
+    """Settings of a head and a backend. `name` is the engine's, chosen already."""
     sparse = backend.sparsity
     given: list[float] = []
     if sparse is not None:
@@ -47,6 +47,7 @@ def encode(head: Head, backend: Backend, name: str) -> Settings:
 
 
 def decode(bias: Tensor | None, numbers: list[float], flags: list[int], name: str) -> tuple[Head, Backend]:
+    """The head and the backend of `Settings`, with the bias put back."""
     scale, softcap, temperature, *given = numbers
     ignore_index, chunk_rows, skip_rows, validate = flags
     sparse = Sparse(given[0], None if given[1] < 0 else given[1], bool(given[2]), given[3]) if given else None
@@ -59,7 +60,7 @@ def has_sparsity(numbers: list[float]) -> bool:
 
 
 def objective_spec(objective: LossFunction) -> tuple[str, list[float]] | None:
-    """The objective as names and numbers that `from_spec` reads; None where it has no such form."""
+    """The objective as names and numbers for `from_spec`, or None where it has no such form."""
     if isinstance(objective, objectives.Sum):
         first, second = (objective_spec(part) for part in objective.parts)
         return None if first is None or second is None else (f"{first[0]} + {second[0]}", [*first[1], *second[1]])
@@ -71,7 +72,7 @@ def objective_spec(objective: LossFunction) -> tuple[str, list[float]] | None:
 
 
 def from_spec(names: str, numbers: list[float]) -> Objective:
-    """The objective whose `objective_spec` this is."""
+    """The objective that `objective_spec` described."""
     left, built = list(numbers), []
     for kind in (_KINDS[name] for name in names.split(" + ")):
         values, left = left[: len(kind.parameters)], left[len(kind.parameters) :]

@@ -1,6 +1,7 @@
 """The log-prob op and its backward as custom ops, for torch.compile(fullgraph=True).
 
-Rows that were not scored hold 0. Sums that nobody wants come back empty: an op returns tensors only.
+Rows that were not scored hold 0. A custom op returns tensors only, so a sum that nobody wants comes
+back empty.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ WAITS = (torch.Tag.cudagraph_unsafe,)  # the ops choose rows on the host: a CUDA
 
 
 def filled(sums: Any, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums for hidden, weight and bias, with an empty tensor for None."""
+    """Sums for hidden, weight and bias, with an empty tensor in place of None."""
     hidden, weight, bias = (like.new_empty(0, dtype=compute_dtype(like)) if x is None else x for x in sums)
     return hidden, weight, bias
 
 
 def fake_sums(operands: Operands, wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
-    """What `filled` will look like."""
+    """Tensors of the shapes and dtypes that `filled` will return."""
     dtype = compute_dtype(*operands[:2])
     pairs = zip(operands, wanted, strict=True)
     sums = (x.new_empty(x.shape, dtype=dtype) if want and x is not None else None for x, want in pairs)
@@ -113,5 +114,5 @@ _linear_logprob.register_autograd(_backward, setup_context=_save)
 
 
 def linear_logprob(operands: Operands, targets: Tensor, settings: Settings) -> LogProbs:
-    """What a compiled program calls; [N] each, differentiable."""
+    """The log-prob op of a compiled program: [N] each, differentiable."""
     return LogProbs(*_linear_logprob(*operands, targets, *settings)[:2])

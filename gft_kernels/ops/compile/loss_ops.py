@@ -1,12 +1,12 @@
-"""The losses as custom ops, for torch.compile(fullgraph=True): what looks at values happens inside them.
+"""The losses as custom ops, for torch.compile(fullgraph=True). What looks at values is inside them.
 
     gft_kernels::policy_loss       a built-in objective; gradients formed in the forward, scaled in the backward
     gft_kernels::logits_loss       the same from logits
     gft_kernels::group_advantages  rewards to advantages per token
     gft_kernels::checked_targets   the targets, once their values and the per-token constants have been looked at
 
-Per-token constants travel in one order everywhere: PER_TOKEN, then the token weights. Rows that were
-not seen hold 0. What was not wanted comes back empty.
+Per-token constants travel in one order everywhere: PER_TOKEN, then the token weights. Rows that
+were not seen hold 0. What was not wanted comes back empty.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ..validation import LossArguments, check_values
 from .encode import Settings, decode, from_spec, has_sparsity
 from .logprob_op import WAITS, fake_sums, filled
 
-Constants = list[Tensor | None]  # advantages, old log-probs, reference log-probs, token weights; [N] each
+Constants = list[Tensor | None]  # [N] each: advantages, old_logprobs, ref_logprobs, token_weights
 Spec = tuple[str, list[float]]
 
 
@@ -115,7 +115,7 @@ def _policy_loss(
     backend: str,
     wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """SeenRows, sparsity; sums of dhidden, dweight, dbias over the last output, a scalar."""
+    """SeenRows, sparsity, the three sums, and the scalar unit that they are multiples of."""
     operands, dtype, engine = Operands(hidden, weight, bias), compute_dtype(hidden, weight), engine_of(backend)
     constants = [advantages, old_logprobs, ref_logprobs, token_weights]
     arguments = _arguments(targets, constants, (objective, parameters), bias, Settings(numbers, flags, backend))
@@ -191,7 +191,7 @@ _policy_loss.register_autograd(_loss_backward, setup_context=_save_loss)
 def policy_loss(
     operands: Operands, targets: Tensor, constants: Constants, spec: Spec, settings: Settings
 ) -> tuple[SeenRows, Tensor]:
-    """(rows, sparsity) of a compiled program; the loss is differentiable."""
+    """(rows, sparsity) of a compiled program. The loss is differentiable."""
     wanted = [torch.is_grad_enabled() and x is not None and x.requires_grad for x in operands]
     *rows, sparsity = _policy_loss(*operands, targets, *constants, *spec, *settings, wanted)[:6]
     return SeenRows(*rows), sparsity
@@ -212,7 +212,7 @@ def _logits_loss(
     backend: str,
     wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """SeenRows; the gradient [N, V] over the last output, a scalar."""
+    """SeenRows, the gradient [N, V], and the scalar unit it is a multiple of."""
     constants, engine = [advantages, old_logprobs, ref_logprobs, token_weights], engine_of(backend)
     arguments = _arguments(targets, constants, (objective, parameters), None, Settings(numbers, flags, backend))
     with torch.autocast(logits.device.type, enabled=False):
@@ -244,6 +244,6 @@ _logits_loss.register_autograd(_logits_backward, setup_context=_save_logits)
 
 
 def logits_loss(logits: Tensor, targets: Tensor, constants: Constants, spec: Spec, settings: Settings) -> SeenRows:
-    """The same from logits [N, V]."""
+    """The rows of a loss on logits [N, V] in a compiled program. The loss is differentiable."""
     wanted = torch.is_grad_enabled() and logits.requires_grad
     return SeenRows(*_logits_loss(logits, targets, *constants, *spec, *settings, wanted)[:5])

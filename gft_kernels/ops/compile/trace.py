@@ -1,8 +1,9 @@
-"""What the public ops do in a program that is being compiled: custom ops, and everything on [N] traced around them.
+"""What the public ops do in a program that is being compiled.
 
-An objective that is a function of the caller's is traced like any other code, on the log-prob op
-(2NDV + 6KDV, N the unmasked rows). That it does not mix rows is not checked there. Outside a
-compiled program the same engines run under autograd.Function, which scales the gradients in place.
+The custom ops hold what looks at values or touches the vocabulary. Everything on [N] is traced
+around them. A caller's own objective is traced like any other code, on the log-prob op: 2NDV +
+6KDV, N the unmasked rows. Nothing checks there that it does not mix rows. Outside a compiled
+program the same engines run under autograd.Function, which scales the gradients in place.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from .encode import encode, objective_spec
 
 
 def linear_logprob(name: str, operands: Operands, targets: Tensor, head: Head, backend: Backend) -> LogProbs:
-    """`linear_logprob` in a program that is being compiled; eager is traced as it stands."""
+    """`linear_logprob` in a program that is being compiled. Eager is traced as it stands."""
     if name == "eager":
         return eager.logits_scores(eager.head_logits(operands, head), targets, head)
     return logprob_op.linear_logprob(operands, targets, encode(head, backend, name))
@@ -46,7 +47,10 @@ def policy_loss(name: str, operands: Operands, arguments: LossArguments) -> Poli
 
 
 def logits_loss(name: str, logits: Tensor, arguments: LossArguments) -> PolicyLoss:
-    """`logits_policy_loss` in a program that is being compiled; never in place, the compiler owns the memory."""
+    """`logits_policy_loss` in a program that is being compiled.
+
+    It is never in place, because the compiler owns the memory.
+    """
     head, objective = arguments.head, arguments.objective
     valid, dtype = arguments.targets != head.ignore_index, compute_dtype(logits)
     per_token, weights = _constants(arguments, valid, name)
@@ -61,7 +65,7 @@ def logits_loss(name: str, logits: Tensor, arguments: LossArguments) -> PolicyLo
 
 
 def _constants(arguments: LossArguments, valid: Tensor, name: str) -> tuple[PerToken, Tensor | None]:
-    """Per-token inputs and weights, detached; rewards become advantages."""
+    """Per-token inputs and weights, detached. Rewards become advantages."""
     given: PerToken = {}
     for key, x in arguments.per_token.items():
         if isinstance(x, GroupRewards):
@@ -78,7 +82,7 @@ def _cast(per_token: PerToken, dtype: torch.dtype) -> PerToken:
 def _traced(
     scores: LogProbs, arguments: LossArguments, per_token: PerToken, token_weights: Tensor | None
 ) -> PolicyLoss:
-    """The loss on log-probs that carry a gradient, its objective traced; every unmasked row has been scored."""
+    """The loss on differentiable log-probs of every unmasked row, its objective traced."""
     objective, dtype = arguments.objective, scores.logprobs.dtype
     valid = arguments.targets != arguments.head.ignore_index
     if token_weights is None:

@@ -42,20 +42,14 @@ def driver() -> str:
 def device_line(index: int) -> str:
     """Name, capability, multiprocessors, memory and shared memory of a device."""
     properties = torch.cuda.get_device_properties(index)
-    kind = (
-        getattr(properties, "gcnArchName", "")
-        if torch.version.hip
-        else f"capability {properties.major}.{properties.minor}"
-    )
-    shared = (
-        getattr(properties, "shared_memory_per_block_optin", 0)
-        or getattr(properties, "shared_memory_per_block", 0)
-        or 0
-    )
+    kind = f"capability {properties.major}.{properties.minor}"
+    if torch.version.hip:
+        kind = getattr(properties, "gcnArchName", "")
+    shared = getattr(properties, "shared_memory_per_block_optin", 0)
+    shared = shared or getattr(properties, "shared_memory_per_block", 0)
     return (
         f"{properties.name}, {kind}, {properties.multi_processor_count} multiprocessors, "
-        f"{properties.total_memory / 2**30:.1f} GiB, "
-        f"{shared / 1024:.0f} KiB shared memory a block"
+        f"{properties.total_memory / 2**30:.1f} GiB, {shared / 1024:.0f} KiB shared memory a block"
     )
 
 

@@ -154,6 +154,6 @@ class PolicyLoss(NamedTuple):
     logprobs: Tensor  # [N]
     entropy: Tensor  # [N] nats
     coefficients: Tensor  # [N] d loss_t / d logp_t, before the weight w_t
-    # Scalars on the device, over the active rows: nll, entropy, counts, the numbers of the objective,
+    # Scalars on the device, over the active rows: nll, entropy, counts, what the objective reports,
     # and sparse_* where columns may be left out.
     stats: dict[str, Tensor]

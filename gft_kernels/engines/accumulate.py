@@ -17,7 +17,8 @@ from ..head import Operands
 Index = slice | Tensor
 Wanted = tuple[bool, bool, bool]  # whether gradients of hidden, weight and bias are wanted
 HALVES = (torch.float16, torch.bfloat16)
-# fp16 gradients are held at this multiple of the largest upstream value: above the subnormals, below 65504.
+# fp16 gradients are held at this multiple of the largest upstream value, above the subnormals and
+# below 65504.
 FP16_RANGE = 256.0
 
 

@@ -200,7 +200,7 @@ def score_gradients(operands: Operands, plan: Plan, scores: Scores, upstream: Up
         if upstream.entropy is None:
             grad, factor = chunk.grad, -upstream.logprobs[at] / chunk.total
             rows = Rows(targets, upstream.logprobs[at], chunk.logprobs)
-        else:  # the two coefficients of a row are inside grad, which has either sign; its factor is 1 / s alone
+        else:  # grad holds both coefficients of a row and may have either sign, so the factor is 1 / s
             grad, factor = _with_entropy(chunk, upstream.logprobs[at], upstream.entropy[at]), 1 / chunk.total
             rows = None
         if head.softcap is not None:

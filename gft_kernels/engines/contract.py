@@ -40,7 +40,7 @@ class Scores(NamedTuple):
 
     logprobs: Tensor  # [K]
     entropy: Tensor  # [K]
-    normaliser: Tensor  # [2, K] offset m and log sum exp(z - m), or empty where the engine's backward needs none
+    normaliser: Tensor  # [2, K] offset m and log sum exp(z - m); empty where no backward needs it
 
 
 class Upstream(NamedTuple):

@@ -64,7 +64,8 @@ class SparseGradients(Gradients):
         self.operand = operands.weight  # the weight that the last chunk was added with
         self.tails: list[_Tail] = []
         self.reports: list[ChunkReport] = []
-        self.pause = self.waiting = 0  # how many chunks are not looked at, in all and still, after one that did not pay
+        # Chunks that are not looked at after one that did not pay: in all, and still to come.
+        self.pause = self.waiting = 0
 
     def add(self, chunk: ChunkGradient, weight: Tensor) -> Tensor | None:
         """As `Gradients.add`. The product is returned only where the chunk was added whole."""
@@ -108,7 +109,8 @@ class SparseGradients(Gradients):
         picked = grad.index_select(1, kept.columns)
         sums = picked.to(self.dtype).sum(1)
         dropped = -sums if kept.row_sums is None else kept.row_sums - sums
-        # What is left of a row has the sign opposite to its upstream gradient; a rounding must not turn it.
+        # What is left of a row has the sign opposite to its upstream gradient, and a rounding must
+        # not turn it.
         left = dropped if factor is None else dropped * factor
         left = torch.where(left * -rows.upstream.sign() > 0, left, 0)
         if len(kept.rows) < len(grad):

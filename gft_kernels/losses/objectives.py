@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 LossFunction = Callable[..., Tensor]
-PER_TOKEN = ("advantages", "old_logprobs", "ref_logprobs")  # what an objective may ask for, always in this order
+PER_TOKEN = ("advantages", "old_logprobs", "ref_logprobs")  # what an objective may ask for, in this order
 PerToken = dict[str, Tensor | None]  # by those names, [N] or [K] each; None where the caller gave none
 
 
@@ -63,7 +63,7 @@ class Objective:
     parameters: ClassVar[tuple[str, ...]] = ()  # the fields by name: compiled programs carry them as numbers
     needs: ClassVar[tuple[str, ...]] = ()  # per-token inputs that must be given
     zero_at_zero_advantage: ClassVar[bool] = False  # True: rows with A = 0 may be skipped
-    rowwise: ClassVar[bool] = True  # a row's loss depends on that row alone; a caller's own function is checked for it
+    rowwise: ClassVar[bool] = True  # a row's loss depends on that row alone; a function is checked for it
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         """Losses [K] of (logprobs [K], advantages=, old_logprobs=, ref_logprobs=)."""

@@ -93,21 +93,23 @@ def _refuse_double_backward(engine: Engine) -> None:
 
 class _LogProb(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden, weight, bias, plan: Plan, engine: GradientEngine):  # type: ignore[no-untyped-def]
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, engine: GradientEngine
+    ) -> tuple[Tensor, Tensor]:
         scores = scored(engine, Operands(hidden, weight, bias), plan)
         ctx.plan, ctx.engine = plan, engine
-        ctx.set_materialize_grads(False)  # an entropy that nobody uses costs no look at its gradient
+        ctx.set_materialize_grads(False)  # an entropy that nobody uses then has gradient None, not zeros
         ctx.save_for_backward(hidden, weight, bias, plan.targets, *scores)
         return scores.logprobs, scores.entropy
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor | None) -> Any:
+    def backward(ctx: Any, *upstream: Any) -> Any:
         _refuse_double_backward(ctx.engine)
         hidden, weight, bias, targets, *scores = ctx.saved_tensors
         operands, plan = Operands(hidden, weight, bias), replace(ctx.plan, targets=targets)
         wanted = ctx.needs_input_grad[:3]
         with torch.autocast(hidden.device.type, enabled=False):
-            grads = scored_gradients(ctx.engine, operands, plan, Scores(*scores), upstream, wanted)  # type: ignore[arg-type]
+            grads = scored_gradients(ctx.engine, operands, plan, Scores(*scores), upstream, wanted)
             sparsity = plan.backend.sparsity
             if sparsity is not None and sparsity.on_backward is not None:
                 sparsity.on_backward(named(grads.report()))
@@ -122,9 +124,17 @@ class _PolicyLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden, weight, bias, plan: LossPlan, engine: GradientEngine, grad_enabled: bool):  # type: ignore[no-untyped-def]
-        wanted = tuple(grad_enabled and need for need in ctx.needs_input_grad[:3])
-        found, ctx.grads = engine.loss(Operands(hidden, weight, bias), plan, wanted)  # type: ignore[arg-type]
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        plan: LossPlan,
+        engine: GradientEngine,
+        grad_enabled: bool,
+    ) -> Any:
+        wanted: Any = tuple(grad_enabled and need for need in ctx.needs_input_grad[:3])
+        found, ctx.grads = engine.loss(Operands(hidden, weight, bias), plan, wanted)
         if plan.backend.sparsity is not None:
             found = found._replace(sparsity=ctx.grads.report())
         ctx.plan, ctx.engine = plan, engine

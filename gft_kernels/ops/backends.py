@@ -31,9 +31,7 @@ def _runs_triton(device: torch.device) -> bool:
 
 @torch.compiler.assume_constant_result
 def engine_name(name: str, device: torch.device, dtype: torch.dtype) -> str:
-    """`name` itself, or what "auto" means: Triton on GPUs that run it, for up to 32 bits, else
-    chunked.
-    """
+    """`name`, or what "auto" means: Triton on GPUs that run it, for up to 32 bits, else chunked."""
     if name == "auto":
         return "triton" if dtype != torch.float64 and _runs_triton(device) else "chunked"
     return name

@@ -91,11 +91,11 @@ def _check_inplace(logits: Tensor) -> None:
     owner = logits if logits._base is None else logits._base
     if torch.is_grad_enabled() and (not logits.requires_grad or owner.is_leaf):
         raise ValueError(
-            "inplace=True overwrites the logits with their gradient: they must be computed from something that wants "
-            "it."
+            "inplace=True overwrites the logits with their gradient: they must be computed from something that "
+            "wants one."
         )
     if logits.stride(1) != 1 or (len(logits) > 1 and logits.stride(0) < logits.shape[1]):
         raise ValueError(
-            f"inplace=True needs rows of adjacent columns that do not overlap, got strides {logits.stride()}: use "
-            "inplace=False."
+            "inplace=True needs rows of adjacent columns that do not overlap, "
+            f"got strides {logits.stride()}: use inplace=False."
         )

@@ -51,8 +51,8 @@ CONFIGS: dict[str, dict[int, Config]] = {
     "120": {2: Config(128, 128, 64, 8, 2), 4: Config(64, 64, 32, 4, 3)},
     "gfx942": {2: Config(128, 128, 32, 8, 2), 4: Config(64, 64, 32, 4, 2)},
 }
-# Where a soft cap or the entropy's gradient keeps the logits beside the exponentials, the entries of
-# CONFIGS would spill.
+# For a soft cap or the entropy's gradient, which keep the logits beside the exponentials: the
+# entries of CONFIGS would spill there.
 TWO_TILES: dict[str, dict[int, Config]] = {
     "90": {2: Config(128, 128, 64, 8, 3)},
     "100": {2: Config(128, 128, 64, 8, 3)},
@@ -145,9 +145,7 @@ def accumulator(dtype: torch.dtype) -> tuple[torch.dtype, tl.dtype]:
 
 
 def per_tile(dtype: torch.dtype) -> bool:
-    """Whether every tile needs its own offset, because the range of `dtype` is too short for one a
-    row.
-    """
+    """Whether each tile needs an offset: the range of `dtype` is too short for one a row."""
     return dtype == torch.float16
 
 

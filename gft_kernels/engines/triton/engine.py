@@ -38,7 +38,8 @@ __all__ = ["group_advantages", "logits_loss", "loss", "name", "recorded", "scale
 
 name = "triton"
 recorded = False
-CHUNK_BYTES = 3 << 28  # three chunks at 8192 rows of 131,072 columns in 16 bits: all but dweight stays under 1.1 GiB
+# Three chunks at 8192 rows of 131,072 columns in 16 bits: all but dweight stays under 1.1 GiB.
+CHUNK_BYTES = 3 << 28
 
 if interpreter.ACTIVE:
     interpreter.repair()
@@ -114,21 +115,16 @@ def score(operands: Operands, plan: Plan) -> Scores:
             target_logit = head_target_logit(chunk, targets, head)
             partials = head_forward(chunk, targets, target_logit, None, head, config)
             out[:, at] = torch.stack(finalise(partials, target_logit, hidden.dtype, head)[:4])
-    return Scores(out[0].clone(), out[1].clone(), out[2:].clone())  # no views of one tensor: custom ops may not alias
+    # Clones, because the results of a custom op may not be views of one tensor.
+    return Scores(out[0].clone(), out[1].clone(), out[2:].clone())
 
 
 def score_gradients(operands: Operands, plan: Plan, scores: Scores, upstream: Upstream, wanted: Wanted) -> Gradients:
     """Recompute the chosen rows' tiles and add up the gradients of log p and entropy."""
     operands = _common(operands)
     hidden, weight, _ = operands
-    upstream = Upstream(*(None if g is None else g.to(scores.logprobs.dtype) for g in upstream))  # type: ignore[arg-type]
-    largest = upstream.logprobs.abs()
-    if upstream.entropy is not None:
-        largest = torch.maximum(largest, upstream.entropy.abs())
-    unit = unit_of(hidden.dtype, largest)
+    upstream, unit = _in_units(upstream, hidden.dtype, scores.logprobs.dtype)
     grads = _gradients(operands, plan, wanted, unit)
-    if unit is not None:
-        upstream = Upstream(*(None if g is None else g / unit for g in upstream))  # type: ignore[arg-type]
     head, slope, count = plan.head, plan.head.scale / plan.head.temperature, len(upstream.logprobs)
     config = config_for(hidden.device, hidden.dtype, head, entropy=upstream.entropy is not None)
     size = chunk_rows(len(weight), hidden.dtype, plan.backend)
@@ -146,6 +142,16 @@ def score_gradients(operands: Operands, plan: Plan, scores: Scores, upstream: Up
             head_backward(chunk, targets, found, given, dz, head, config)
             grads.add(ChunkGradient(row_index, chunk.hidden, dz, None, slope, own), weight)
     return grads
+
+
+def _in_units(upstream: Upstream, operand: torch.dtype, dtype: torch.dtype) -> tuple[Upstream, Tensor | None]:
+    """Upstream gradients in `dtype`, as multiples of the unit that the operands' dtype asks for."""
+    logprobs, entropy = upstream.logprobs.to(dtype), None if upstream.entropy is None else upstream.entropy.to(dtype)
+    largest = logprobs.abs() if entropy is None else torch.maximum(logprobs.abs(), entropy.abs())
+    unit = unit_of(operand, largest)
+    if unit is None:
+        return Upstream(logprobs, entropy), None
+    return Upstream(logprobs / unit, None if entropy is None else entropy / unit), unit
 
 
 def loss(operands: Operands, plan: LossPlan, wanted: Wanted) -> tuple[LossRows, Gradients]:

@@ -165,7 +165,8 @@ def finalise_kernel(
         if PER_TILE:
             factor /= tl.load(unit_ptr)
             power = tl.log2(tl.where(factor == 0, 1.0, tl.abs(factor)))
-            room = 15.0 - tl.log2(tl.maximum(rest, 1.0))  # |target| stays under 2^15: a coefficient may be far over 1
+            # |target| stays under 2^15, because a coefficient may be far over 1.
+            room = 15.0 - tl.log2(tl.maximum(rest, 1.0))
             shared = tl.where(power < 0, 0.5 * power, power)  # a small one is shared by both sides
             scale = tl.exp2(tl.floor(tl.minimum(shared, room)))
         target = uncap(-rest, target_logit, SOFTCAP, TEMPERATURE) * scale

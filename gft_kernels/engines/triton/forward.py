@@ -46,7 +46,8 @@ def head_target_logit_kernel(
 ):
     """The logit of a row's target, one program a row."""
     row = tl.program_id(0).to(tl.int64)
-    target = tl.minimum(tl.maximum(tl.load(targets_ptr + row), 0), V - 1)  # an unchecked target must not read elsewhere
+    # An unchecked target must not read outside the weight.
+    target = tl.minimum(tl.maximum(tl.load(targets_ptr + row), 0), V - 1)
     products = tl.zeros((BLOCK_D,), dtype=ACC)
     for start in range(0, D, BLOCK_D):
         depth = start + tl.arange(0, BLOCK_D)
@@ -117,7 +118,8 @@ def head_fwd_kernel(
     tl.store(partials + plane, tl.sum(exps, 1), mask=row < K)
     tl.store(partials + 2 * plane, tl.sum(exps * tl.maximum(shifted, -1e30), 1), mask=row < K)
     if STORE:
-        exps = uncap(exps, tl.maximum(z, -SOFTCAP / TEMPERATURE), SOFTCAP, TEMPERATURE)  # exps is 0 where z is -inf
+        # Where z is -inf, exps is 0, and the bound keeps 0 * inf away.
+        exps = uncap(exps, tl.maximum(z, -SOFTCAP / TEMPERATURE), SOFTCAP, TEMPERATURE)
         stored = exps_ptr + row.to(tl.int64)[:, None] * stride_ek + col[None, :]
         tl.store(stored, exps.to(exps_ptr.dtype.element_ty), mask=(row < K)[:, None] & (col < stride_ek)[None, :])
 
@@ -153,7 +155,7 @@ def head_forward(
     operands: Operands,  # hidden [K, D]
     targets: Tensor,  # [K]
     target_logit: Tensor,  # [K]
-    exps: Tensor | None,  # [K, V], written up to its row stride: the padding lets an odd V store 16 bytes at a time
+    exps: Tensor | None,  # [K, V], written up to its row stride, so that an odd V stores 16 bytes at a time
     head: Head,
     config: Config,
 ) -> Tensor:  # [3, tiles, K]

@@ -14,6 +14,8 @@ Source: arXiv:2604.14258 Eq. 21.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -164,7 +166,7 @@ def logits_loss(
         slots = torch.full_like(slots, -1).index_copy(0, plan.rows, slots[:count])
     found = torch.empty(4, count, dtype=dtype, device=logits.device)
 
-    def launch(arguments: dict, grad: Tensor | None) -> None:
+    def launch(arguments: dict[str, Any], grad: Tensor | None) -> None:
         logits_loss_kernel[(triton.cdiv(rows, block[0]),)](
             logits_ptr=logits,
             grad_ptr=grad,

@@ -1,11 +1,11 @@
-"""Layers and sizes: an upward import, a file too long or a public name without a docstring fails
-here.
-"""
+"""Layers, sizes and docstrings: what the architecture page promises, held by tests."""
 
 from __future__ import annotations
 
 import ast
 import importlib
+import io
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import gft_kernels
 
 ROOT = Path(__file__).parents[1]
 FILE_LINES, FUNCTION_LINES, PARAMETERS = 300, 60, 10
+PROSE, SKIPS = 100, 20  # columns of docstrings and comments, and `fmt: skip`s in the tree; ruff holds lines to 120
 KERNEL_LINES, KERNEL_PARAMETERS = 100, 40  # a kernel takes one pointer a tensor, and its constants one by one
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -70,8 +71,9 @@ def imported(path: Path, nodes: Iterator[ast.AST]) -> Iterator[str]:
 
 
 def part_of(name: str) -> str:
-    """The file of a room, or the file or folder at the top, that a dotted name of gft_kernels
-    belongs to.
+    """The part of gft_kernels that a dotted name belongs to, as FLOORS names it.
+
+    In a room it is a file or folder, elsewhere the file or folder at the top.
     """
     parts = name.split(".")[1:]
     return "/".join(parts[: 2 if parts[0] in ROOMS else 1])
@@ -101,7 +103,7 @@ def test_gft_kernels_stands_alone(path):
 
 
 def test_imports_are_seen_by_the_layer_check():
-    # The checks above rest on this: both forms of import are resolved, and those inside functions
+    # The checks above rest on this. Both forms of import are resolved, and those inside functions
     # are told apart.
     path = ROOT / "gft_kernels" / "head.py"
     tree = ast.parse("from .ops.plan import x\nfrom .engines import chunked\nimport trl\ndef f():\n    import verl\n")
@@ -152,9 +154,65 @@ def test_public_functions_take_ten_parameters_at_most(path):
 
 @pytest.mark.parametrize("name", gft_kernels.__all__)
 def test_public_names_have_a_docstring(name):
-    # Read from the source: dataclasses and NamedTuples make up a docstring of their own when none
-    # is written.
+    # Read from the source, because dataclasses and NamedTuples make up a docstring where none is
+    # written.
     thing = getattr(gft_kernels, name)
     tree = ast.parse(Path(importlib.import_module(thing.__module__).__file__).read_text())
     (node,) = (n for n in tree.body if isinstance(n, (*FUNCTIONS, ast.ClassDef)) and n.name == thing.__name__)
     assert ast.get_docstring(node)
+
+
+def is_prose(line: str) -> bool:
+    """Words, not a formula or a table (two spaces in a row) nor an address."""
+    return "  " not in line.strip() and "://" not in line
+
+
+def docstring_prose(node: ast.AST, lines: list[str]) -> Iterator[int]:
+    """Line numbers of a docstring's prose; the block after "::" is code."""
+    text = node.body[0]
+    code_under = None  # the indentation of the line that opened a block of code
+    for number in range(text.lineno, text.end_lineno + 1):
+        line = lines[number - 1]
+        indentation = len(line) - len(line.lstrip())
+        if line.strip() and code_under is not None and indentation <= code_under:
+            code_under = None
+        if code_under is None:
+            yield number
+            if line.rstrip().endswith("::"):
+                code_under = indentation
+
+
+def prose(text: str) -> Iterator[tuple[int, str]]:
+    """(line number, line) of docstrings and of comments that have a line of their own."""
+    lines = text.splitlines()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (*FUNCTIONS, ast.ClassDef, ast.Module)) and ast.get_docstring(node) is not None:
+            yield from ((number, lines[number - 1]) for number in docstring_prose(node, lines))
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT and token.line.lstrip().startswith("#"):
+            yield token.start[0], token.line.rstrip()
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+def test_prose_wraps_at_100_columns(path):
+    long = [f"{number}: {line}" for number, line in prose(path.read_text()) if len(line) > PROSE and is_prose(line)]
+    assert not long, "\n".join(long)
+
+
+def test_prose_is_seen_by_the_column_check():
+    comment, code, wide = (f"{start} " + "word " * 21 for start in ("#", "    x =", '"""'))
+    text = f'{wide}\n\nEquivalent to::\n\n{code}\n\n"""\n{comment}\ny = 1  {comment}\nz = """\n{wide[3:]}"""\n'
+    assert [number for number, line in prose(text) if len(line) > PROSE and is_prose(line)] == [1, 8]
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=name_of)
+def test_docstrings_begin_with_one_line(path):
+    tree = ast.parse(path.read_text())
+    nodes = [node for node in ast.walk(tree) if isinstance(node, (*FUNCTIONS, ast.ClassDef, ast.Module))]
+    texts = [text for node in nodes if (text := ast.get_docstring(node))]
+    assert not [text for text in texts if text.partition("\n")[2].partition("\n")[0].strip()]
+
+
+def test_formatting_is_almost_never_skipped():
+    skipped = {name_of(path): count for path in SOURCES if (count := path.read_text().count("# fmt: " + "skip"))}
+    assert sum(skipped.values()) <= SKIPS, skipped

@@ -1,4 +1,4 @@
-"""A call is short to read: how many files a fused loss passes through, and how often it changes between them."""
+"""A call is short to read: how many files a fused loss passes through, and how often it changes."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Column-sparse gradients: what is kept, what stands for the rest, and a bound that holds on every
-example.
-"""
+"""Column-sparse gradients: what is kept, what stands for the rest, and a bound that holds."""
 
 from __future__ import annotations
 
@@ -9,61 +7,13 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gft_kernels import Sparse, gft, grpo, linear_policy_loss, sft
+from gft_kernels import Sparse, gft, grpo, sft
 from gft_kernels.engines.accumulate import ChunkGradient, Rows
 from gft_kernels.engines.columns import choose, filled_up, look
 
-from ..helpers.problems import settings_of
+from ..helpers.sparse import BACKENDS, gradients, logit_gradients, peaked
 
 ROUNDING = 1e-12
-BACKENDS = ("chunked", "triton")
-
-
-def peaked(n: int, d: int, v: int, seed: int = 0, sharpness: float = 6.0, dtype: torch.dtype = torch.float64):
-    """(hidden, weight, targets, advantages): few columns are likely, a few rows hardly count, some
-    advantages are negative.
-    """
-    g = torch.Generator().manual_seed(seed)
-    weight = torch.randn(v, d, generator=g) * d**-0.5
-    hidden = sharpness * torch.randn(n, d, generator=g)
-    targets = (hidden @ weight.T).softmax(1).multinomial(1, generator=g).squeeze(1)
-    advantages = torch.randn(n, generator=g) * 10 ** (
-        -6 * torch.rand(n, generator=g) * (torch.rand(n, generator=g) < 0.3)
-    )
-    return (
-        hidden.to(dtype),
-        weight.to(dtype),
-        targets,
-        advantages.to(torch.float64 if dtype == torch.float64 else torch.float32),
-    )
-
-
-def gradients(problem, sparsity: Sparse | None = None, backend: str = "chunked", objective=None, **options):
-    """(dhidden, dweight, stats) of a loss that sums over rows."""
-    hidden, weight, targets, advantages = problem
-    hidden, weight = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
-    out = linear_policy_loss(
-        hidden,
-        weight,
-        targets,
-        advantages,
-        objective=objective or gft(0.7),
-        token_weights=torch.ones_like(advantages),
-        **settings_of(backend, sparsity=sparsity, **options),
-    )
-    out.loss.backward()
-    return hidden.grad, weight.grad, out.stats
-
-
-def logit_gradients(problem, sparsity: Sparse | None = None, **options):
-    """dz [N, V]: with the identity for a head, dhidden is the logits' gradient."""
-    hidden, weight, targets, advantages = problem
-    logits = hidden @ weight.T
-    dz, _, stats = gradients(
-        (logits, torch.eye(len(weight), dtype=logits.dtype), targets, advantages), sparsity, **options
-    )
-    return dz, stats
-
 
 SPARSE = st.builds(
     Sparse,
@@ -209,9 +159,8 @@ def test_both_gradients_and_the_bias_are_products_of_one_logit_gradient(backend)
 
 def test_tail_is_nearer_than_leaving_it_out_and_than_the_mean_of_the_head():
     hidden, weight, targets, advantages = peaked(128, 16, 1000, sharpness=9.0)
-    weight = (
-        weight + 2 * torch.randn(16, generator=torch.Generator().manual_seed(1)).double()
-    )  # heads have a common direction
+    common = torch.randn(16, generator=torch.Generator().manual_seed(1)).double()
+    weight = weight + 2 * common  # real heads have a common direction
     problem = (hidden, weight, targets, advantages)
     exact = gradients(problem)[0]
     with_tail, without = (gradients(problem, Sparse(eps=2.0**-8, tail=tail))[0] for tail in (True, False))

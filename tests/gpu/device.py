@@ -1,5 +1,6 @@
-"""Where the gpu tests run, and their problems: the device at full size, or with
-GFT_KERNELS_DRY_RUN=1 the interpreter at tiny sizes.
+"""Where the gpu tests run, and their problems.
+
+They run on the device at full size, or with GFT_KERNELS_DRY_RUN=1 in the interpreter at tiny sizes.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ T = TypeVar("T")
 
 DRY = os.environ.get("GFT_KERNELS_DRY_RUN") == "1"
 if DRY:
-    os.environ["TRITON_INTERPRET"] = "1"  # before gft_kernels.triton is imported
+    os.environ["TRITON_INTERPRET"] = "1"  # before the Triton engine is imported
 DEVICE = "cpu" if DRY else "cuda"
 MARKS = [pytest.mark.gpu, pytest.mark.skipif(not (DRY or torch.cuda.is_available()), reason="no CUDA or ROCm device")]
 
-# RMS of a gradient's error over RMS of the gradient. 16 bits: three roundings (dz, the scaled
-# hidden state, the result), 2.9e-3 in bf16 on average; where few rows carry the norm they do not
-# average, and FEW is allowed on top. TF32 would be far over fp32's.
+# RMS of a gradient's error over RMS of the gradient. 16 bits allow three roundings (dz, the scaled
+# hidden state, the result), 2.9e-3 in bf16 on average. Where few rows carry the norm they do not
+# average, and FEW is allowed on top. fp32 does not allow TF32.
 LIMIT = {torch.float64: 1e-10, torch.float32: 2e-6, torch.float16: 4e-4, torch.bfloat16: 3e-3}
 FEW = {torch.bfloat16: 5e-4, torch.float16: 6e-5}
 LOGPROB_LIMIT = 5e-4  # nats
@@ -104,8 +105,9 @@ def relative(found: Tensor, expected: Tensor) -> float:
 
 
 def assert_gradients(found: Problem, expected: Problem, names: tuple[str, ...] = ("hidden", "weight")) -> None:
-    """Gradients of the leaves within the limit of their dtype; fp16's one rounding below its normal
-    range comes on top.
+    """Gradients of the leaves within the limit of their dtype.
+
+    fp16's one rounding below its normal range comes on top.
     """
     for name in names:
         got, want = getattr(found, name).grad, getattr(expected, name).grad.double()

@@ -16,8 +16,9 @@ BF16 = torch.bfloat16
 
 
 def random_head(rows: int, size: int, vocabulary: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """hidden, weight (made in place, in bf16), targets of which the last are the last columns,
-    advantages.
+    """hidden, weight (made in place, in bf16), targets and advantages.
+
+    The last targets are the last columns.
     """
     g = torch.Generator(DEVICE).manual_seed(0)
     hidden = torch.randn(rows, size, generator=g, device=DEVICE, dtype=BF16)
@@ -28,7 +29,10 @@ def random_head(rows: int, size: int, vocabulary: int) -> tuple[Tensor, Tensor, 
 
 
 def exact(hidden: Tensor, weight: Tensor, targets: Tensor, advantages: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-probs [n] and dz [n, V] of reinforce with weights 1, in fp64, the weight taken in slices."""
+    """Log-probs [n] and dz [n, V] of reinforce with weights 1, in fp64.
+
+    The weight is taken in slices.
+    """
     with torch.no_grad():
         logits = torch.cat([hidden.double() @ part.double().T for part in weight.split(16384)], 1)
         log_p = logits.log_softmax(-1)

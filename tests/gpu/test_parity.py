@@ -33,8 +33,9 @@ def assert_loss(
     run: dict | None = None,
     **options,
 ):
-    """Loss, log-probs, entropy and gradients of `linear_policy_loss`; `head` for both sides, `run`
-    for the kernels alone.
+    """Loss, log-probs, entropy and gradients of `linear_policy_loss`.
+
+    `head` is for both sides, `run` for the kernels alone.
     """
     sides = []
     for side, name, extra in ((problem, backend, run or {}), (problem.double(), "eager", {})):
@@ -64,8 +65,9 @@ def assert_loss(
 
 
 def assert_logprob(problem: Problem, head: dict | None = None, **run):
-    """Log-probs, entropy and the gradients of an upstream gradient that is random, negative and for
-    a third of the rows 0.
+    """Log-probs, entropy and gradients of `linear_logprob`.
+
+    The upstream gradient is random, of either sign, and 0 for a third of the rows.
     """
     sides = []
     for side, backend, extra in ((problem, "triton", run), (problem.double(), "eager", {})):

@@ -1,6 +1,4 @@
-"""What must hold exactly, or whatever the numbers: bits, masks, confident rows, who else is in the
-batch.
-"""
+"""What must hold exactly, or whatever the numbers: bits, masks, confident rows, strangers' rows."""
 
 from __future__ import annotations
 
@@ -123,7 +121,8 @@ def test_confident_rows_keep_the_digits_of_one_minus_p(dtype):
     vocabulary, rows = sized(32001, 97), len(p)
     at = torch.arange(rows, device=DEVICE)
     weight = torch.zeros(vocabulary, 64, dtype=dtype, device=DEVICE)
-    weight[at * 7, at] = (p / (1 - p) * (vocabulary - 1)).log().to(dtype)  # the only logit of row i that is not 0
+    # Every other logit of a row is 0.
+    weight[at * 7, at] = (p / (1 - p) * (vocabulary - 1)).log().to(dtype)
     hidden = torch.eye(rows, 64, dtype=dtype, device=DEVICE).requires_grad_()
     logits = weight[at * 7, at].double()
     rest = (vocabulary - 1) / ((vocabulary - 1) + logits.exp())  # 1 - p of the quantised logits
@@ -183,6 +182,5 @@ def test_fp16_gradients_survive_loss_scaling():
     for name in ("hidden", "weight"):
         want = getattr(exact, name).grad
         assert relative(getattr(scaled, name).grad, want) <= LIMIT[torch.float16]
-        assert (
-            relative(512 * getattr(plain, name).grad.double(), want) <= 0.05
-        )  # below fp16's normal range without scaling
+        # Without scaling the gradients are below fp16's normal range.
+        assert relative(512 * getattr(plain, name).grad.double(), want) <= 0.05

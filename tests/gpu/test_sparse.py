@@ -1,6 +1,4 @@
-"""Column-sparse gradients on a device: within their bound of fp64, the same bits twice, exact where
-softmaxes are flat.
-"""
+"""Column-sparse gradients on a device: their bound, the same bits twice, exact where flat."""
 
 from __future__ import annotations
 

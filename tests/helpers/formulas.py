@@ -1,5 +1,6 @@
-"""Every objective beside its formula (lp, A, old, ref) -> loss, written from the method's table;
-detached where it says so.
+"""Every objective beside its formula (lp, A, old, ref) -> loss, written from the method's table.
+
+The formulas are detached where the table says so.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Random problems for the head's ops, and their answers on full [N, V] logits in fp64, written
-without the package.
+"""Random problems for the head's ops, and their answers on full [N, V] logits in fp64.
+
+The answers are written without the package.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ class Result(NamedTuple):
 def make_problem(
     n: int, d: int, v: int, *, seed: int = 0, dtype: torch.dtype = torch.float64, masked: float = 0.3
 ) -> Problem:
-    """A third of the targets uniform (p near 0), a third drawn from the policy, a third with
-    confident p in about .5 to .999.
+    """A third of the targets are uniform, a third drawn from the policy, a third confident.
+
+    Uniform targets have p near 0, confident ones p in about .5 to .999.
     """
     g = torch.Generator().manual_seed(seed)
     hidden, weight = torch.randn(n, d, generator=g), torch.randn(v, d, generator=g) / d**0.5
@@ -99,14 +101,26 @@ def naive_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor, **transforms
     return logprobs * valid, entropy * valid
 
 
+def away_from_tau(problem: Problem, tau: float, margin: float, **transforms) -> Problem:
+    """Rows whose p is within `margin` of tau, relatively, lose their advantage.
+
+    There a rounding alone may decide their C either way.
+    """
+    hidden, weight, bias = (x.double() for x in problem[:3])
+    logprobs, _ = naive_logprobs(hidden, weight, problem.targets, bias=bias, **transforms)
+    near = (logprobs.exp() - tau).abs() <= margin * tau
+    return problem._replace(advantages=problem.advantages.masked_fill(near, 0))
+
+
 def token_mean(targets: Tensor) -> Tensor:
     valid = targets != -100
     return valid.double() / valid.sum().clamp(min=1)
 
 
 def naive_weights(reduction: str, mask: Tensor, sequence_ids: Tensor, max_length: int = 40) -> Tensor:
-    """The reduction's weights in fp64, one token at a time; every sequence with an unmasked token
-    counts.
+    """The reduction's weights in fp64, one token at a time.
+
+    Every sequence with an unmasked token counts.
     """
     ids, live = sequence_ids.tolist(), mask.tolist()
     lengths = {i: sum(m for m, j in zip(live, ids, strict=True) if i == j) for i in ids}
@@ -122,21 +136,18 @@ def naive_weights(reduction: str, mask: Tensor, sequence_ids: Tensor, max_length
 
 
 def naive(problem: Problem, formula: Formula, weights: Tensor | None = None, **transforms) -> Result:
-    """Loss and gradients by autograd through the logits, in fp64 of the problem's own (quantised)
-    numbers.
-    """
+    """Loss and gradients by autograd through the logits, in fp64 of the quantised numbers."""
     hidden, weight, bias = (x.detach().double().requires_grad_() for x in problem[:3])
     logprobs, _ = naive_logprobs(hidden, weight, problem.targets, bias=bias, **transforms)
     scalars = (x.double() for x in (problem.advantages, problem.old_logprobs, problem.ref_logprobs))
     losses = formula(logprobs, *scalars)
-    loss = ((token_mean(problem.targets) if weights is None else weights.double()) * losses)[
-        problem.targets != -100
-    ].sum()
+    weights = token_mean(problem.targets) if weights is None else weights.double()
+    loss = (weights * losses)[problem.targets != -100].sum()
     loss.backward()
     return Result(loss.detach(), logprobs.detach(), hidden.grad, weight.grad, bias.grad)
 
 
-RUN_OPTIONS = ("chunk_rows", "skip_rows", "validate", "sparsity")  # of Backend; a compiled program cannot ask for them
+RUN_OPTIONS = ("chunk_rows", "skip_rows", "validate", "sparsity")  # fields of Backend; the others are Head's
 
 
 def settings_of(backend: str, bias: Tensor | None = None, **options: Any) -> dict[str, Any]:
@@ -154,8 +165,9 @@ def fused(
     around_forward: AbstractContextManager | None = None,
     **kwargs,
 ) -> Result:
-    """`linear_policy_loss` on fresh leaves; weights default to a token mean in fp64, every unmasked
-    row is scored.
+    """`linear_policy_loss` on fresh leaves, with every unmasked row scored.
+
+    The weights default to a token mean in fp64.
     """
     hidden, weight, bias = (x.detach().clone().requires_grad_() for x in problem[:3])
     settings = settings_of(backend, bias, chunk_rows=chunk_rows, skip_rows=False, **(transforms or {}))
@@ -176,13 +188,12 @@ def rounding(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def assert_accurate(got: Tensor, want: Tensor, dtype: torch.dtype | None = None) -> None:
-    """RMS error within the limit of `dtype`, got's own if None; below a dtype's normal range only
-    its one rounding is allowed on top.
+    """RMS error within the limit of `dtype`, which is got's own if None.
+
+    In fp16 the one rounding below its normal range is allowed on top.
     """
-    error, limit = (
-        rms(got.double() - want),
-        RMS_LIMIT[dtype or got.dtype] * rms(want) + rms(rounding(want, got.dtype)) * (got.dtype == torch.float16),
-    )
+    floor = rms(rounding(want, got.dtype)) if got.dtype == torch.float16 else 0.0
+    error, limit = rms(got.double() - want), RMS_LIMIT[dtype or got.dtype] * rms(want) + floor
     assert error <= limit, f"RMS error {error:.3g} over {limit:.3g} in {got.dtype}"
 
 

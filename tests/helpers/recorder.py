@@ -8,9 +8,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class Recorder(TorchDispatchMode):
-    """Collects the shape of every tensor with memory of its own, and the shapes of every matrix
-    product.
-    """
+    """Collects the shape of every tensor with memory of its own, and of every matrix product."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Group advantages against the definition, computed with the statistics module a group at a time."""
+"""Group advantages against the definition, by the statistics module, a group at a time."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def test_group_advantages_defaults_are_group_reward_and_1e_6():
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 def test_group_advantages_equal_rewards_are_exactly_zero(dtype, scale):
-    # The mean of eight 0.35s is not 0.35 in fp32 and their std is 3e-8: the formula alone gives
-    # thousands.
+    # In fp32 the mean of eight 0.35s is not 0.35 and their std is 3e-8, so that the formula alone
+    # gives thousands.
     rewards = torch.cat([torch.full((8,), 0.35), torch.tensor([0.0, 1.0])]).to(dtype)
     ids = torch.tensor([5] * 8 + [1] * 2)
     got = group_advantages(rewards, ids, scale=scale)

@@ -17,9 +17,7 @@ def evaluate(objective, **per_token):
 @pytest.mark.parametrize("objective", [grpo(), grpo(dual_clip=3.0), cispo()], ids=repr)
 @pytest.mark.parametrize("sign", [1.0, -1.0, 0.0])
 def test_ratio_objectives_stay_finite_when_the_ratio_overflows(objective, sign):
-    """p / p_old of e^119 and more is infinite in fp32; the clipped side has gradient 0, not 0 *
-    inf.
-    """
+    """p / p_old of e^119 is infinite in fp32, and the clipped side must have gradient 0."""
     losses, coefficients = evaluate(objective, advantages=torch.full((5,), sign), old_logprobs=torch.full((5,), -320.0))
     assert not coefficients.isnan().any()
     assert not losses[:4].isnan().any()
@@ -27,13 +25,13 @@ def test_ratio_objectives_stay_finite_when_the_ratio_overflows(objective, sign):
         assert (coefficients[:4] == 0).all()
 
 
-def test_kl_stays_finite_far_from_the_reference():
+def test_kl_stays_finite_far_from_the_reference_policy():
     losses, coefficients = evaluate(kl(0.5), ref_logprobs=torch.zeros(5))
     assert losses.isfinite().all()
     assert coefficients.isfinite().all()
     torch.testing.assert_close(losses[1], 0.5 * (torch.tensor(30.0).exp() - 31))
     assert losses[3] > losses[1]
-    assert (coefficients[1:4] < -1e12).all()  # however far, back towards the reference
+    assert (coefficients[1:4] < -1e12).all()  # however far, back towards the reference policy
 
 
 def test_sum_of_a_function_and_an_objective_in_either_order():

@@ -9,9 +9,9 @@ import torch
 
 from gft_kernels import Backend, LinearPolicyLoss, gft, linear_policy_loss, token_weights
 
+from ..helpers.cases import REDUCTIONS
 from ..helpers.formulas import OBJECTIVES
 from ..helpers.problems import make_problem, naive, naive_weights
-from ..ops.test_parity import REDUCTIONS
 
 # Lengths 1, 4, 11, 3, 20, 12; sequence 3 is masked whole and counts as a sequence.
 SEQUENCE_IDS = torch.tensor([4, 0, 9, 3, 5, 1]).repeat_interleave(torch.tensor([1, 4, 11, 3, 20, 12]))
@@ -23,9 +23,8 @@ CUTS = (0, 5, 19, 51)  # three micro-batches of whole sequences
 def test_token_weights_follow_the_table(reduction):
     got = token_weights(reduction, MASK, SEQUENCE_IDS, max_length=40)
     assert got.dtype == torch.float32
-    torch.testing.assert_close(
-        got.double(), naive_weights(reduction, MASK, SEQUENCE_IDS), rtol=1.5e-7, atol=0
-    )  # two fp32 roundings
+    want = naive_weights(reduction, MASK, SEQUENCE_IDS)
+    torch.testing.assert_close(got.double(), want, rtol=1.5e-7, atol=0)  # two fp32 roundings
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -58,9 +57,8 @@ def test_linear_policy_loss_micro_batches_add_up_to_the_batch(reduction):
     problem = problem._replace(targets=targets, bias=torch.zeros(37).double())
     want = naive(problem, OBJECTIVES["gft"][1], naive_weights(reduction, MASK, SEQUENCE_IDS))
     hidden, weight = (x.clone().requires_grad_() for x in problem[:2])
-    module = LinearPolicyLoss(
-        gft(0.7), reduction=reduction, max_length=40, backend=Backend(chunk_rows=4)
-    )  # the last chunks are ragged
+    run = Backend(chunk_rows=4)  # the last chunks are ragged
+    module = LinearPolicyLoss(gft(0.7), reduction=reduction, max_length=40, backend=run)
     total = 0.0
     for start, stop in pairwise(CUTS):
         part = slice(start, stop)
@@ -83,9 +81,8 @@ def test_linear_policy_loss_micro_batches_add_up_to_the_batch(reduction):
 def test_linear_policy_loss_default_is_the_mean_of_the_unmasked_tokens():
     problem = make_problem(51, 11, 37)
     default = linear_policy_loss(*problem[:2], problem.targets, problem.advantages, backend=Backend(chunk_rows=4)).loss
-    want = naive(
-        problem._replace(bias=torch.zeros(37).double()), OBJECTIVES["gft"][1]
-    ).loss  # rows without advantage count
+    # Rows without advantage count in the mean.
+    want = naive(problem._replace(bias=torch.zeros(37).double()), OBJECTIVES["gft"][1]).loss
     torch.testing.assert_close(default, want, rtol=2e-7, atol=0)
 
 

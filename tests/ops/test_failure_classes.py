@@ -9,9 +9,9 @@ import torch
 
 from gft_kernels import Backend, Head, cispo, dft, gft, grpo, kl, linear_logprob, linear_policy_loss, reinforce, sft
 
+from ..helpers.cases import BACKENDS, TRANSFORMS, inputs_of
 from ..helpers.formulas import OBJECTIVES
 from ..helpers.problems import RMS_LIMIT, fused, make_problem, naive, naive_logprobs, rms, settings_of
-from .test_parity import BACKENDS, TRANSFORMS, inputs_of
 
 PROBLEM = make_problem(50, 11, 37)
 
@@ -187,7 +187,7 @@ UPSTREAM = {
 @pytest.mark.parametrize("upstream", UPSTREAM.values(), ids=UPSTREAM)
 def test_linear_logprob_takes_any_upstream_gradient(upstream, output, backend):
     grad_output = upstream(150)
-    problem = make_problem(150, 5, 120)  # V above 100: a masked target -100 would be a legal index from the end
+    problem = make_problem(150, 5, 120)  # V is above 100, where -100 would be a legal index from the end
     ours, theirs = ([x.clone().requires_grad_() for x in problem[:3]] for _ in range(2))
     got = linear_logprob(*ours[:2], problem.targets, **settings_of(backend, ours[2], chunk_rows=40))[output]
     want = naive_logprobs(*theirs[:2], problem.targets, bias=theirs[2])[output]

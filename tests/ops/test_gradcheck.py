@@ -16,9 +16,9 @@ from torch.autograd import gradcheck
 
 from gft_kernels import linear_logprob, linear_policy_loss, reinforce
 
+from ..helpers.cases import BACKENDS, TRANSFORMS, inputs_of
 from ..helpers.formulas import COEFFICIENTS, OBJECTIVES
 from ..helpers.problems import fused, make_problem, naive_logprobs, settings_of
-from .test_parity import BACKENDS, TRANSFORMS, inputs_of
 
 DETACHED = ("gft", "gft-launcher", "dft", "cispo", "chord")
 SMALL = make_problem(7, 4, 5, seed=1)  # two rows a chunk: four chunks, the last of one row

@@ -15,6 +15,7 @@ from ..helpers.formulas import gft_loss
 from ..helpers.problems import (
     RMS_LIMIT,
     Problem,
+    away_from_tau,
     make_problem,
     naive,
     naive_logprobs,
@@ -68,18 +69,6 @@ def leaves_of(case: Draw) -> list[torch.Tensor]:
     return [x.detach().requires_grad_() for x in (*shaped, case.problem.bias.clone())]
 
 
-def without_flips(case: Draw) -> Problem:
-    """Rows whose p is within 1e-4 of tau lose their advantage: rounding may decide their C either
-    way.
-    """
-    problem = case.problem
-    lp, _ = naive_logprobs(
-        *(x.double() for x in problem[:2]), problem.targets, bias=problem.bias.double(), **transforms_of(case)
-    )
-    near = (lp.exp() - case.tau).abs() <= 1e-4 * case.tau
-    return problem._replace(advantages=problem.advantages.masked_fill(near, 0))
-
-
 def ran(case: Draw, problem: Problem, weights: Tensor, backend: str):
     """(result, hidden, weight, bias) of the loss, gradients in the leaves."""
     hidden, weight, bias = leaves_of(case)
@@ -97,26 +86,22 @@ def ran(case: Draw, problem: Problem, weights: Tensor, backend: str):
 
 
 def check(case: Draw) -> None:
-    problem = without_flips(case)
+    problem = away_from_tau(case.problem, case.tau, 1e-4, **transforms_of(case))
     weights = token_mean(problem.targets)
     want = naive(problem, lambda lp, a, old, ref: gft_loss(lp, a, case.tau), weights, **transforms_of(case))
     out, hidden, weight, bias = ran(case, problem, weights, "chunked")
     eager = ran(case, problem, weights, "eager")[1:]
     dtype = hidden.dtype
-    size = rms(
-        torch.cat([want.hidden.flatten(), want.weight.flatten(), want.bias])
-    )  # a gradient may cancel to nothing on its own
-    for x, same_by_eager, exact in zip(
-        (hidden, weight, bias), eager, (want.hidden, want.weight, want.bias), strict=True
-    ):
-        got = x.grad
-        floor = rms(rounding(exact, dtype)) if exact.numel() else 0.0
-        error = rms(got.double() - exact) if exact.numel() else 0.0
-        own = rms(exact) if exact.numel() else 0.0  # nor is a lone large entry averaged
-        lost_by_eager = (
-            rms(same_by_eager.grad.double() - exact) if exact.numel() else 0.0
-        )  # a low temperature costs every head digits
-        assert error <= max(RMS_LIMIT[dtype] * max(size, own), lost_by_eager) + floor
+    # Relative to all gradients together, because one may cancel to nothing on its own, and to its
+    # own size, because a lone large entry is not averaged.
+    size = rms(torch.cat([want.hidden.flatten(), want.weight.flatten(), want.bias]))
+    for x, by_eager, exact in zip((hidden, weight, bias), eager, (want.hidden, want.weight, want.bias), strict=True):
+        if not exact.numel():
+            continue
+        error, lost_by_eager = (rms(leaf.grad.double() - exact) for leaf in (x, by_eager))
+        # A low temperature costs every head digits, eager too.
+        limit = max(RMS_LIMIT[dtype] * max(size, rms(exact)), lost_by_eager)
+        assert error <= limit + rms(rounding(exact, dtype))
     scored = ~out.logprobs.isnan()
     precision = 1e-11 if dtype == torch.float64 else 2e-5
     assert case.settings["skip_rows"] or scored.all()

@@ -9,8 +9,8 @@ import torch
 
 from gft_kernels import Backend, dft, gft, grpo, linear_policy_loss, reinforce, sft
 
+from ..helpers.cases import BACKENDS
 from ..helpers.problems import Result, assert_equal_results, fused, make_problem
-from .test_parity import BACKENDS
 
 PROBLEM = make_problem(50, 11, 37)
 ONES = torch.ones(50).double()
@@ -113,16 +113,15 @@ def test_linear_policy_loss_logit_gradients_sum_to_zero(transforms, backend):
         one = problem._replace(
             **{name: getattr(problem, name)[row : row + 1] for name in ("hidden", "targets", "advantages")}
         )
-        dlogits = fused(
-            one, objective=sft(), transforms=transforms, backend=backend
-        ).bias.double()  # of a single row: the bias gradient
+        # The logit gradient of a single row is the bias gradient.
+        dlogits = fused(one, objective=sft(), transforms=transforms, backend=backend).bias.double()
         assert dlogits.abs().sum() > 1e-3
         assert dlogits.sum().abs() <= 1e-7 * dlogits.abs().sum()
 
 
 def test_linear_policy_loss_common_offset_leaves_no_bit_changed():
-    # Multiples of 1/4 make every logit a multiple of 1/16: exact in fp32, with or without 8192 on
-    # top.
+    # Multiples of 1/4 make every logit a multiple of 1/16. That is exact in fp32, with or without
+    # 8192 on top.
     problem = make_problem(50, 4, 37, dtype=torch.float32)
     quarter = problem._replace(
         **{name: (getattr(problem, name) * 4).round() / 4 for name in ("hidden", "weight", "bias")}

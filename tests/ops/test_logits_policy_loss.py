@@ -1,4 +1,4 @@
-"""`logits_policy_loss`: the losses of `linear_policy_loss` from logits that exist, in place or not."""
+"""`logits_policy_loss`: the fused losses from logits that exist, in place or not."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import torch
 
 from gft_kernels import Backend, GroupRewards, Head, dft, gft, grpo, kl, logits_policy_loss, reinforce, sft
 
+from ..helpers.cases import BACKENDS
 from ..helpers.problems import RMS_LIMIT, assert_accurate, make_problem, naive_logprobs, rms, settings_of, token_mean
-from .test_parity import BACKENDS
 
 FUSED = [name for name in BACKENDS if name != "eager"]
 # 50 rows over three chunks of 16 and a ragged one; 300 columns are blocks of 64 and a ragged one.
@@ -28,8 +28,9 @@ def logits_of(problem=PROBLEM, dtype=torch.float64):
 
 
 def run(logits, objective, problem=PROBLEM, *, inplace=False, head=None, backend="auto", **options):
-    """(result, gradient of the raw logits); the logits that the op sees are computed from a leaf,
-    as a model's are.
+    """(result, gradient of the raw logits).
+
+    The logits that the op sees are computed from a leaf, as a model's are.
     """
     leaf = logits.clone().requires_grad_()
     seen = leaf * 1
@@ -81,8 +82,8 @@ def test_logits_policy_loss_gradient_is_rounded_once(dtype, backend):
 
 
 def test_logits_policy_loss_fp16_gradients_survive_small_weights_under_a_loss_scale():
-    # 1e-6 a token is below fp16's range; the loss scale brings it back, so it must not be rounded
-    # before.
+    # 1e-6 a token is below fp16's range. The loss scale brings it back, so it must not be rounded
+    # before that.
     logits, weights = logits_of(dtype=torch.float16), token_mean(PROBLEM.targets) * 1e-5
     leaf = logits.double().requires_grad_()
     options = {"objective": reinforce(), "token_weights": weights}

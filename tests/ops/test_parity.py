@@ -1,5 +1,6 @@
-"""Every backend against the naive fp64 answer: objectives, reductions, transforms, dtypes, strides,
-what needs a gradient.
+"""Every backend against the naive fp64 answer.
+
+Objectives, reductions, transforms, dtypes, strides, what needs a gradient.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ import torch
 
 from gft_kernels import Backend, GroupRewards, Head, LinearPolicyLoss, gft, kl, linear_logprob, linear_policy_loss, sft
 
+from ..helpers.cases import BACKENDS, REDUCTIONS, TRANSFORMS, inputs_of
 from ..helpers.formulas import COEFFICIENTS, OBJECTIVES
 from ..helpers.problems import (
-    Problem,
     assert_accurate,
     assert_equal_results,
     fused,
@@ -22,16 +23,7 @@ from ..helpers.problems import (
     settings_of,
 )
 
-BACKENDS = ("eager", "chunked", "triton")
-TRANSFORMS = {
-    "plain": {},
-    "cool": {"temperature": 0.6},
-    "granite": {"scale": 0.125, "temperature": 1.3},
-    "gemma": {"softcap": 3.0},  # low enough to bend most logits
-    "all": {"scale": 1.5, "softcap": 4.0, "temperature": 0.8},
-}
-REDUCTIONS = ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm", "sum")
-# Every objective once, plain; then every transform and reduction with objectives that use p, old
+# Every objective once, plain. Then every transform and reduction, with objectives that use p, old
 # and ref.
 CASES = (
     *((name, "token-mean", "plain") for name in OBJECTIVES),
@@ -40,10 +32,6 @@ CASES = (
     ("dapo", "seq-mean-token-mean", "gemma"),
     ("luffy", "seq-mean-token-sum-norm", "granite"),
 )
-
-
-def inputs_of(problem: Problem) -> dict:
-    return {"old_logprobs": problem.old_logprobs, "ref_logprobs": problem.ref_logprobs}
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -129,9 +117,8 @@ def test_linear_policy_loss_gradient_has_the_parameters_dtype(backend, hidden_dt
     problem = make_problem(50, 33, 257, dtype=torch.float32)
     problem = problem._replace(hidden=problem.hidden.to(hidden_dtype), weight=problem.weight.to(weight_dtype))
     weights = (problem.targets != -100).float()
-    got = fused(
-        problem, objective=sft(), token_weights=weights, backend=backend
-    )  # sums: fp16 stays in its normal range
+    # The loss is a sum, so that fp16 stays in its normal range.
+    got = fused(problem, objective=sft(), token_weights=weights, backend=backend)
     want = naive(problem, OBJECTIVES["sft"][1], problem.targets != -100)
     assert (got.loss.dtype, got.hidden.dtype, got.weight.dtype, got.bias.dtype) == (
         torch.float32,
@@ -141,9 +128,8 @@ def test_linear_policy_loss_gradient_has_the_parameters_dtype(backend, hidden_dt
     )
     assert_accurate(got.hidden, want.hidden)
     assert_accurate(got.weight, want.weight)
-    operands = (
-        torch.promote_types(hidden_dtype, weight_dtype) if backend == "triton" else None
-    )  # it holds logit gradients in that dtype
+    # Triton holds logit gradients in the operands' common dtype.
+    operands = torch.promote_types(hidden_dtype, weight_dtype) if backend == "triton" else None
     assert_accurate(got.bias, want.bias, operands)
     assert (got.logprobs - want.logprobs).abs().max() <= 2e-5
 

@@ -1,6 +1,4 @@
-"""How the ops behave inside a training program: memory, what is frozen, repeated backward passes,
-tied weights, compile.
-"""
+"""The ops in a training program: memory, frozen inputs, repeated backward passes, tied weights."""
 
 from __future__ import annotations
 
@@ -9,9 +7,9 @@ import torch
 
 from gft_kernels import Backend, Head, linear_logprob, linear_policy_loss, sft
 
+from ..helpers.cases import BACKENDS
 from ..helpers.problems import Problem, fused, make_problem, naive_logprobs, settings_of
 from ..helpers.recorder import Recorder
-from .test_parity import BACKENDS
 
 PROBLEM = make_problem(50, 11, 37)
 
@@ -37,9 +35,8 @@ def record_policy_loss(backend: str = "chunked", softcap: float | None = None, *
 
 @pytest.mark.parametrize("softcap", [None, 3.0])
 def test_linear_policy_loss_holds_no_full_logits(softcap):
-    assert (
-        record_policy_loss("eager", softcap).largest() >= 128 * 300
-    )  # the recorder sees the logits where there are some
+    # The recorder sees the logits where there are some.
+    assert record_policy_loss("eager", softcap).largest() >= 128 * 300
     assert record_policy_loss("chunked", softcap).largest() <= max(16 * 300, 300 * 8)
 
 
@@ -196,9 +193,8 @@ def test_tied_weight_gets_the_gradient_of_both_paths(backend):
     lp, _ = naive_logprobs(torch.tanh(embedding[tokens] @ mix), head, PROBLEM.targets)
     p, valid = lp.detach().exp(), PROBLEM.targets != -100
     (-(PROBLEM.advantages * torch.where(p < 0.7, p, 1.0) * lp)[valid].mean()).backward()
-    torch.testing.assert_close(
-        tied.grad, embedding.grad + head.grad, rtol=2e-7, atol=1e-9
-    )  # 1/N of the default mean is fp32
+    # 1/N of the default mean is fp32.
+    torch.testing.assert_close(tied.grad, embedding.grad + head.grad, rtol=2e-7, atol=1e-9)
     assert embedding.grad.abs().max() > 1e-3 < head.grad.abs().max()
 
 

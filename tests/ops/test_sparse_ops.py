@@ -7,8 +7,8 @@ import torch
 
 from gft_kernels import Backend, Sparse, linear_logprob, linear_policy_loss, logits_policy_loss
 
-from ..engines.test_sparse import BACKENDS, gradients, peaked
 from ..helpers.problems import settings_of
+from ..helpers.sparse import BACKENDS, gradients, peaked
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -94,9 +94,8 @@ def test_a_row_that_is_nan_stays_nan_and_alone(backend):
 def test_what_is_kept_does_not_depend_on_the_scale_of_the_loss(sparsity):
     hidden, weight, targets, advantages = peaked(64, 9, 300, sharpness=12.0, dtype=torch.float32)
     plain = gradients((hidden, weight, targets, advantages), sparsity, chunk_rows=16)
-    tiny = gradients(
-        (hidden, weight, targets, advantages * 2.0**-80), sparsity, chunk_rows=16
-    )  # their squares underflow
+    # Squares of these advantages underflow.
+    tiny = gradients((hidden, weight, targets, advantages * 2.0**-80), sparsity, chunk_rows=16)
     assert plain[2]["sparse_columns"] < 0.5
     for name in ("sparse_columns", "sparse_exact", "sparse_error"):
         torch.testing.assert_close(tiny[2][name], plain[2][name])

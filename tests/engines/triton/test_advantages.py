@@ -1,4 +1,4 @@
-"""The kernel of group advantages is that of losses/advantages.py."""
+"""The kernel of group advantages against losses/advantages.py."""
 
 from __future__ import annotations
 
@@ -27,8 +27,9 @@ def kernel_advantages(rewards, group_ids, scale="group", singleton="reward", eps
 
 
 def ragged(dtype: torch.dtype, ids: torch.dtype = torch.int64) -> tuple[torch.Tensor, torch.Tensor]:
-    """37 responses (two blocks of 16 and five): groups of 1 to 9 with scattered ids, one without
-    spread, two of one response.
+    """37 responses: two blocks of 16 and five more.
+
+    Groups of 1 to 9 with scattered ids, one of them without spread, two of one response.
     """
     group_ids = torch.repeat_interleave(
         torch.tensor([70, -3, 5, 12, 900, 6, 8, 0]), torch.tensor([9, 1, 8, 5, 1, 6, 3, 4])
@@ -65,8 +66,8 @@ def test_group_advantage_adds_eps_whatever_the_block(block_b, eps):
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_group_advantage_of_equal_rewards_is_exactly_zero(dtype, scale):
-    # Eight, and sizes whose sum is rounded: the mean of seven 0.35s is not 0.35, their std not 0:
-    # the formula alone is no zero.
+    # Groups of eight, and of sizes whose sum is rounded. The mean of seven 0.35s is not 0.35 and
+    # their std is not 0, so that the formula alone does not give zero.
     sizes = torch.tensor([8, 7, 5, 11, 3])
     rewards = torch.cat([torch.full((34,), 0.35), torch.tensor([0.0, 1.0])]).to(dtype)
     got = kernel_advantages(rewards, torch.cat([torch.repeat_interleave(sizes), torch.tensor([9, 9])]), scale)
@@ -96,8 +97,8 @@ def test_group_advantage_of_a_batch_of_one(singleton, scale):
 @pytest.mark.parametrize("ids", [torch.int32, torch.int64], ids=str)
 @pytest.mark.parametrize("scale", SCALES)
 def test_linear_policy_loss_normalises_group_rewards_in_the_kernel(scale, ids):
-    # 70 responses: more than two blocks of 32, and no multiple of one. Rows without spread are
-    # skipped: chunks gather.
+    # 70 responses are more than two blocks of 32, and no multiple of one. Rows without spread are
+    # skipped, so that chunks gather.
     problem = make_problem(50, 11, 37)
     rewards, group_ids = torch.rand(70).double(), torch.randint(9, (70,))
     rewards[group_ids == 4] = 0.35

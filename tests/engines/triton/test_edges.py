@@ -1,5 +1,6 @@
-"""Inputs at the edge of what the kernels take: NaN under clipped ratios, tiny fp16 factors, odd
-clips, targets nobody checked.
+"""Inputs at the edge of what the kernels take.
+
+NaN under clipped ratios, tiny fp16 factors, odd clips, targets nobody checked.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import torch
 from gft_kernels import Backend, dft, gft, grpo, kl, linear_policy_loss, logits_policy_loss, reinforce
 from gft_kernels.engines.triton.configs import Config, use_config
 
+from ...helpers.cases import BACKENDS
 from ...helpers.problems import make_problem, rms
-from ...ops.test_parity import BACKENDS
 
 PROBLEM = make_problem(20, 8, 70, dtype=torch.float32)
 
@@ -72,9 +73,8 @@ def test_fp16_keeps_the_gradient_of_tokens_that_are_all_unlikely(mean, objective
 
 
 def test_unchecked_targets_outside_the_vocabulary_leave_other_rows_alone():
-    problem = make_problem(
-        20, 8, 130, dtype=torch.bfloat16, masked=0
-    )  # rows of 192 columns in tiles of 128: 200 is in the next row
+    # Rows have 192 columns in tiles of 128, so that 200 is in the next row.
+    problem = make_problem(20, 8, 130, dtype=torch.bfloat16, masked=0)
     backend = Backend("triton", validate=False, skip_rows=False)
     outside = problem.targets.index_fill(0, torch.tensor([2]), 200)
     found = []

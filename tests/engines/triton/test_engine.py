@@ -1,6 +1,4 @@
-"""The engine around the kernels: how the work is cut up, what it allocates, which objectives it
-knows, configurations.
-"""
+"""The engine around the kernels: how work is cut up, what it allocates, its configurations."""
 
 from __future__ import annotations
 
@@ -24,8 +22,8 @@ from ...helpers.problems import assert_equal_results, fused, make_problem, naive
 from ...helpers.recorder import Recorder
 
 PROBLEM = make_problem(50, 11, 37)
-# Against 16 x 32 x 32: every size on either side, blocks over K, V and D, one row block a group and
-# more than there are.
+# The interpreter's own is 16 x 32 x 32. These have every size on either side of it, blocks over
+# K, V and D, one row block a group, and more than there are.
 CONFIGS = (
     Config(16, 16, 16, 1, 1, group=1),
     Config(32, 16, 64, 1, 1, group=2),
@@ -35,9 +33,8 @@ CONFIGS = (
 
 
 BENT = {"softcap": 3.0, "temperature": 0.8}
-CUT = make_problem(
-    70, 35, 75, masked=0
-)  # 70 rows in one chunk: two to five row blocks, so that groups have more than one
+# 70 rows in one chunk are two to five row blocks, so that groups have more than one.
+CUT = make_problem(70, 35, 75, masked=0)
 
 
 @pytest.mark.parametrize(("config", "transforms"), [*zip(CONFIGS, [{}, BENT, {}, BENT], strict=True)], ids=str)
@@ -211,10 +208,9 @@ def test_linear_logprob_reads_a_weight_beyond_two_to_the_31():
     # Rows 2^26 elements apart: the last lies 2^31.1 from the first. Untouched pages cost nothing.
     # An offset that wraps to int32 stays inside the mapping, 2^31 elements lower, and reads zeros.
     rows, stride, first = 37, 1 << 26, 1 << 31
+    no_reserve = 0x4000  # MAP_NORESERVE, which mmap does not name
     try:
-        memory = mmap.mmap(
-            -1, 2 * (first + rows * stride), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000
-        )  # MAP_NORESERVE
+        memory = mmap.mmap(-1, 2 * (first + rows * stride), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve)
     except OSError as error:
         pytest.skip(f"no address space of 9 GB: {error}")
     flat = torch.frombuffer(memory, dtype=torch.float16)

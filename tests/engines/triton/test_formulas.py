@@ -1,6 +1,4 @@
-"""formulas.py in a kernel of its own against objectives.py, advantages.py and fp64, at the edges of
-every branch.
-"""
+"""formulas.py in a kernel of its own against objectives.py, at the edges of every branch."""
 
 from __future__ import annotations
 
@@ -20,8 +18,8 @@ from gft_kernels.losses.objectives import losses_and_coefficients
 # exactly one half, nearly certain, certain.
 LOGPROBS = (-math.inf, -1e4, -60.1, -60.0, -59.9, -5.0, math.log(0.5), -1e-3, -1e-30, 0.0)
 ADVANTAGES = (0.0, 1.5, -0.75)
-# old and reference: on policy, ratios within and beyond either clip and dual_clip, beyond e^60
-# either way, impossible.
+# For the old and the reference policy: on policy, ratios within and beyond either clip and
+# dual_clip, beyond e^60 either way, impossible.
 SHIFTS = (0.0, 0.05, -0.05, 0.3, -0.3, 2.0, -2.0, 60.5, -60.5, 200.0, math.inf)
 RATIO_OBJECTIVES = {
     "grpo": grpo(),
@@ -73,7 +71,7 @@ def objective_kernel(
 
 
 def kernel_terms(objective, logprobs, advantages, old, ref) -> torch.Tensor:
-    """[2, K]; without old log-probs the kernel is handed the row's own, as `finalise` does."""
+    """[2, K]. Without old log-probs the kernel is handed the row's own, as `finalise` does."""
     out = torch.empty(2, len(logprobs), dtype=logprobs.dtype)
     given = (logprobs, advantages, logprobs if old is None else old, ref)
     objective_kernel[(1,)](
@@ -83,7 +81,7 @@ def kernel_terms(objective, logprobs, advantages, old, ref) -> torch.Tensor:
 
 
 def grid(dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-    """Every combination of LOGPROBS, ADVANTAGES and SHIFTS, the references shifted the other way."""
+    """Every combination of LOGPROBS, ADVANTAGES and SHIFTS; old and ref are shifted either way."""
     lp, a, shift = (
         x.flatten()
         for x in torch.meshgrid(*(torch.tensor(x, dtype=dtype) for x in (LOGPROBS, ADVANTAGES, SHIFTS)), indexing="ij")

@@ -1,5 +1,6 @@
-"""The interpreter's bf16, which the package repairs: every other test of bf16 kernels on a CPU
-rests on it.
+"""The interpreter's bf16, which the package repairs.
+
+Every other test of bf16 kernels on a CPU rests on it.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ def cast_kernel(x_ptr, out_ptr, BLOCK: tl.constexpr):
     tl.store(out_ptr + at, tl.load(x_ptr + at).to(out_ptr.dtype.element_ty))
 
 
-# Between 1 and the next bf16, 1 + 2^-7: just under the middle, the middle (to even: down), just
-# over it; the middle above the odd neighbour (to even: up); the same below 0; the largest number
-# that does not overflow and the first that does; the rest.
+# Between 1 and the next bf16, 1 + 2^-7: just under the middle, the middle (to even, down), just
+# over it. Then the middle above the odd neighbour (to even, up), the same below 0, the largest
+# number that does not overflow, the first that does, and the rest.
 ROUNDINGS = {
     1 + 2**-8 - 2**-20: 1.0,
     1 + 2**-8: 1.0,

@@ -1,6 +1,4 @@
-"""Gradients and log-probs against fp64 of the same quantised inputs, and against eager's own error
-in the same dtype.
-"""
+"""Gradients and log-probs against fp64 of the same quantised inputs, and against eager's error."""
 
 from __future__ import annotations
 
@@ -11,7 +9,7 @@ from gft_kernels import Backend, Head, gft, linear_logprob, sft
 from gft_kernels.engines.triton.configs import Config, use_config
 
 from ...helpers.formulas import OBJECTIVES
-from ...helpers.problems import RMS_LIMIT, Problem, fused, make_problem, naive, naive_logprobs, rms, rounding
+from ...helpers.problems import RMS_LIMIT, away_from_tau, fused, make_problem, naive, rms, rounding
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SHAPE = (140, 67, 1101)  # off every block; 18 tiles, more than finalise.py takes at once
@@ -19,18 +17,10 @@ CHUNK = 40  # of about 100 unmasked rows: three chunks, the last ragged
 BLOCKS = Config(64, 64, 32, 1, 1)  # larger than the interpreter's own, for speed
 
 
-def far_from_tau(problem: Problem, tau: float) -> Problem:
-    """Rows within 2% of tau lose their advantage: eager's rounding of a 16-bit logit may decide
-    their C either way.
-    """
-    lp, _ = naive_logprobs(*(x.double() for x in problem[:2]), problem.targets, bias=problem.bias.double())
-    return problem._replace(advantages=problem.advantages.masked_fill((lp.exp() / tau - 1).abs() < 0.02, 0))
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("name", "objective"), [("sft", sft()), ("gft-launcher", gft(0.1))])
 def test_linear_policy_loss_is_as_near_to_fp64_as_eager_is(name, objective, dtype):
-    problem = far_from_tau(make_problem(*SHAPE, dtype=dtype), 0.1)
+    problem = away_from_tau(make_problem(*SHAPE, dtype=dtype), 0.1, 0.02)
     weights = (problem.targets != -100).float()  # a sum: fp16 gradients stay in its normal range
     want = naive(problem, OBJECTIVES[name][1], weights)
     with use_config(BLOCKS):

@@ -1,9 +1,9 @@
-"""Rows that are hard for exponentials: unlikely and certain targets, empty tiles, NaN, a common
-offset; in every operand dtype.
+"""Rows that are hard for exponentials, in every operand dtype.
 
-The operands are zeros and the logits come from the fp32 bias, so a single active row shows its
-logit gradient, exact factor included, as the gradient of the bias: a sum of two 16-bit parts, good
-to 17 (bf16) and 21 (fp16) binary digits.
+Unlikely and certain targets, empty tiles, NaN, a common offset. The operands are zeros and the
+logits come from the fp32 bias. A single active row then shows its logit gradient, exact factor
+included, as the gradient of the bias: a sum of two 16-bit parts, good to 17 (bf16) and 21 (fp16)
+binary digits.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from gft_kernels.head import Operands
 from ...helpers.problems import fused, make_problem, naive
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Of the target's entry: in fp32 a logit 40 nats from the offset is itself rounded to 2^-19, see
-# above for the others.
+# Relative error of the target's entry. In fp32 a logit 40 nats from the offset is itself rounded to
+# 2^-19. The docstring above explains the others.
 DIGITS = {torch.float32: 2.0**-18, torch.bfloat16: 2.0**-15, torch.float16: 2.0**-17}
-# Of any other: rounded once in its dtype (2^-8, 2^-11) and moved by as much again with the factor
-# that makes the target exact.
+# Relative error of any other entry: it is rounded once in its dtype (2^-8, 2^-11), and moved by as
+# much again with the factor that makes the target exact.
 ROUNDING = {torch.float32: 2.0**-18, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
 VOCABULARY = 77  # three tiles of the interpreter's 32 columns, the last of 13
 # log p of a target against one column that has nearly all the mass: below each dtype's reach,
@@ -36,7 +36,7 @@ UNLIKELY = (-1e4, -100.0, -45.0, -40.5, -39.5, -20.0, -5.0)
 
 
 def logits_of(own: float, at: int, peak: int = 40, others: float = -3.0) -> torch.Tensor:
-    """Logits with `own` at column `at`, 0 at `peak`, and scattered values about `others` elsewhere."""
+    """Logits with `own` at column `at`, 0 at `peak`, and values about `others` elsewhere."""
     logits = others + torch.rand(VOCABULARY)
     logits[peak] = 0.0
     logits[at] = own
@@ -85,8 +85,9 @@ def assert_row(
     coefficient: float = 1.0,
     digits: float | None = None,
 ) -> None:
-    """The target's entry in full precision, the others within their roundings; fp16 holds 256 times
-    a gradient, in steps of 2^-24.
+    """The target's entry in full precision, the others within their roundings.
+
+    fp16 holds 256 times a gradient, in steps of 2^-24.
     """
     assert abs(got[target] / want[target] - 1) <= (digits or DIGITS[dtype])
     others = torch.arange(len(want)) != target
@@ -151,9 +152,8 @@ def test_linear_logprob_gradients_of_an_unlikely_target_are_right(log_p, dtype):
     log_probs = logits.double().log_softmax(-1)
     entropy = -(log_probs.exp() * log_probs).sum()
     torch.testing.assert_close((got[0][0].double(), got[1][0].double()), (want, entropy), rtol=2e-6, atol=0)
-    assert_row(
-        dtype, of_logprob, -minus_gradient, 3, digits=ROUNDING[dtype]
-    )  # nothing makes the target's entry exact here
+    # Nothing makes the target's entry exact here.
+    assert_row(dtype, of_logprob, -minus_gradient, 3, digits=ROUNDING[dtype])
     exact = -log_probs.exp() * (log_probs + entropy)
     torch.testing.assert_close(of_entropy, exact, rtol=ROUNDING[dtype], atol=4e-6 * float(exact.abs().max()))
 
@@ -215,8 +215,9 @@ def test_bad_row_leaves_every_bit_of_the_others(value, dtype):
 
 
 def marked_tiles(log_p: float, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(rescaled exponentials, rows.target, targets) of two blocks of rows, every exponential a
-    marker before `rescale`.
+    """(rescaled exponentials, rows.target, targets) of two blocks of rows.
+
+    Every exponential is a marker before `rescale`.
     """
     problem = make_problem(80, 5, VOCABULARY, dtype=dtype, masked=0)
     targets, head = problem.targets, Head(bias=problem.bias.index_fill(0, problem.targets[2], log_p))
@@ -225,9 +226,8 @@ def marked_tiles(log_p: float, dtype: torch.dtype) -> tuple[torch.Tensor, torch.
     partials = head_forward(operands, targets, target_logit, None, head, INTERPRETED)
     arguments = SCORES_ONLY | {"KIND": SFT.value, "weights_ptr": torch.ones(80)}
     rows = finalise(partials, target_logit, dtype, head, arguments | {"unit_ptr": torch.ones(())})
-    exps = torch.full((80, VOCABULARY), 0x7F81, dtype=torch.int16).view(
-        dtype
-    )  # a NaN; a value that is rounded comes out as 0x7FC0
+    # The marker is a NaN. A NaN that is rounded comes out as 0x7FC0.
+    exps = torch.full((80, VOCABULARY), 0x7F81, dtype=torch.int16).view(dtype)
     rescale(exps, partials, rows, targets, INTERPRETED)
     return exps, rows.target, targets
 

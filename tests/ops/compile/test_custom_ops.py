@@ -11,7 +11,7 @@ from gft_kernels.losses.objectives import CISPO, DFT, GFT, GRPO, KL, SFT, Reinfo
 from gft_kernels.ops.compile import logprob_op, loss_ops
 from gft_kernels.ops.compile.encode import from_spec, objective_spec
 
-from .test_programs import OLD, PROBLEM, REF, REWARDS, leaves
+from ...helpers.compiled import OLD, PROBLEM, REF, REWARDS, leaves
 
 pytestmark = pytest.mark.usefixtures("plain_memory")
 

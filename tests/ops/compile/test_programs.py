@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from gft_kernels import (
-    GroupRewards,
     Head,
     LinearPolicyLoss,
     gft,
@@ -17,14 +16,12 @@ from gft_kernels import (
     logits_policy_loss,
 )
 
-from ...helpers.problems import make_problem, settings_of
-from ..test_parity import BACKENDS
+from ...helpers.cases import BACKENDS
+from ...helpers.compiled import OLD, PROBLEM, REF, REWARDS, leaves
+from ...helpers.problems import settings_of
 
 pytestmark = pytest.mark.usefixtures("plain_memory")
 
-PROBLEM = make_problem(33, 8, 40, dtype=torch.float32)
-REWARDS = GroupRewards(torch.tensor([0.0, 1.0, 0.5, 1.0, 0.0]), torch.tensor([0, 0, 0, 1, 1]), PROBLEM.sequence_ids)
-OLD, REF = PROBLEM.old_logprobs, PROBLEM.ref_logprobs
 MODULE = LinearPolicyLoss(grpo(), reduction="seq-mean-token-mean")
 
 
@@ -73,10 +70,6 @@ PROGRAMS = {
     "logits, a function": lambda h, w, b, backend: of_logits(h, w, b, backend, psft, old_logprobs=OLD),
     "log-probs": scores,
 }
-
-
-def leaves(dtype=torch.float32):
-    return tuple(x.clone().to(dtype).requires_grad_() for x in PROBLEM[:3])
 
 
 def flat(result):

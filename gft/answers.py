@@ -63,6 +63,7 @@ def _after_marker(text: str) -> str | None:
 
 
 def _last_boxed(text: str) -> str | None:
+    r"""The content of the last \boxed{}; None if there is none, or if its brace is not closed."""
     start = text.rfind(_BOXED)
     if start < 0:
         return None

@@ -38,13 +38,21 @@ class EvaluateConfig:
     data: str | None = None
     """As for train. None is the embedded task."""
     reward: str | None = None
+    """As for train."""
     prompts: int = 64
+    """Prompts to evaluate on, from the start of the data."""
     samples: int = 16
+    """Samples a prompt, besides the greedy response."""
     temperature: float = 1.0
+    """Temperature of the samples."""
     max_new_tokens: int = 512
+    """Longer responses are cut. The built-in rewards then give 0."""
     batch: int = 128
+    """Sequences generated at once."""
     seed: int = 0
+    """Seed of the samples."""
     device: str | None = None
+    """cuda, cpu, ... None takes the GPU where there is one."""
 
 
 def run_train(config: TrainConfig) -> None:
@@ -128,7 +136,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     transformers_logging.disable_progress_bar()
     sys.path.insert(0, os.getcwd())  # --reward module:function may lie beside the user's data
-    # Without --model the defaults are the recipe of the embedded task, and --help shows the usual ones.
+    # Without --model the defaults are the recipe of the embedded task. --help shows the usual ones.
     own_recipe = any(a.split("=")[0] in ("--model", "-h", "--help") for a in arguments)
     defaults = TrainConfig() if own_recipe else EMBEDDED
     signal.signal(signal.SIGTERM, _interrupt)
@@ -136,7 +144,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     @app.command(name="train")
     def _train(config: tyro.conf.OmitArgPrefixes[TrainConfig] = defaults) -> None:
-        """Fine-tune; without options, the embedded comparison."""
+        """Fine-tune a model. Without options, run the embedded comparison."""
         run_train(config)
 
     @app.command(name="eval")

@@ -36,7 +36,7 @@ class GroupConfig:
     own: int | None = None
     """Responses sampled from the current policy. "self" responses in the data are not used."""
     scale: Literal["group", "batch", "none"] = "group"
-    """What a reward less its group's mean is divided by: the std of the group or of the batch, or nothing."""
+    """The std that a reward less its group's mean is divided by: of the group, the batch, or none."""
     singleton: Literal["reward", "zero"] = "reward"
     """The advantage of a group of one."""
     count_flat: bool = True
@@ -82,7 +82,7 @@ class EvalConfig:
     eval_prompts: int = 0
     """Held-out prompts; 0 evaluates nothing (`gft eval` does it later)."""
     eval_samples: int = 16
-    """Samples a prompt at temperature 1. Their mean is the paper's metric. Greedy is always reported too."""
+    """Samples a prompt at temperature 1. Their mean is the paper's metric. Greedy is reported too."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,15 @@ class TrainConfig:
     model: Path | None = None
     """A local transformers folder; None uses the embedded model."""
     data: str | None = None
-    """A .jsonl or .parquet file (GSM8K, group, TRL or verl columns), or rg:NAME for a reasoning-gym task."""
+    """A .jsonl or .parquet file (GSM8K, group, TRL or verl columns), or rg:NAME for a task of
+    reasoning-gym."""
     eval_data: str | None = None
-    """Held-out data in the same formats. None holds out the last rows of --data, at most a tenth, if
-    --eval-prompts asks for any."""
+    """Held-out data in the same formats. None holds out the last rows of --data, at most a tenth,
+    if --eval-prompts asks for any."""
     objective: ObjectiveName | None = None
-    """The loss of the responses. None is gft with --model, and the comparison without. Every rollout
-    is used for one update, so the ratio to the sampling policy is 1, and grpo, cispo and reinforce
-    are the same."""
+    """The loss of the responses. None is gft with --model, and the comparison without. Every
+    rollout is used for one update, so the ratio to the sampling policy is 1, and grpo, cispo and
+    reinforce are the same."""
     tau: float = 0.7
     """Tokens with p below it get weight p, the others 1 (gft)."""
     reduction: Reduction = "token-mean"

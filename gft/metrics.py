@@ -12,7 +12,7 @@ import torch
 
 
 class Mean:
-    """Weighted means of named values. A name that some additions lack has the mean of the others."""
+    """Weighted means of named values. An addition that lacks a name leaves its mean as it is."""
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = defaultdict(float)

@@ -37,7 +37,7 @@ class Policy:
 
     @property
     def end_tokens(self) -> set[int]:
-        """Tokens that end a response. A chat model often has two: its turn's end and its text's end."""
+        """Tokens that end a response. Chat models often have two: the turn's end and the text's."""
         configured = self.model.generation_config.eos_token_id
         listed = configured if isinstance(configured, list) else [configured]
         return {t for t in (*listed, self.tokenizer.eos_token_id) if t is not None}
@@ -85,7 +85,7 @@ class Policy:
         return self.tokenizer(text, add_special_tokens=False).input_ids  # the template has written them
 
     def _chat(self, messages: list[dict], answer_next: bool) -> str:
-        """Messages as the text of the chat template, up to the start of an answer if one is next."""
+        """Messages as text, by the chat template. If an answer is next, it ends where one starts."""
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer_next)
         return cast(str, text)  # it is: tokenize is False
 

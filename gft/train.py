@@ -1,20 +1,21 @@
 """The training loop of Group Fine-Tuning (arXiv:2604.14258).
 
-A step takes a few prompts. Every prompt has a group of responses: experts' and teachers' from the
-data, and samples of the policy itself. R_k is the reward of response k of a group, p_t the
-probability that the policy gives to its token t.
+A step takes a few prompts. Every prompt has a group of responses: those of experts and teachers
+from the data, and samples of the policy itself. Response k of a group has the reward R_k, and the
+policy gives its token t the probability p_t.
 
     A_k    = (R_k - mean(R)) / (std(R) + eps)    advantage: how much better than its own group
-    C(p)   = p if p < tau else 1                 rectification: unlikely tokens pull less
+    C(p)   = p if p < tau else 1                 rectification: undoes the 1 / p in d log p / dp
     loss_t = -A_k C(p_t) log p_t                 no gradient runs through A and C
     loss   = sum_t w_t loss_t                    "token-mean": w_t = 1 / tokens of the step
 
-A_k is `Member.advantage`, from gft_kernels.group_advantages. C and loss_t are the objective
-gft(tau), and w_t are `token_weights`. `linear_policy_loss` takes hidden states to the loss and its
-gradients without the logits of all tokens. Other objectives (sft, grpo, ...) change loss_t only.
+In the code R_k is `Member.reward`. A_k is `Member.advantage`, which groups.py takes from
+`group_advantages`. C and loss_t are the objective `gft(config.tau)`; another objective changes
+loss_t and nothing else. w_t comes from `token_weights`. `linear_policy_loss` computes the loss and
+its gradients from hidden states, without the logits of all tokens.
 
-The functions stand in the order of a step: prompt_batches, train_step, (make_batch in groups.py,)
-accumulate_gradients, collate, optimizer_step, reward_metrics.
+The functions stand in the order of a step. Between train_step and accumulate_gradients, make_batch
+in groups.py samples and scores the responses.
 """
 
 from __future__ import annotations
@@ -79,8 +80,8 @@ def train(
                     f"every expert response of the first step scored 0: is {config.reward_name()} the reward for "
                     "this data?"
                 )
-            # One bad gradient costs one step. Several in a row mean that the weights are beyond
-            # repair, and every further step would be skipped too.
+            # One bad gradient costs one step. Several in a row come from the weights, which a step
+            # that is skipped does not change: the run would go on to its end without learning.
             bad_steps = bad_steps + 1 if row["skipped"] else 0
             if bad_steps >= config.optim.bad_steps:
                 raise RuntimeError(
@@ -160,14 +161,15 @@ def accumulate_gradients(policy: Policy, batch: Batch, config: TrainConfig) -> d
     They are the gradients of the whole batch at once, up to rounding, whatever the micro-batch.
     """
     objective = config.objective_function()
-    # The head divides the logits by the sampling temperature: p_t is what the token was drawn with.
+    # policy.head divides the logits by the sampling temperature: p_t of a sample is the probability
+    # that it was drawn with.
     head = replace(policy.head, sparsity=config.sparsity())
     # With advantage 0, a response has loss 0 and gradient 0 at every token. The head would skip it
     # anyhow, but most of the time goes into the backbone, so it is left out there too.
     skip = objective.zero_at_zero_advantage
     active = [m for m in batch.members if not skip or m.advantage != 0]
-    # It stays in the denominator. A mean over the active tokens alone would pull harder at the few
-    # groups that still differ, the more so the better the policy has become.
+    # It stays in the denominator, though. A mean over the active tokens alone would pull harder at
+    # the few groups that still differ, the more so the better the policy has become.
     flat: set[int] = set() if config.group.count_flat else batch.flat_groups
     counted = [m for m in batch.members if m.group not in flat]
     # The counts are those of the whole step, which a micro-batch does not see. With counts of its
@@ -175,6 +177,7 @@ def accumulate_gradients(policy: Policy, batch: Batch, config: TrainConfig) -> d
     counts = {
         "num_tokens": sum(len(m.response) for m in counted),
         "num_sequences": len(counted),
+        # A constant of the run, so that a step of long responses is not divided by more.
         "max_length": max(config.sampling.max_given_tokens, config.sampling.max_new_tokens),
     }
     # A micro-batch is padded to its longest member. With like lengths side by side little is
@@ -185,21 +188,21 @@ def accumulate_gradients(policy: Policy, batch: Batch, config: TrainConfig) -> d
     for start in range(0, len(active), config.optim.micro_batch):
         members = active[start : start + config.optim.micro_batch]
         tokens, mask, targets, sequence = collate(members, policy.tokenizer.pad_token_id, policy.device)
-        learn = targets != IGNORE
+        loss_mask = targets != IGNORE  # [B, T-1]
         # The head sees response positions only. Prompts have no loss, and with V in the tens of
         # thousands a row of the head costs as much as several layers.
-        hidden = policy.hidden(tokens, mask)[:, :-1][learn]  # [N, D]
-        sequence_ids = sequence[learn]  # [N]
+        hidden = policy.hidden(tokens, mask)[:, :-1][loss_mask]  # [N, D]
+        sequence_ids = sequence[loss_mask]  # [N]
         # Advantages come with the members: a micro-batch may hold a part of a group, whose mean and
         # std are not those of the group.
         advantages = torch.tensor([m.advantage for m in members], device=policy.device)[sequence_ids]
-        trained = torch.ones_like(sequence_ids, dtype=torch.bool)  # all N rows are
+        every_row = torch.ones_like(sequence_ids, dtype=torch.bool)  # [N], masked ones are out already
         result = linear_policy_loss(
             *policy.head_operands(hidden),
-            targets[learn],
+            targets[loss_mask],
             advantages,
             objective=objective,
-            token_weights=token_weights(config.reduction, trained, sequence_ids, **counts),
+            token_weights=token_weights(config.reduction, every_row, sequence_ids, **counts),
             head=head,
             backend=config.backend,
         )
@@ -237,8 +240,8 @@ def optimizer_step(
     policy: Policy, optimizer: torch.optim.Optimizer, config: TrainConfig, step: int, learn: bool
 ) -> dict[str, float | bool]:
     """Set the learning rate, clip, step, and clear the gradients."""
-    # Warm-up by hand: the rate is a function of the step's number and nothing else. A scheduler is
-    # one more state to keep, and PyTorch's warn where the first optimizer.step() was left out.
+    # Warm-up by hand: the rate is a function of the step's number and nothing else. A scheduler
+    # would be one more state to keep, and PyTorch's warns if the first gradient was dropped.
     for group in optimizer.param_groups:
         group["lr"] = config.optim.lr * min(1.0, step / max(config.optim.warmup, 1))
     # The norm is taken before clipping. After it, every large gradient would be logged as

@@ -146,6 +146,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, Row | BadRow]]:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> Row:
+    """The object of a JSON row. Of two equal keys, json would keep the last in silence."""
     row = dict(pairs)
     if len(row) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -154,6 +155,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> Row:
 
 
 def _refuse_constant(name: str) -> None:
+    """Refuse NaN and Infinity, which Python's json would read."""
     raise BadRow(f"{name} is not JSON")
 
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 RewardFunction = Callable[..., float]
-"""verl's signature: compute_score(data_source, solution_str, ground_truth, extra_info=None) -> float."""
+"""verl's: compute_score(data_source, solution_str, ground_truth, extra_info=None) -> float."""
 
 START_SECONDS = 120.0  # to start an interpreter and import the reward function
 OUT_OF_MEMORY = 77  # exit code of a worker that ran into its memory limit

@@ -14,8 +14,8 @@ import gft
 ROOT = Path(gft.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
-# What a file or folder at the top of gft may import of gft besides itself. The others, which are the
-# loop, may import everything but the last two.
+# What a file or folder at the top of gft may import of gft besides itself. The others are the loop:
+# they may import everything but what is above it.
 MAY_IMPORT = {
     "answers": set(),
     "data": {"answers"},

@@ -70,8 +70,9 @@ def test_train_skips_a_step_with_a_bad_gradient_and_stops_after_too_many(policy,
 
 @pytest.mark.parametrize("objective", ["gft", "grpo", "sft", "dft", "reinforce", "cispo"])
 def test_train_improves_what_its_objective_rewards(policy, rewards, tmp_path, objective):
-    """Twelve updates on eight prompts: imitation lowers the experts' NLL; the policy losses raise
-    good responses over bad ones.
+    """After twelve updates on eight prompts, what the objective rewards has become more likely.
+
+    Imitation lowers the NLL of the given responses. The policy losses raise good ones over bad.
     """
     group = GroupConfig(1, 3, 0)
     settings = config(

@@ -112,9 +112,7 @@ def test_reasoning_gym_examples_repeat_with_the_seed():
 
 
 def test_load_examples_of_a_task_differ_with_the_seed():
-    """Held-out entries are made from a distant seed: entry i comes from seed + i, so near seeds
-    share entries.
-    """
+    """Entry i is made from seed + i: near seeds share entries, and a distant one has its own."""
     pytest.importorskip("reasoning_gym")
     trained = {e.prompt for e in load_examples("rg:chain_sum", limit=20)}
     held_out = {e.prompt for e in load_examples("rg:chain_sum", limit=20, seed=1_000_003)}

@@ -1,4 +1,4 @@
-"""Formats: every accepted one becomes the same Example, and a bad row says what is wrong with it."""
+"""Formats: every accepted one becomes the same Example, and a bad row says what is wrong."""
 
 from __future__ import annotations
 

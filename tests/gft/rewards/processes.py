@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def alive(pid: int) -> bool:
-    """True unless the process has ended; one that ended and was not waited for counts as ended."""
+    """True unless the process has ended. A zombie has."""
     with contextlib.suppress(OSError):
         os.kill(pid, 0)
         status = Path(f"/proc/{pid}/status")

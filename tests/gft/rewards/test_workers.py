@@ -1,4 +1,4 @@
-"""Reward workers: a checker that fails never gives the reward 0, and no worker outlives its parent."""
+"""Reward workers: a failed checker never gives the reward 0, and none outlives its parent."""
 
 from __future__ import annotations
 

@@ -89,8 +89,8 @@ class EvalConfig:
 class TrainConfig:
     """Train with Group Fine-Tuning or one of its relatives.
 
-    Without --model and --objective: the embedded comparison of the base, SFT on experts, SFT on the
-    mix, and GFT. No download needed.
+    Without --model and --objective: the embedded comparison of methods from one base. No download
+    needed.
     """
 
     model: Path | None = None

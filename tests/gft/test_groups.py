@@ -8,7 +8,7 @@ import torch
 from gft.config import EMBEDDED, GroupConfig, SamplingConfig
 from gft.data.files import Example, Response
 from gft.demo import sort_letters
-from gft.groups import check_examples, fit_prompts, make_batch
+from gft.groups import check_examples, fit_prompts, make_batch, usable_examples
 from gft.rewards.pool import Scored
 from gft.train import reward_metrics
 from gft_kernels import group_advantages
@@ -131,6 +131,18 @@ def test_make_batch_gives_no_advantage_to_the_only_response_that_could_be_scored
 def test_fit_prompts_leaves_out_prompts_without_tokens(policy):
     kept, dropped = fit_prompts(policy, [Example("", "a"), Example("ba=", "ab")], max_tokens=16)
     assert ([e.prompt for e in kept], dropped) == (["ba="], 1)
+
+
+def test_usable_examples_says_what_it_leaves_out_and_what_is_missing(policy):
+    said = []
+    kept = usable_examples(policy, [Example("a" * 20, "a"), Example("ba=", "ab")], config(1, 0, 2), said.append)
+    assert [e.prompt for e in kept] == ["ba="]
+    assert said == [
+        "1 prompts are empty or longer than 16 tokens and were left out",
+        "expert responses in the data: 0 a group, 1 asked for",
+    ]
+    with pytest.raises(ValueError, match="none of 1 prompts has 1 to 16 tokens"):
+        usable_examples(policy, [Example("a" * 20, "a")], config(), said.append)
 
 
 def test_check_examples_names_what_the_groups_lack():

@@ -1,5 +1,6 @@
-"""python -m benchmarks.gpu: on a GPU machine, from the tree, the gpu tests, then the benchmarks,
-then the loop.
+"""python -m benchmarks.gpu: the gpu tests, the benchmarks and the loop, on a GPU machine.
+
+It runs from the tree, with torch alone.
 
 Each case runs in a process of its own within what is left of --minutes, so that a crash or a time
 limit costs that case alone; its row says so. Failed tests do not keep the benchmarks from running

@@ -1,5 +1,6 @@
-"""pytest benchmarks/: the same providers under pytest-benchmark, for its comparisons and histograms
-(--benchmark-compare, -histogram).
+"""pytest benchmarks/: the same providers under pytest-benchmark.
+
+For its comparisons and histograms (--benchmark-compare, --benchmark-histogram).
 
 One step of one provider after the other: for ratios to quote, use the interleaved `python -m
 benchmarks`. GFT_BENCH_SET names another set of cases, and GFT_BENCH_DEVICE another device.

@@ -1,5 +1,6 @@
-"""Who is measured: every provider computes the GFT loss (tau = 0.7) of a batch, differentiable into
-hidden and weight.
+"""Who is measured.
+
+Every provider computes the GFT loss (tau = 0.7) of a batch, differentiable into hidden and weight.
 
 A provider is a function (batch) -> scalar loss. FLOORS are timed beside them without a gate: they
 compute no loss.
@@ -42,9 +43,7 @@ def compiled(batch: Batch) -> Tensor:
 
 
 def authors(batch: Batch) -> Tensor:
-    """The way of the method's published code: full logits, a copy, and a second softmax for the
-    weight C.
-    """
+    """The method's published code: full logits, a copy, and a second softmax for the weight C."""
     logits = F.linear(batch.hidden, batch.weight).float()
     targets = batch.targets.clamp(min=0)[:, None]
     logprobs = logits.log_softmax(-1).gather(1, targets).squeeze(1)
@@ -89,9 +88,7 @@ def logprob(backend: str) -> Provider:
 
 
 class _BareGemms(torch.autograd.Function):
-    """The three matrix products of a head over all rows, by the library, in the case's dtype, and
-    nothing else.
-    """
+    """The three matrix products of a head over all rows, in the case's dtype, and nothing else."""
 
     @staticmethod
     def forward(ctx, hidden: Tensor, weight: Tensor) -> Tensor:

@@ -1,5 +1,4 @@
-"""Other people's heads, each called as its users call it, with the GFT loss on its per-token
-log-probs.
+"""Other people's heads, called as their users call them, with the GFT loss on top.
 
 `find_peers` says who can run here and why the others cannot. Costs are multiples of N * D * V
 operations, forward and backward; one product with the head is 2. All but QuACK compute the logits
@@ -76,8 +75,9 @@ def liger_scaled_ce() -> Provider:
 
 
 def liger_flce() -> Provider:
-    """Liger's fused linear cross entropy, per-token losses out: 8 (6 for its scalar), all rows,
-    gradients summed in the case's dtype.
+    """Liger's fused linear cross entropy, per-token losses out: 8 (6 for its scalar), all rows.
+
+    Gradients are summed in the case's dtype.
     """
     from liger_kernel.ops import LigerFusedLinearCrossEntropyFunction as head
 
@@ -91,8 +91,9 @@ def liger_flce() -> Provider:
 
 
 def liger_grpo() -> Provider:
-    """Liger's chunked GRPO head with the GFT loss in place of its own: 8, all rows, gradients at
-    hand after the forward pass.
+    """Liger's chunked GRPO head with the GFT loss in place of its own: 8, all rows.
+
+    Its gradients are at hand after the forward pass.
 
     Its gradient products are fp32 whatever the case's dtype. A row is a sequence of one token, so
     that any number of rows fits and every token has its own advantage.
@@ -132,8 +133,9 @@ def liger_grpo() -> Provider:
 
 
 def cce(**options: float | None) -> Provider:
-    """Cut Cross Entropy: 4 + 4f for the share f of tiles kept, rows with a target only; bf16 and
-    fp16 hidden states.
+    """Cut Cross Entropy: 4 + 4f for the share f of tiles kept, rows with a target only.
+
+    It takes hidden states in bf16 and fp16.
 
     By default it drops the tiles in which softmax - onehot is below 2^-12 (bf16) everywhere,
     whatever the weights of the rows, which costs a flat softmax some per cent of its gradient.
@@ -164,8 +166,9 @@ def verl_torch() -> Provider:
 
 
 def verl_triton() -> Provider:
-    """verl's Triton head: 8, all rows (masked ones as token 0), logits of 1024 columns at a time; D
-    has to be a multiple of 128.
+    """verl's Triton head: 8, all rows (masked ones as token 0), logits of 1024 columns at a time.
+
+    D has to be a multiple of 128.
     """
     with _bare_packages("verl", "verl.utils"):
         head = importlib.import_module("verl.utils.kernel.linear_cross_entropy").linear_cross_entropy
@@ -179,8 +182,9 @@ def verl_triton() -> Provider:
 
 
 def quack() -> Provider:
-    """QuACK's per-token losses: 6, all rows, with the logits in full; its chunked head returns a
-    scalar only.
+    """QuACK's per-token losses: 6, all rows, with the logits in full.
+
+    Its chunked head returns a scalar only.
     """
     from quack.linear_cross_entropy import linear_cross_entropy_func
 
@@ -234,8 +238,9 @@ def find_peers() -> tuple[dict[str, Provider], dict[str, str]]:
 
 @contextmanager
 def _bare_packages(package: str, *inner: str) -> Iterator[None]:
-    """Modules can be imported out of these packages without their __init__ (verl's needs ray),
-    which are empty until the end.
+    """Inside, modules of these packages can be imported without their __init__ (verl's needs ray).
+
+    The packages stand empty until the end.
     """
     spec = find_spec(package)
     root = Path(next(iter(spec.submodule_search_locations or []))) if spec else Path()

@@ -1,5 +1,6 @@
-"""What is measured: head shapes and batches, made the same way for every provider from a seed, or
-recorded from a model.
+"""What is measured: shapes of heads, and batches that are the same for every provider.
+
+A batch is made from a seed, or recorded from a model.
 """
 
 from __future__ import annotations
@@ -94,9 +95,7 @@ class Batch:
     token_weights: Tensor  # [N] token-mean
 
     def gft_loss(self, logprobs: Tensor) -> Tensor:  # [N] -> scalar
-        """The GFT loss that a head with per-token log-probs has written on top; masked rows are 0
-        by their weight.
-        """
+        """The GFT loss on top of a head with per-token log-probs; masked rows are 0 by their weight."""
         p = logprobs.detach().exp()
         return -(self.token_weights * self.advantages * torch.where(p < TAU, p, 1.0) * logprobs).sum()
 
@@ -105,8 +104,9 @@ class Batch:
         return replace(self, hidden=self.hidden.detach().requires_grad_(), weight=self.weight.detach().requires_grad_())
 
     def thinned(self, rows: int) -> Batch:
-        """About `rows` evenly spaced rows, for the correctness gate: an fp64 oracle of all rows
-        would not fit.
+        """About `rows` evenly spaced rows, for the correctness gate.
+
+        An fp64 oracle of all rows would not fit.
         """
         every = slice(None, None, max(len(self.targets) // rows, 1))
         return Batch(

@@ -20,8 +20,9 @@ Draw = Callable[[Sequence[Row], Path], None]
 
 
 def heads(rows: Iterable[Row]) -> list[Row]:
-    """The rows of heads that a user would choose: without the bare GEMMs, which are no head, and
-    without our `chunked` engine where `auto` takes Triton.
+    """The rows of heads that a user would choose.
+
+    The bare GEMMs are no head; where `auto` takes Triton, our `chunked` engine is nobody's choice.
     """
     found = [row for row in rows if row["provider"] not in ("bare-gemms", "all")]
     triton = any(row["provider"] == "gft-triton" and row["ms"] for row in found)

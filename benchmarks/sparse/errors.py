@@ -1,5 +1,6 @@
-"""python -m benchmarks.sparse.errors: column-sparse gradients against the exact ones, and what is
-kept, on recorded activations.
+"""python -m benchmarks.sparse.errors: column-sparse gradients against the exact ones.
+
+Their errors, and what is kept, on recorded activations.
 
 Variants, all at one eps relative to the chunk's largest |dz|: `tail` (ours), `none` (dropped),
 `mean` (the dropped mass of a row times the mean of the head's rows) and `cce`, the filter of Cut
@@ -82,9 +83,7 @@ def probabilities(batch: Batch, tau: float) -> tuple[Tensor, Tensor]:
 def filtered(
     batch: Batch, p: Tensor, upstream: Tensor, eps: float, rows: int, variant: str
 ) -> tuple[Tensor, Tensor, float]:
-    """(dhidden, dweight, share kept) of a filter that no library of ours has: written on the whole
-    softmax.
-    """
+    """(dhidden, dweight, share kept) of a filter that is not ours, written on the whole softmax."""
     dhidden, dweight, shares = [], torch.zeros_like(batch.weight), []
     for start in range(0, len(p), rows):
         at = slice(start, start + rows)
@@ -105,8 +104,9 @@ def filtered(
 
 
 def time_against_exact(batch: Batch, tau: float, head: Head, rounds: int) -> tuple[float, float, float]:
-    """(median milliseconds, ratio to the exact head at its own chunk size and at the same),
-    interleaved after a warm-up.
+    """(milliseconds, ratio to the exact head at its own chunk size, ratio at the same chunk size).
+
+    Medians of interleaved rounds after a warm-up.
     """
     heads, times = (head, Head(), Head(chunk_rows=head.chunk_rows)), ([], [], [])
     for number in range(rounds + 1):

@@ -132,8 +132,9 @@ def _end(rows: Sequence[Row]) -> float:
 
 
 def training_table() -> str:
-    """Where the curves end, exact and sparse, a line a seed; the spread of seeds is what a
-    difference is judged by.
+    """Where the curves end, exact and sparse, a line a seed.
+
+    The spread of the seeds is what a difference is judged by.
     """
     lines = [
         f"| task | updates | seed | NLL of the last {LAST}, exact | sparse | difference | exact, range over seeds | "

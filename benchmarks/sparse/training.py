@@ -1,5 +1,4 @@
-"""python -m benchmarks.sparse.training: training curves with exact and with column-sparse
-gradients, same seeds.
+"""python -m benchmarks.sparse.training: curves with exact and column-sparse gradients, same seeds.
 
 The embedded task as `gft train --objective gft` runs it; and, with --model and --data, a real model
 with one expert response a prompt, the shortest of the data, one prompt a step. Rows of every step

@@ -81,8 +81,9 @@ def gated(case: Case, batch: Batch, names: Sequence[str]) -> dict[str, dict]:
 
 
 def timed_step(provider: Provider, batch: Batch) -> tuple[float, float, float]:
-    """Milliseconds of forward, backward and both: events on the device, or the host's clock on a
-    CPU.
+    """Milliseconds of forward, backward and both.
+
+    By events on a GPU, by the host's clock on a CPU.
     """
     leaves, cuda = batch.leaves(), batch.hidden.is_cuda
     stamps: list = []
@@ -106,8 +107,9 @@ def timed_step(provider: Provider, batch: Batch) -> tuple[float, float, float]:
 
 
 def time_rows(rows: dict[str, dict], batch: Batch, rounds: int) -> dict[str, list[tuple[float, float, float]]]:
-    """Times of interleaved rounds after a warm-up, of every row without a note; a failure becomes
-    one.
+    """Times of interleaved rounds after a warm-up, of every row without a note.
+
+    A failure becomes a note.
 
     After SECONDS no further round is begun, though two are always timed.
     """
@@ -123,9 +125,7 @@ def time_rows(rows: dict[str, dict], batch: Batch, rounds: int) -> dict[str, lis
 
 
 def statistics_of(times: dict[str, list[tuple[float, float, float]]], name: str, mode: str) -> dict[str, str]:
-    """Median and spread of a provider in a mode, and the ratios to eager and to the bare GEMMs of
-    the same run.
-    """
+    """Median and spread of a provider in a mode, and its ratios to eager and the bare GEMMs."""
     at = MODES.index(mode)
     middle = {other: statistics.median(t[at] for t in found) for other, found in times.items()}
     ordered, rounds = sorted(t[at] for t in times[name]), len(times[name])
@@ -142,8 +142,9 @@ def statistics_of(times: dict[str, list[tuple[float, float, float]]], name: str,
 
 
 def run_case(case: Case, rounds: int, device: str, names: Sequence[str]) -> list[dict]:
-    """Gate, time and weigh providers on one case; a row of the CSV for each provider and mode, one
-    for a provider left out.
+    """Gate, time and weigh providers on one case.
+
+    A row of the CSV for each provider and mode; one for a provider that was left out.
     """
     torch._dynamo.reset()
     batch = make_batch(case, device)

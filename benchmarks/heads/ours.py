@@ -1,9 +1,8 @@
 """Who is measured.
 
-Every provider computes the GFT loss (tau = 0.7) of a batch, differentiable into hidden and weight.
-
-A provider is a function (batch) -> scalar loss. FLOORS are timed beside them without a gate: they
-compute no loss.
+A provider is a function (batch) -> scalar loss: the GFT loss (tau = 0.7) of the batch,
+differentiable into hidden and weight. FLOORS are timed beside them without a gate: they compute no
+loss.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -91,13 +91,13 @@ class _BareGemms(torch.autograd.Function):
     """The three matrix products of a head over all rows, in the case's dtype, and nothing else."""
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor) -> Tensor:
         logits = hidden @ weight.T
         ctx.save_for_backward(hidden, weight, logits)
         return logits[0, 0]
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         hidden, weight, logits = ctx.saved_tensors
         return logits @ weight, logits.T @ hidden
 
@@ -149,6 +149,6 @@ def find(name: str) -> Provider:
 
 
 def package(name: str) -> str:
-    """Package and version behind a provider: torch, where it is none of PACKAGES."""
+    """Package and version behind a provider: torch, where it is none of PEERS."""
     found = PEERS[name].package if name in PEERS else "gft-kernels" if name.startswith("gft") else "torch"
     return f"{found} {version(found)}"

@@ -22,9 +22,7 @@ from torch import Tensor
 from ..inputs.cases import TAU, Batch
 
 Provider = Callable[[Batch], Tensor]
-LIGER_ROWS = (
-    1024  # rows of a chunk of Liger's GRPO head; its default, one sequence, is as many for a sequence of that length
-)
+LIGER_ROWS = 1024  # of a chunk of Liger's GRPO head, whose default is one sequence: one of this length
 
 
 def trl() -> Provider:
@@ -93,35 +91,28 @@ def liger_flce() -> Provider:
 def liger_grpo() -> Provider:
     """Liger's chunked GRPO head with the GFT loss in place of its own: 8, all rows.
 
-    Its gradients are at hand after the forward pass.
-
-    Its gradient products are fp32 whatever the case's dtype. A row is a sequence of one token, so
-    that any number of rows fits and every token has its own advantage.
+    Its gradients are at hand after the forward pass, from products in fp32 whatever the case's
+    dtype. A row is a sequence of one token, so that any number of rows fits and every token has its
+    own advantage.
     """
     from liger_kernel.chunked_loss.grpo_loss import LigerFusedLinearGRPOFunction
 
     class GFTFunction(LigerFusedLinearGRPOFunction):
         @staticmethod
-        def ppo_loss_fn(per_token_logps, attention_mask, advantages, **options):
+        def ppo_loss_fn(
+            per_token_logps: Tensor, attention_mask: Tensor, advantages: Tensor, **options: object
+        ) -> tuple[Tensor, list]:
             p = per_token_logps.detach().exp()
             return -(attention_mask * advantages * torch.where(p < TAU, p, 1.0) * per_token_logps).sum(), []
 
     def provider(batch: Batch) -> Tensor:
         mask = (batch.targets != -100).unsqueeze(1)
-        weighted = (batch.token_weights * batch.advantages).unsqueeze(1)  # the token mean: no chunk of rows can tell it
-        policy = (
-            None,
-        ) * 6  # bias; log-probs of the reference and the old policy; the reference's input, weight and bias
-        options = (
-            0.0,
-            0.2,
-            0.2,
-            "dapo",
-            None,
-            "token",
-            1.0,
-            1.05,
-        )  # beta, ..., sapo_temperature_neg: the GFT loss has no use for them
+        # A chunk of rows cannot know the token mean: the advantages carry the token weights.
+        weighted = (batch.token_weights * batch.advantages).unsqueeze(1)
+        # No bias; of the reference and the old policy no log-probs; of the reference no input and head.
+        policy = [None] * 6
+        # beta, ..., sapo_temperature_neg: the GFT loss has no use for them.
+        options = [0.0, 0.2, 0.2, "dapo", None, "token", 1.0, 1.05]
         runs = (1.0, batch.hidden.is_cuda, False, LIGER_ROWS)  # temperature, compiled, use_ref_model, chunk_size
         targets = batch.targets.clamp(min=0).unsqueeze(1)
         loss, _ = GFTFunction.apply(
@@ -135,11 +126,9 @@ def liger_grpo() -> Provider:
 def cce(**options: float | None) -> Provider:
     """Cut Cross Entropy: 4 + 4f for the share f of tiles kept, rows with a target only.
 
-    It takes hidden states in bf16 and fp16.
-
-    By default it drops the tiles in which softmax - onehot is below 2^-12 (bf16) everywhere,
-    whatever the weights of the rows, which costs a flat softmax some per cent of its gradient.
-    filter_eps=None keeps every tile (f = 1).
+    It takes hidden states in bf16 and fp16. By default it drops the tiles in which softmax - onehot
+    is below 2^-12 (bf16) everywhere, whatever the weights of the rows: a flat softmax loses some per
+    cent of its gradient. filter_eps=None keeps every tile (f = 1).
     """
     from cut_cross_entropy import linear_cross_entropy
 
@@ -219,7 +208,7 @@ PEERS = {
 def find_peers() -> tuple[dict[str, Provider], dict[str, str]]:
     """The peers that run here, and for every other one the reason why it does not.
 
-    Imports what it can of their packages.
+    It imports what it can of their packages.
     """
     found: dict[str, Provider] = {}
     missing: dict[str, str] = {}
@@ -238,9 +227,9 @@ def find_peers() -> tuple[dict[str, Provider], dict[str, str]]:
 
 @contextmanager
 def _bare_packages(package: str, *inner: str) -> Iterator[None]:
-    """Inside, modules of these packages can be imported without their __init__ (verl's needs ray).
+    """Import modules of these packages without their __init__, which may need more (verl's: ray).
 
-    The packages stand empty until the end.
+    Until the end the packages are empty ones.
     """
     spec = find_spec(package)
     root = Path(next(iter(spec.submodule_search_locations or []))) if spec else Path()

@@ -16,7 +16,7 @@ Loss = Callable[..., object]  # called as gft_kernels.linear_policy_loss; an obj
 
 
 def peer(token_losses: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Loss:
-    """In place of linear_policy_loss: negative log-probs of the targets, with the objective on top."""
+    """In place of linear_policy_loss: a head's per-token losses, with the objective on top."""
 
     def loss(
         hidden: Tensor,

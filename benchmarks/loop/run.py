@@ -60,7 +60,7 @@ class Run:
 def peak_mib(task: Task, head: str) -> float:
     """MiB of a step above the model and the optimiser's state.
 
-    It runs in a fresh process, the tiny task in this one.
+    The step runs in a fresh process; that of the tiny task in this one.
     """
     if task.tiny:
         return peak_here(task, head)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -49,17 +50,17 @@ class Task:
             return load_policy(self.model, device=self.device)
         hidden, layers, vocabulary = (32, 2, 512) if self.tiny else (256, 4, 32768)
         torch.manual_seed(0)
-        model = LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=vocabulary,
-                hidden_size=hidden,
-                intermediate_size=hidden * 8 // 3,
-                num_hidden_layers=layers,
-                num_attention_heads=4,
-                tie_word_embeddings=True,
-            )
-        ).to(self.device)
-        tokenizer = SimpleNamespace(pad_token_id=0)  # all that a step on given responses asks of it
+        config = LlamaConfig(
+            vocab_size=vocabulary,
+            hidden_size=hidden,
+            intermediate_size=hidden * 8 // 3,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            tie_word_embeddings=True,
+        )
+        model: Any = LlamaForCausalLM(config)
+        model.to(self.device)
+        tokenizer: Any = SimpleNamespace(pad_token_id=0)  # all that a step on given responses asks of it
         return Policy(model, tokenizer, *split_head(model), torch.bfloat16 if self.device == "cuda" else torch.float32)
 
 

@@ -48,10 +48,8 @@ def render(text: str, page: str = "README.md") -> str:
         ValueError: not exactly one place for a table.
     """
     for name, table in PAGES[page].items():
-        filled = f"<!-- {name} -->\n{table()}\n<!-- end -->"
-        text, found = re.subn(
-            rf"<!-- {name} -->.*?<!-- end -->", lambda _, filled=filled: filled, text, flags=re.DOTALL
-        )
+        filled = f"<!-- {name} -->\n{table()}\n<!-- end -->".replace("\\", r"\\")  # re would read escapes
+        text, found = re.subn(rf"<!-- {name} -->.*?<!-- end -->", filled, text, flags=re.DOTALL)
         if found != 1:
             raise ValueError(f"{page} has {found} places for {name}; it needs one `<!-- {name} --> <!-- end -->`.")
     return text

@@ -36,7 +36,10 @@ def scaling(rows: Sequence[Row], path: Path) -> None:
 
 
 def lines(rows: Sequence[Row], size: str, key: str) -> dict[str, Points]:
-    """Provider -> its points, by size; times are those of a token, or all lines would be diagonals."""
+    """Provider -> its points, by size.
+
+    Times are those of a token: of a batch, all lines would be the same diagonal.
+    """
     found: dict[str, Points] = {}
     for row in sorted(rows, key=lambda row: int(row[size])):
         if row[key]:
@@ -72,7 +75,7 @@ def _panel(axis: Any, rows: Sequence[Row], size: str, key: str) -> None:
 
 
 def _names(axis: Any, found: dict[str, Points], sizes: Sequence[int]) -> None:
-    """The heads' names right of the panel, each as near to the end of its line as all others allow."""
+    """Names right of the panel, each as near to the end of its line as the others allow."""
     axis.figure.canvas.draw()
     to_axes = axis.transData + axis.transAxes.inverted()
     ends = {provider: to_axes.transform(points[-1]) for provider, points in found.items()}

@@ -35,7 +35,7 @@ def shown_rows() -> dict[str, list[Row]]:
 
 
 def stale(rows: Sequence[Row], root: Path = ROOT) -> list[str]:
-    """A warning for each commit of these rows that is not the code of today in what they measured."""
+    """A warning for each commit of these rows since which the code they measured has changed."""
     found = []
     for commit in dict.fromkeys(row["commit"] for row in rows):
         on_cpu = all(row["device"].startswith("cpu") for row in rows if row["commit"] == commit)

@@ -16,7 +16,7 @@ SPARSE: dict[str, Any] = {"color": OWN, "linewidth": 1.5, "linestyle": (0, (4, 1
 
 
 def training(rows: Sequence[Row], path: Path) -> None:
-    """NLL against updates: a pair of lines a seed, which part by no more than two seeds do."""
+    """NLL against updates: two lines for each seed, exact and column-sparse."""
     from matplotlib.lines import Line2D
 
     names = tables.tasks()

@@ -1,11 +1,13 @@
 """python -m benchmarks.sparse.errors: column-sparse gradients against the exact ones.
 
-Their errors, and what is kept, on recorded activations.
+It measures on recorded activations what is kept and how far the gradients are off. The variants
+have one eps, relative to the chunk's largest |dz|:
 
-Variants, all at one eps relative to the chunk's largest |dz|: `tail` (ours), `none` (dropped),
-`mean` (the dropped mass of a row times the mean of the head's rows) and `cce`, the filter of Cut
-Cross Entropy: tiles of 128 rows by 128 columns in which |softmax - onehot| is nowhere above eps are
-left out, whatever the weights of the rows.
+* `tail`: ours, a rank-one term for what was dropped.
+* `none`: dropped, and nothing in its place.
+* `mean`: the dropped mass of a row times the mean of the head's rows.
+* `cce`: the filter of Cut Cross Entropy. Tiles of 128 rows by 128 columns in which
+  |softmax - onehot| is nowhere above eps are left out, whatever the weights of the rows.
 """
 
 from __future__ import annotations
@@ -108,7 +110,8 @@ def time_against_exact(batch: Batch, tau: float, head: Head, rounds: int) -> tup
 
     Medians of interleaved rounds after a warm-up.
     """
-    heads, times = (head, Head(), Head(chunk_rows=head.chunk_rows)), ([], [], [])
+    heads = (head, Head(), Head(chunk_rows=head.chunk_rows))
+    times: tuple[list[float], ...] = ([], [], [])
     for number in range(rounds + 1):
         for each, found in zip(heads, times, strict=True):
             start = time.perf_counter()
@@ -150,7 +153,7 @@ def measured(
                 ms, ratio, same_rows = time_against_exact(batch, tau, Head(sparsity=sparse, chunk_rows=rows), rounds)
                 row |= {"ms": f"{ms:.0f}", "over_exact": f"{ratio:.2f}", "over_exact_same_rows": f"{same_rows:.2f}"}
         else:
-            dh, dw, share = filtered(batch, p, upstream, eps, rows, variant)
+            dh, dw, share = filtered(batch, p, upstream, eps or 0.0, rows, variant)
             row["columns"] = f"{share:.4f}"
         found.append(row | {"dh_error": relative(dh, exact[0]), "dw_error": relative(dw, exact[1])})
         print(
@@ -172,7 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="what `python -m benchmarks.inputs.activations --out` recorded",
     )
     parser.add_argument("--name", help="what the rows call these inputs")
-    parser.add_argument("--head", default="smollm2", help="a head of benchmarks.cases")
+    parser.add_argument("--head", default="smollm2", help="a head of benchmarks.inputs.cases")
     parser.add_argument("--N", type=int, default=1024)
     parser.add_argument("--tau", type=float, nargs="*", default=(0.7,))
     parser.add_argument("--rows", type=int, nargs="*", default=(128, 512), help="rows a chunk")

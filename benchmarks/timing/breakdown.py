@@ -42,7 +42,7 @@ class Clock:
         return event
 
     def timed(self, name: str, function: Callable) -> Callable:
-        def call(*args, **kwargs):
+        def call(*args: Any, **kwargs: Any) -> Any:
             if self.inside:
                 return function(*args, **kwargs)
             self.inside, start = True, self.now()

@@ -54,7 +54,7 @@ def step(provider: Provider, batch: Batch) -> Found:
 
 
 def oracle(batch: Batch) -> Found:
-    """The eager reference in fp64."""
+    """Eager logits in fp64."""
     per_token = {"advantages": batch.advantages.double(), "old_logprobs": None, "ref_logprobs": None}
     plan = LossPlan(batch.targets, None, batch.token_weights.double(), per_token, gft(TAU), Head())
     sizes: list[float] = []

@@ -24,8 +24,8 @@ MIB = 2**20
 def peak_mib(case: Case, name: str, batch: Batch) -> dict[str, float]:
     """MiB above what the inputs take, in the forward, the backward and the whole step.
 
-    On a CPU the step runs in a process of its own, forked from one that has imported everything
-    (here in a dry run).
+    On a CPU the step runs in a process of its own, forked from one that has imported everything; in
+    a dry run it runs in this one.
     """
     if batch.hidden.is_cuda:
         torch.cuda.empty_cache()

@@ -45,7 +45,7 @@ def _panel(axis: Any, heads: Sequence[Row], key: str) -> None:
         numbered = is_own(provider) or provider == "eager" or value > limit or not row[key]
         style = {"height": 0.62, "color": colour(provider), "alpha": 1 if is_own(provider) else 0.6}
         drawn = min(value, limit)
-        if value > limit:  # a gap near its end
+        if value > limit:  # a gap near its end shows that it is cut
             axis.barh(height, 0.05 * limit, left=0.95 * limit, **style)
             drawn = 0.925 * limit
         axis.barh(height, drawn, **style)
@@ -65,7 +65,6 @@ def _panel(axis: Any, heads: Sequence[Row], key: str) -> None:
     axis.set_xlim(0, 1.16 * limit)
     axis.set_ylim(-0.6, len(heads) - 0.4)
     axis.set_axis_off()
-    axis.title.set_visible(True)
 
 
 def reason(row: Row) -> str:

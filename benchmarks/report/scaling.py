@@ -71,12 +71,12 @@ def _panel(axis: Any, rows: Sequence[Row], size: str, key: str) -> None:
     axis.yaxis.set_major_formatter(_thousands)
     axis.minorticks_off()
     axis.grid(alpha=0.2, linewidth=0.6)
-    _names(axis, found, sizes)
+    _names(axis, found)
 
 
-def _names(axis: Any, found: dict[str, Points], sizes: Sequence[int]) -> None:
+def _names(axis: Any, found: dict[str, Points]) -> None:
     """Names right of the panel, each as near to the end of its line as the others allow."""
-    axis.figure.canvas.draw()
+    axis.autoscale_view()  # or the lines' ends would be those of axes from 0 to 1
     to_axes = axis.transData + axis.transAxes.inverted()
     ends = {provider: to_axes.transform(points[-1]) for provider, points in found.items()}
     inches = axis.get_position().height * axis.figure.get_figheight()

@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..record import RESULTS, ROOT, read_rows
+from ..record import ROOT
 from ..sparse import tables as sparse
 from . import plot, tables
 from .style import Row
@@ -19,7 +19,6 @@ SHOWN = 4  # changed files that a warning names
 
 def shown_rows() -> dict[str, list[Row]]:
     """Table or figure -> the measured rows that it shows."""
-    training = read_rows(RESULTS / "sparse_training.csv")
     inputs = list(sparse.newest().values())
     found = {f"{device}-table": tables.head_rows(device) for device in plot.SHAPES}
     found |= {
@@ -29,7 +28,7 @@ def shown_rows() -> dict[str, list[Row]]:
         "sparse-time": list(sparse.timed().values()),
         "sparse-variants": [row for row in inputs if row["eps"]],
         "sparse-inputs": [row for row in inputs if row["error"]],
-        "sparse-training": training,
+        "sparse-training": sparse.trained(),
     }
     return found | {name: rows for name, (_, rows) in plot.figures().items()}
 

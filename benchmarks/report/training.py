@@ -19,11 +19,11 @@ def training(rows: Sequence[Row], path: Path) -> None:
     """NLL against updates: two lines for each seed, exact and column-sparse."""
     from matplotlib.lines import Line2D
 
-    names = tables.tasks()
+    names = tables.tasks(rows)
     with canvas(2.5, 1, len(names)) as (figure, axes):
         figure.subplots_adjust(left=0.07, right=0.985, top=0.79, bottom=0.19, wspace=0.2)
         for axis, task in zip(axes[0], names, strict=True):
-            for (_, head), steps in tables.curves(task).items():
+            for (_, head), steps in tables.curves(rows, task).items():
                 nll = [float(row["nll"]) for row in steps]
                 means = [statistics.mean(nll[i : i + MEAN_OF]) for i in range(0, len(nll), MEAN_OF)]
                 style = SPARSE if head == "sparse" else EXACT

@@ -114,17 +114,22 @@ def summary_table() -> str:
     )
 
 
-def curves(task: str) -> dict[tuple[str, str], list[Row]]:
+def trained() -> list[Row]:
+    """Every row of the training curves."""
+    return read_rows(RESULTS / "sparse_training.csv")
+
+
+def curves(rows: Sequence[Row], task: str) -> dict[tuple[str, str], list[Row]]:
     """(seed, head) -> its rows by step."""
     found: dict[tuple[str, str], dict[int, Row]] = {}
-    for row in read_rows(RESULTS / "sparse_training.csv"):
+    for row in rows:
         if row["task"] == task and row["nll"]:
             found.setdefault((row["seed"], row["head"]), {})[int(row["step"])] = row
-    return {key: [rows[step] for step in sorted(rows)] for key, rows in found.items()}
+    return {key: [steps[step] for step in sorted(steps)] for key, steps in found.items()}
 
 
-def tasks() -> list[str]:
-    return list(dict.fromkeys(row["task"] for row in read_rows(RESULTS / "sparse_training.csv")))
+def tasks(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row["task"] for row in rows))
 
 
 def _end(rows: Sequence[Row]) -> float:
@@ -141,8 +146,8 @@ def training_table() -> str:
         "columns kept |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for task in tasks():
-        found = curves(task)
+    for task in tasks(trained()):
+        found = curves(trained(), task)
         seeds = dict.fromkeys(seed for seed, _ in found)
         exact = {seed: _end(found[seed, "exact"]) for seed in seeds}
         for seed in seeds:

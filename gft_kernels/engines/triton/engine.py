@@ -38,8 +38,7 @@ __all__ = ["group_advantages", "logits_loss", "loss", "name", "recorded", "scale
 
 name = "triton"
 recorded = False
-# Three chunks at 8192 rows of 131,072 columns in 16 bits: all but dweight stays under 1.1 GiB.
-CHUNK_BYTES = 3 << 28
+CHUNK_BYTES = 3 << 28  # three chunks at 8192 rows of 131,072 columns in 16 bits: all but dweight stays under 1.1 GiB
 
 if interpreter.ACTIVE:
     interpreter.repair()
@@ -64,7 +63,7 @@ def _common(operands: Operands) -> Operands:
 
 
 def _on(device: torch.device) -> AbstractContextManager:
-    """Make the tensors' device the current one, because Triton launches there."""
+    """Triton launches on the current device: make it the tensors' own."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 

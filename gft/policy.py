@@ -85,7 +85,7 @@ class Policy:
         return self.tokenizer(text, add_special_tokens=False).input_ids  # the template has written them
 
     def _chat(self, messages: list[dict], answer_next: bool) -> str:
-        """Messages as text, by the chat template. If an answer is next, it ends where one starts."""
+        """Messages as text, by the chat template. Before an answer, it ends where one starts."""
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer_next)
         return cast(str, text)  # it is: tokenize is False
 

@@ -109,7 +109,8 @@ def liger_grpo() -> Provider:
         mask = (batch.targets != -100).unsqueeze(1)
         # A chunk of rows cannot know the token mean: the advantages carry the token weights.
         weighted = (batch.token_weights * batch.advantages).unsqueeze(1)
-        # No bias; of the reference and the old policy no log-probs; of the reference no input and head.
+        # No bias; no log-probs of the reference and the old policy; no input and head of the
+        # reference policy.
         policy = [None] * 6
         # beta, ..., sapo_temperature_neg: the GFT loss has no use for them.
         options = [0.0, 0.2, 0.2, "dapo", None, "token", 1.0, 1.05]
@@ -127,8 +128,8 @@ def cce(**options: float | None) -> Provider:
     """Cut Cross Entropy: 4 + 4f for the share f of tiles kept, rows with a target only.
 
     It takes hidden states in bf16 and fp16. By default it drops the tiles in which softmax - onehot
-    is below 2^-12 (bf16) everywhere, whatever the weights of the rows: a flat softmax loses some per
-    cent of its gradient. filter_eps=None keeps every tile (f = 1).
+    is below 2^-12 (bf16) everywhere, whatever the weights of the rows: a flat softmax loses some
+    per cent of its gradient. filter_eps=None keeps every tile (f = 1).
     """
     from cut_cross_entropy import linear_cross_entropy
 

@@ -1,7 +1,7 @@
 """python -m benchmarks.sparse.training: curves with exact and column-sparse gradients, same seeds.
 
-The task is the embedded one, as `gft train --objective gft` runs it. With --model and --data it is a
-real model on the shortest examples of the data, one prompt with one expert response a step. Every
+The task is the embedded one, as `gft train --objective gft` runs it. With --model and --data it is
+a real model on the shortest examples of the data, one prompt with one expert response a step. Every
 step of `metrics.jsonl` becomes a row of results/sparse_training.csv.
 """
 

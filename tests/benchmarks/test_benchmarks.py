@@ -1,4 +1,4 @@
-"""The benchmark runner: a wrong provider is never timed, and the GPU entry point runs without one."""
+"""The benchmark runner: a wrong provider is never timed; the GPU entry point runs on a CPU."""
 
 import csv
 import os

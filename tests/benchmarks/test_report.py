@@ -138,7 +138,7 @@ def test_spread_moves_nothing_that_has_room_and_centres_what_has_not():
 
 @pytest.fixture
 def repository(tmp_path):
-    """A repository with one engine for CPUs and one for GPUs; `commit` records it and returns its name."""
+    """A repository with one engine for CPUs and one for GPUs; `commit` returns a new one's name."""
 
     def git(*arguments):
         options = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")

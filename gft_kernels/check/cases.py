@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,41 +16,27 @@ from ..ops.linear_policy_loss import linear_policy_loss
 from .problem import Problem
 
 
+def policy_loss(p: Problem, backend: str, advantages: Tensor | GroupRewards, **options: Any) -> tuple[Tensor, Tensor]:
+    """Loss and log-probs of the fused loss."""
+    given = {"token_weights": p.token_weights, "backend": backend, **options}
+    return linear_policy_loss(p.hidden, p.weight, p.targets, advantages, **given)[:2]
+
+
 def gft_rewards(p: Problem, backend: str) -> tuple[Tensor, Tensor]:
     """GFT on group rewards, the default of the package."""
-    rewards = GroupRewards(p.rewards, p.group_ids, p.sequence_ids)
-    return linear_policy_loss(
-        p.hidden, p.weight, p.targets, rewards, objective=gft(0.7), token_weights=p.token_weights, backend=backend
-    )[:2]
+    return policy_loss(p, backend, GroupRewards(p.rewards, p.group_ids, p.sequence_ids), objective=gft(0.7))
 
 
 def grpo_kl(p: Problem, backend: str) -> tuple[Tensor, Tensor]:
     """A clipped ratio and a penalty, with old and reference log-probs."""
-    return linear_policy_loss(
-        p.hidden,
-        p.weight,
-        p.targets,
-        p.rewards[p.sequence_ids] - 0.5,
-        objective=grpo(0.2, 0.2) + kl(0.05),
-        token_weights=p.token_weights,
-        old_logprobs=p.old,
-        ref_logprobs=p.ref,
-        backend=backend,
-    )[:2]
+    given = {"objective": grpo(0.2, 0.2) + kl(0.05), "old_logprobs": p.old, "ref_logprobs": p.ref}
+    return policy_loss(p, backend, p.rewards[p.sequence_ids] - 0.5, **given)
 
 
 def transformed(p: Problem, backend: str) -> tuple[Tensor, Tensor]:
-    """Every transform of a head."""
-    return linear_policy_loss(
-        p.hidden,
-        p.weight,
-        p.targets,
-        p.rewards[p.sequence_ids] - 0.5,
-        objective=reinforce(),
-        token_weights=p.token_weights,
-        head=Head(bias=p.bias, softcap=8.0, temperature=0.9),
-        backend=backend,
-    )[:2]
+    """Every transform of a head but the scale."""
+    head = Head(bias=p.bias, softcap=8.0, temperature=0.9)
+    return policy_loss(p, backend, p.rewards[p.sequence_ids] - 0.5, objective=reinforce(), head=head)
 
 
 def logprob_entropy(p: Problem, backend: str) -> tuple[Tensor, Tensor]:

@@ -76,7 +76,7 @@ def _widens(dtype: torch.dtype, device: torch.device) -> bool:
 
 @functools.cache
 def _adds_in_place(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether this torch adds a 16-bit product to an fp32 matrix in one GEMM.
+    """Whether this torch adds a product of 16 bits to an fp32 matrix in one GEMM.
 
     Some releases demand a 16-bit addend.
     """

@@ -135,7 +135,7 @@ def _entropy_from_exps(chunk: _Chunk) -> Tensor:
     return chunk.total.log() - sums / chunk.total
 
 
-def _entropy_from_product(chunk: _Chunk, hidden: Tensor, product: Tensor, bias: Tensor | None, slope: float) -> Tensor:
+def _entropy_from_gemm(chunk: _Chunk, hidden: Tensor, product: Tensor, bias: Tensor | None, slope: float) -> Tensor:
     """[K] entropy from G @ weight, which the gradient needs anyway: -log p - sum_j G_j z_j / s."""
     gap = _row_dot(hidden, product)
     if bias is not None:
@@ -246,7 +246,7 @@ def loss(operands: Operands, plan: LossPlan, wanted: Wanted) -> tuple[LossRows, 
         slope = head.scale / head.temperature
         product = grads.add(ChunkGradient(row_index, chunk_hidden, grad, factor, slope, rows), weight)
         if entropy_from_gemm:  # there is no whole product where columns were left out
-            found = None if product is None else _entropy_from_product(chunk, chunk_hidden, product, bias, slope)
+            found = None if product is None else _entropy_from_gemm(chunk, chunk_hidden, product, bias, slope)
             entropy[at] = _entropy_from_exps(chunk) if found is None else found
     return LossRows((losses * plan.weights).sum(), logprobs, entropy, coefficients), grads
 

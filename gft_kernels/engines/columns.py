@@ -47,7 +47,7 @@ def look(
 ) -> Looked:
     """`Looked` of a gradient that is nowhere negative but at the targets."""
     largest, buffer = grad.new_zeros(grad.shape[1]), torch.empty_like(grad[:16])
-    for rows, factor in zip(grad.split(16), scale.split(16), strict=True):  # 16 rows: the products stay in cache
+    for rows, factor in zip(grad.split(16), scale.split(16), strict=True):  # 16 rows at a time stay in cache
         torch.maximum(largest, torch.mul(rows, factor[:, None], out=buffer[: len(rows)]).amax(0), out=largest)
     return Looked(largest, scale @ grad, None)
 

@@ -108,13 +108,14 @@ class DFT(Objective):
 class GFT(Objective):
     """Group fine-tuning: the advantage times the rectified coefficient C(p) times -log p.
 
-    tau <= 0 is group REINFORCE (the paper's "w/o DCR"). tau > 1 weights every token by its
-    probability.
-
     Equivalent to::
 
         p = logprobs.exp().detach()
         loss = -advantages * torch.where(p >= tau, 1.0, p) * logprobs
+
+    Args:
+        tau: the p from which a token keeps its whole gradient. tau <= 0 is group REINFORCE (the
+            paper's "w/o DCR"), and tau > 1 weights every token by its probability.
 
     Source: arXiv:2604.14258 Eq. 21.
     """
@@ -145,16 +146,18 @@ class Reinforce(Objective):
 
 @dataclass(frozen=True)
 class GRPO(Objective):
-    """The clipped ratio of PPO and GRPO; clip_high = 0.28 is DAPO's.
-
-    Without old_logprobs the ratio is 1, and the gradient is that of REINFORCE. `dual_clip` (for
-    example 3) bounds the loss of tokens with A < 0 at -dual_clip * A.
+    """The clipped ratio of PPO and GRPO. Without old_logprobs the ratio is 1.
 
     Equivalent to::
 
         ratio = (logprobs - old_logprobs).exp()
         clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
         loss = -torch.minimum(ratio * advantages, clipped * advantages)
+
+    Args:
+        clip_low, clip_high: how far below and above 1 the ratio counts. clip_high = 0.28 is DAPO's.
+        dual_clip: bounds the loss of tokens with A < 0 at -dual_clip * A, for example 3. None is
+            off.
 
     Source: arXiv:1707.06347 (PPO), arXiv:2402.03300 (GRPO), arXiv:2503.14476 (DAPO).
     """
@@ -191,6 +194,9 @@ class CISPO(Objective):
         ratio = (logprobs - old_logprobs).exp().detach()
         loss = -ratio.clamp(1 - clip_low, 1 + clip_high) * advantages * logprobs
 
+    Args:
+        clip_low, clip_high: how far below and above 1 the ratio counts.
+
     Source: arXiv:2506.13585.
     """
 
@@ -214,6 +220,9 @@ class KL(Objective):
     """The k3 estimator of KL(policy || reference policy), to be added to another objective.
 
     Equivalent to `beta * ((ref_logprobs - logprobs).exp() - (ref_logprobs - logprobs) - 1)`.
+
+    Args:
+        beta: weight of the penalty.
     """
 
     beta: float = 0.01

@@ -44,8 +44,8 @@ def linear_logprob(
 
     Returns:
         LogProbs(logprobs, entropy), [N] each in nats, fp32 (fp64 for fp64 inputs). Both are
-        differentiable into hidden, weight and bias, with any upstream gradient, any number of
-        times. Masked rows hold 0.
+        differentiable into hidden, weight and bias, for any upstream gradient, by any number of
+        backward passes. create_graph=True needs "eager". Masked rows hold 0.
 
     Raises:
         ValueError: shapes, devices, a target outside the vocabulary (names row and V), unknown

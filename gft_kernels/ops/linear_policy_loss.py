@@ -61,11 +61,12 @@ def linear_policy_loss(
             ignored: the inputs' own dtypes decide.
 
     Returns:
-        PolicyLoss(loss, logprobs, entropy, coefficients, stats). Only loss is differentiable, once,
-        into hidden, weight and bias ("eager": any number of times). The per-token inputs are
-        constants. A batch without active rows has loss 0 and gradients 0. Rows that cannot carry a
-        gradient are left out of the head: masked rows, rows of weight 0, and for most built-in
-        objectives rows of advantage 0. `Backend.skip_rows` says what is reported there.
+        PolicyLoss(loss, logprobs, entropy, coefficients, stats). Only loss is differentiable, into
+        hidden, weight and bias, by any number of backward passes. create_graph=True needs "eager".
+        The per-token inputs are constants. A batch without active rows has loss 0 and gradients 0.
+        Rows that cannot carry a gradient are left out of the head: masked rows, rows of weight 0,
+        and for most built-in objectives rows of advantage 0. `Backend.skip_rows` says what is
+        reported there.
 
     Raises:
         ValueError: shapes, devices, a target outside the vocabulary, NaN in a per-token input, a
@@ -103,7 +104,14 @@ class LinearPolicyLoss(nn.Module):
         reduction: a name of `token_weights`.
         max_length: L_max of "seq-mean-token-sum-norm" in tokens.
 
-    Returns, Raises, Cost: those of `linear_policy_loss` and `token_weights`, at the call.
+    Returns:
+        PolicyLoss, at the call, as `linear_policy_loss`.
+
+    Raises:
+        ValueError: at the call, what `linear_policy_loss` and `token_weights` refuse.
+        TypeError: at the call, dtypes.
+
+    Cost: that of `linear_policy_loss`.
     """
 
     def __init__(

@@ -57,8 +57,8 @@ def logits_policy_loss(
             loss on them would not be noticed. Ignored in compiled programs.
 
     Returns:
-        PolicyLoss, as `linear_policy_loss`. Its loss is differentiable once into the logits, in
-        their dtype ("eager": any number of times).
+        PolicyLoss, as `linear_policy_loss`. Its loss is differentiable into the logits, in their
+        dtype, by one backward pass ("eager": by any number).
 
     Raises:
         ValueError: as `linear_policy_loss`; inplace with the eager backend, on a leaf, on logits

@@ -19,12 +19,17 @@ def make_plan(arguments: LossArguments, dtype: torch.dtype, engine: Engine) -> L
     per_token = constants(arguments, valid, dtype, engine)
     token_weights = arguments.token_weights
     if token_weights is None:
-        token_weights = valid.to(dtype) / valid.sum().clamp(min=1)
+        token_weights = token_mean(valid, dtype)
     weights = torch.where(valid, token_weights.detach(), 0).to(dtype)
     rows = chosen(active_rows(valid, weights, per_token["advantages"], objective, backend))
     if rows is not None:
         per_token, weights = part(per_token, rows), weights[rows]
     return LossPlan(targets, rows, head, backend, dtype, valid, weights, per_token, objective)
+
+
+def token_mean(valid: Tensor, dtype: torch.dtype) -> Tensor:  # [N]
+    """The default reduction: weights of the mean over the unmasked rows."""
+    return valid.to(dtype) / valid.sum().clamp(min=1)
 
 
 def constants(arguments: LossArguments, valid: Tensor, dtype: torch.dtype, engine: Engine) -> PerToken:

@@ -135,7 +135,7 @@ def test_logprob_and_entropy(dtype):
     assert_logprob(make_problem(sized(1000, 24), D, sized(50257, 97), dtype))
 
 
-def test_logprob_and_entropy_through_every_transform_in_ragged_chunks():
+def test_logprob_through_transforms_in_ragged_chunks():
     problem = make_problem(sized(500, 40), D, sized(32000, 96), BF16)
     assert_logprob(problem, {"bias": True, **TRANSFORMS}, chunk_rows=sized(128, 16))
 

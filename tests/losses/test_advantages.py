@@ -141,7 +141,7 @@ def test_group_rewards_of_a_masked_batch_without_responses():
     assert linear_policy_loss(*problem[:2], torch.full((5,), -100), none).loss == 0
 
 
-def test_group_advantages_of_half_precision_rewards_are_computed_in_fp32():
+def test_group_advantages_of_16_bit_rewards_are_computed_in_fp32():
     """Squares of fp16 rewards overflow, and bf16 sums lose two digits."""
     for dtype in (torch.float16, torch.bfloat16):
         rewards = torch.tensor([0.0, 300.0, 300.0, 0.0, 300.0, 300.0, 300.0], dtype=dtype)

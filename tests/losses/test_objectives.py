@@ -74,7 +74,7 @@ def test_linear_policy_loss_works_in_inference_mode(backend):
     torch.testing.assert_close(found.coefficients, expected.coefficients)
 
 
-def test_linear_policy_loss_explains_an_objective_that_closes_over_all_rows():
+def test_linear_policy_loss_refuses_an_objective_over_all_rows():
     mine, hidden, weight, targets = torch.randn(40), torch.randn(40, 8), torch.randn(30, 8), torch.randint(0, 30, (40,))
     with pytest.raises(ValueError, match=r"failed on 16 rows.*called on chunks of the active rows"):
         linear_policy_loss(

@@ -228,7 +228,7 @@ def test_linear_policy_loss_confident_rows_keep_their_gradient(p, backend):
 
 
 @pytest.mark.parametrize("backend", ["chunked", "triton"])
-def test_linear_policy_loss_tiny_fp16_gradients_survive_under_a_loss_scale(backend):
+def test_linear_policy_loss_keeps_tiny_fp16_gradients(backend):
     problem = make_problem(50, 11, 37, dtype=torch.float16)
     scale, tiny = 65536.0, torch.full((50,), 1e-7)  # most of d loss / d hidden is below fp16's smallest number
     want = naive(problem, OBJECTIVES["sft"][1], tiny * (problem.targets != -100))

@@ -65,7 +65,7 @@ def test_linear_policy_loss_gradcheck(name, transform, backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", DETACHED)
-def test_linear_policy_loss_detached_coefficients_are_constants_of_the_gradient(name, backend):
+def test_linear_policy_loss_detached_coefficients_are_constants(name, backend):
     lp, _ = naive_logprobs(SMALL.hidden, SMALL.weight, SMALL.targets, bias=SMALL.bias)
     frozen = COEFFICIENTS[name](lp.exp(), SMALL.advantages, (lp - SMALL.old_logprobs).exp(), SMALL.ref_logprobs)
     common = {"backend": backend, "chunk_rows": 2, "token_weights": WEIGHTS, **inputs_of(SMALL)}

@@ -81,7 +81,7 @@ def test_logits_policy_loss_gradient_is_rounded_once(dtype, backend):
     assert_accurate(grad, want)
 
 
-def test_logits_policy_loss_fp16_gradients_survive_small_weights_under_a_loss_scale():
+def test_logits_policy_loss_keeps_tiny_fp16_gradients():
     # 1e-6 a token is below fp16's range. The loss scale brings it back, so it must not be rounded
     # before that.
     logits, weights = logits_of(dtype=torch.float16), token_mean(PROBLEM.targets) * 1e-5
@@ -113,7 +113,7 @@ def test_logits_policy_loss_normalises_rewards(backend):
 
 
 @pytest.mark.parametrize("backend", FUSED)
-def test_logits_policy_loss_masked_and_skipped_rows_get_zero_gradient_in_place(backend):
+def test_logits_policy_loss_in_place_zeroes_unseen_rows(backend):
     advantages = PROBLEM.advantages.clone()
     advantages[:20] = 0
     _, grad = run(logits_of(), gft(0.3), advantages=advantages, backend=backend, inplace=True)

@@ -232,7 +232,7 @@ def test_linear_policy_loss_module_applies_its_reduction(reduction):
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_linear_policy_loss_module_takes_the_sequences_of_group_rewards(reduction):
+def test_linear_policy_loss_module_takes_group_rewards(reduction):
     problem = make_problem(50, 11, 37)
     ids = torch.where(problem.targets == -100, -1, problem.sequence_ids)  # any value is allowed at masked rows
     groups = GroupRewards(torch.tensor([1.0, 0, 0.5, 0.25, 1], dtype=torch.float64), torch.tensor([0, 0, 1, 1, 1]), ids)

@@ -62,7 +62,7 @@ def test_linear_logprob_forward_holds_two_chunks():
     assert [shape for shape in recorder.shapes if torch.Size(shape).numel() == 16 * 300] == [(16, 300)] * 2
 
 
-def test_linear_policy_loss_frozen_weight_costs_no_gradient_memory_and_no_product():
+def test_linear_policy_loss_frozen_weight_costs_nothing():
     trained, frozen = record_policy_loss(), record_policy_loss(weight=False)
     assert trained.shapes.count((300, 8)) == 1
     assert (300, 8) in trained.products

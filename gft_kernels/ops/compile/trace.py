@@ -17,7 +17,7 @@ from ...engines.sparse_report import named
 from ...head import Backend, Head, LogProbs, Operands, PolicyLoss
 from ...losses.advantages import GroupRewards
 from ...losses.objectives import LossFunction, PerToken
-from ..plan import active_rows
+from ..plan import active_rows, token_mean
 from ..result import stats
 from ..validation import LossArguments
 from . import logprob_op, loss_ops
@@ -86,7 +86,7 @@ def _traced(
     objective, dtype = arguments.objective, scores.logprobs.dtype
     valid = arguments.targets != arguments.head.ignore_index
     if token_weights is None:
-        token_weights = valid.to(dtype) / valid.sum().clamp(min=1)
+        token_weights = token_mean(valid, dtype)
     weights = torch.where(valid, token_weights, 0).to(dtype)
     active = active_rows(valid, weights, per_token["advantages"], objective, arguments.backend)
     # An inactive row may hold what the objective cannot take: its gradient would be 0 * inf.

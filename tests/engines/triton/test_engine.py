@@ -127,7 +127,7 @@ def test_linear_policy_loss_without_grad_stores_no_exponentials():
 
 
 @pytest.mark.usefixtures("launches_unseen")
-def test_linear_policy_loss_frozen_weight_allocates_and_multiplies_nothing_for_it():
+def test_linear_policy_loss_frozen_weight_costs_nothing():
     trained, frozen = record(), record(weight=False)
     assert trained.shapes.count((300, 8)) == 1
     assert (300, 8) in trained.products
@@ -143,7 +143,7 @@ def test_linear_policy_loss_frozen_hidden_costs_no_product():
 
 
 @pytest.mark.usefixtures("launches_unseen")
-def test_linear_logprob_frozen_weight_allocates_and_multiplies_nothing_for_it():
+def test_linear_logprob_frozen_weight_costs_nothing():
     hidden = WIDE.hidden.clone().requires_grad_()
     with Recorder() as recorder:
         linear_logprob(
@@ -153,7 +153,7 @@ def test_linear_logprob_frozen_weight_allocates_and_multiplies_nothing_for_it():
     assert recorder.shapes.count(BUFFER) == 1
 
 
-def test_linear_policy_loss_second_backward_has_the_bits_of_the_first():
+def test_linear_policy_loss_second_backward_has_equal_bits():
     hidden, weight = (x.clone().requires_grad_() for x in PROBLEM[:2])
     loss = linear_policy_loss(
         hidden, weight, PROBLEM.targets, PROBLEM.advantages, backend=Backend("triton", chunk_rows=16)
@@ -229,7 +229,7 @@ linear_logprob(torch.zeros(2, 4), torch.zeros(8, 4), torch.tensor([1, 2]), backe
 """
 
 
-def test_linear_logprob_on_the_cpu_without_the_interpreter_is_refused():
+def test_linear_logprob_refuses_a_cpu_without_the_interpreter():
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     result = subprocess.run(
         [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=120

@@ -139,7 +139,7 @@ def test_compiled_program_takes_a_new_tau_and_temperature_each_step():
         )
 
 
-def test_compiled_program_keeps_an_objective_that_is_named_like_a_built_in():
+def test_compiled_program_keeps_a_namesake_of_a_built_in():
     class GFT(type(gft())):  # not the built-in, though it says so
         def __call__(self, logprobs, **_):
             return -2 * logprobs
@@ -158,7 +158,7 @@ def exploding(logprobs, *, old_logprobs, **_):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_compiled_program_of_a_function_keeps_rows_without_weight_out_of_the_gradient(backend):
+def test_compiled_program_of_a_function_ignores_rows_without_weight(backend):
     torch._dynamo.reset()
     row = int((PROBLEM.targets >= 0).nonzero()[3])
     weights, old = torch.ones(33).index_fill(0, torch.tensor(row), 0), OLD.clone()

@@ -18,5 +18,5 @@ REDUCTIONS = ("token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-me
 
 
 def inputs_of(problem: Problem) -> dict[str, Tensor]:
-    """The per-token inputs of a problem that no default stands for."""
+    """Old and reference log-probs of a problem, by the names that the ops give them."""
     return {"old_logprobs": problem.old_logprobs, "ref_logprobs": problem.ref_logprobs}

@@ -29,5 +29,5 @@ for step in range(3):
     result.loss.backward()
     optimizer.step()
     optimizer.zero_grad()
-    logprobs = result.logprobs.view(4, -1).sum(1)
-    print(f"step {step}: log p of right responses {logprobs[[0, 3]].mean():.2f}, of wrong {logprobs[[1, 2]].mean():.2f}")
+    first, second, third, fourth = result.logprobs.view(4, -1).sum(1).tolist()
+    print(f"step {step}: log p of right responses {(first + fourth) / 2:.2f}, of wrong {(second + third) / 2:.2f}")

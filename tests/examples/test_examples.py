@@ -12,10 +12,12 @@ LINES = 40
 
 def run(name, monkeypatch, capsys) -> str:
     monkeypatch.syspath_prepend(FOLDER)  # as `python examples/NAME.py` does
+    code = None
     try:
         runpy.run_path(str(FOLDER / name), run_name="__main__")
     except SystemExit as end:
-        assert not end.code
+        code = end.code
+    assert not code
     return capsys.readouterr().out
 
 

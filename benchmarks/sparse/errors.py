@@ -1,10 +1,13 @@
-"""python -m benchmarks.sparse.errors: column-sparse gradients against the exact ones, and what is
-kept, on recorded activations.
+"""python -m benchmarks.sparse.errors: column-sparse gradients against the exact ones.
 
-Variants, all at one eps relative to the chunk's largest |dz|: `tail` (ours), `none` (dropped),
-`mean` (the dropped mass of a row times the mean of the head's rows) and `cce`, the filter of Cut
-Cross Entropy: tiles of 128 rows by 128 columns in which |softmax - onehot| is nowhere above eps are
-left out, whatever the weights of the rows.
+It measures on recorded activations what is kept and how far the gradients are off. The variants
+have one eps, relative to the chunk's largest |dz|:
+
+* `tail`: ours, a rank-one term for what was dropped.
+* `none`: dropped, and nothing in its place.
+* `mean`: the dropped mass of a row times the mean of the head's rows.
+* `cce`: the filter of Cut Cross Entropy. Tiles of 128 rows by 128 columns in which
+  |softmax - onehot| is nowhere above eps are left out, whatever the weights of the rows.
 """
 
 from __future__ import annotations
@@ -81,9 +84,7 @@ def probabilities(batch: Batch, tau: float) -> tuple[Tensor, Tensor]:
 def filtered(
     batch: Batch, p: Tensor, upstream: Tensor, eps: float, rows: int, variant: str
 ) -> tuple[Tensor, Tensor, float]:
-    """(dhidden, dweight, share kept) of a filter that no library of ours has: written on the whole
-    softmax.
-    """
+    """(dhidden, dweight, share kept) of a filter that is not ours, written on the whole softmax."""
     dhidden, dweight, shares = [], torch.zeros_like(batch.weight), []
     for start in range(0, len(p), rows):
         at = slice(start, start + rows)
@@ -104,11 +105,12 @@ def filtered(
 
 
 def time_against_exact(batch: Batch, tau: float, backend: Backend, rounds: int) -> tuple[float, float, float]:
-    """(median milliseconds, ratio to the exact head at its own chunk size and at the same),
-    interleaved after a warm-up.
+    """(milliseconds, ratio to the exact head at its own chunk size, ratio at the same chunk size).
+
+    Medians of interleaved rounds after a warm-up.
     """
-    exact, same_size = Backend("chunked"), Backend("chunked", chunk_rows=backend.chunk_rows)
-    backends, times = (backend, exact, same_size), ([], [], [])
+    backends = (backend, Backend("chunked"), Backend("chunked", chunk_rows=backend.chunk_rows))
+    times: tuple[list[float], ...] = ([], [], [])
     for number in range(rounds + 1):
         for each, found in zip(backends, times, strict=True):
             start = time.perf_counter()
@@ -152,7 +154,7 @@ def measured(
                 )
                 row |= {"ms": f"{ms:.0f}", "over_exact": f"{ratio:.2f}", "over_exact_same_rows": f"{same_rows:.2f}"}
         else:
-            dh, dw, share = filtered(batch, p, upstream, eps, rows, variant)
+            dh, dw, share = filtered(batch, p, upstream, eps or 0.0, rows, variant)
             row["columns"] = f"{share:.4f}"
         found.append(row | {"dh_error": relative(dh, exact[0]), "dw_error": relative(dw, exact[1])})
         print(
@@ -174,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="what `python -m benchmarks.inputs.activations --out` recorded",
     )
     parser.add_argument("--name", help="what the rows call these inputs")
-    parser.add_argument("--head", default="smollm2", help="a head of benchmarks.cases")
+    parser.add_argument("--head", default="smollm2", help="a head of benchmarks.inputs.cases")
     parser.add_argument("--N", type=int, default=1024)
     parser.add_argument("--tau", type=float, nargs="*", default=(0.7,))
     parser.add_argument("--rows", type=int, nargs="*", default=(128, 512), help="rows a chunk")

@@ -1,6 +1,4 @@
-"""The correctness gate: nobody is timed whose loss or gradients are not near those of the fp64
-reference.
-"""
+"""The correctness gate: a provider is timed only if its loss and gradients are near fp64's."""
 
 from __future__ import annotations
 
@@ -21,8 +19,9 @@ GATE_ROWS = 512
 
 @dataclass
 class Found:
-    """A loss and its gradients; `size` is the sum of the terms' absolute values, which a loss error
-    is relative to.
+    """A loss and its gradients.
+
+    `size` is the sum of the absolute values of the loss's terms: a loss error is relative to it.
     """
 
     loss: Tensor
@@ -31,9 +30,7 @@ class Found:
     size: float = 1.0
 
     def errors(self, expected: Found) -> dict[str, float]:
-        """Relative errors: of the loss, and norms of the gradients' errors over the gradients'
-        norms.
-        """
+        """Relative errors of the loss and of the two gradients, as norms."""
         gradients = ((self.dhidden, expected.dhidden), (self.dweight, expected.dweight))
         dh, dw = (((a.double() - b.double()).norm() / b.double().norm()).item() for a, b in gradients)
         return {
@@ -54,9 +51,9 @@ def step(provider: Provider, batch: Batch) -> Found:
 
 
 def oracle(batch: Batch) -> Found:
-    """The eager reference in fp64."""
-    weights, sizes = batch.token_weights.double(), []
-    every_row = Backend("eager", skip_rows=False)
+    """Eager logits in fp64."""
+    weights, every_row = batch.token_weights.double(), Backend("eager", skip_rows=False)
+    sizes: list[float] = []
 
     def provider(leaves: Batch) -> Tensor:
         operands, advantages = (leaves.hidden.double(), leaves.weight.double()), batch.advantages.double()

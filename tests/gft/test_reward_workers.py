@@ -184,9 +184,13 @@ def test_score_after_an_interrupt_gives_no_stale_results(orders):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_their_parent(orders, number):
+    # A shell that starts the suite in the background has it ignore SIGINT, which children inherit:
+    # this one minds it again, as a program started by hand does.
     code = """
+        import signal
         from gft.data.files import Example
         from gft.rewards.pool import RewardPool
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         with RewardPool("reward_orders:obey", workers=2, seconds=1.0) as pool:
             found = pool.score([("pid", Example("p", "42"))] * 2, [False] * 2)
             print(*{int(scored.value) for scored in found}, flush=True)

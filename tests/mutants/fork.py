@@ -15,30 +15,29 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# What the tests import besides gft_kernels. gft_kernels itself must not be among it, nor imported by
-# it: a child takes its own copy.
+# What the tests import besides gft_kernels, which each child takes from its own folder. None of these
+# starts a thread, given the one CPU thread of tests/conftest.py: a fork would not copy it.
 IMPORTED = ["torch", "torch._dynamo", "triton.runtime.interpreter", "hypothesis", "pytest"]
-# Tests that name the child's copy as theirs: no bytecode is written, none of the plugins that pytest
-# finds by itself is loaded, and pyproject.toml's `addopts` may name one of those.
-OPTIONS = ["-x", "--strict-markers", "-p", "no:cacheprovider", "-o", "addopts=", "--rootdir", str(ROOT)]
+OPTIONS = ["-x", "-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(IMPORTED)
 
 
 class Answer(NamedTuple):
-    code: int | None  # pytest's exit code; None where the process died or ran out of time
+    code: int | None  # pytest's exit code; None where the process died first or ran out of time
     output: str
 
 
 def copy_package(folder: Path) -> Path:
-    return Path(
-        shutil.copytree(ROOT / "gft_kernels", folder / "gft_kernels", ignore=shutil.ignore_patterns("__pycache__"))
-    )
+    """The package's copy in `folder`, without bytecode, which could hide a fault planted within a second."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    return Path(shutil.copytree(ROOT / "gft_kernels", folder / "gft_kernels", ignore=ignored))
 
 
 def run_tests(folder: Path, tests: list[str], seconds: float) -> Answer:
     """Pytest's answer to `tests` of this tree, with the gft_kernels that lies in `folder`."""
+    (folder / "output").touch()
     answers, sender = SERVER.Pipe(duplex=False)
     process = SERVER.Process(target=_child, args=(sender, folder, tests))
     process.start()
@@ -56,14 +55,15 @@ def run_tests(folder: Path, tests: list[str], seconds: float) -> Answer:
 
 
 def _child(sender: Connection, folder: Path, tests: list[str]) -> None:
-    output = os.open(folder / "output", os.O_WRONLY | os.O_CREAT)
+    output = os.open(folder / "output", os.O_WRONLY)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.chdir(folder)
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
-    sys.dont_write_bytecode = True
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # their import takes longer than most of the tests
     sys.path.insert(0, str(folder))
     import gft_kernels  # before pytest puts the tree, and with it the unharmed package, first
 
     assert Path(gft_kernels.__file__).is_relative_to(folder), gft_kernels.__file__
-    sender.send(int(pytest.main([*OPTIONS, *(str(ROOT / test) for test in tests)])))
+    code = pytest.main([*OPTIONS, *(str(ROOT / test) for test in tests)])
+    sys.stdout.flush()  # the answer is the last that is heard of this process
+    sender.send(int(code))

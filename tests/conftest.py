@@ -1,16 +1,22 @@
-"""What every test runs under: uninitialised float memory reads NaN, one CPU thread, the same seed."""
+"""What every test runs under: uninitialised float memory reads NaN, one CPU thread, the same seed,
+without a GPU Triton's interpreter.
+"""
 
 from __future__ import annotations
 
 import os
 
+# Before torch and NumPy are imported, here and in what tests start: the matrices are small, and
+# threads that wait for each other are slow on a busy machine.
+os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
 import pytest
 import torch
 
 if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = (
-        "1"  # before gft_kernels.triton is imported: kernels run on the CPU, one program at a time
-    )
+    os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported: kernels run on the CPU, one program at a time
+
+WORKERS = 8  # at most: each holds torch and transformers in memory, and imports them first
 
 ALLOCATORS = ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty"))
 PLAIN = [getattr(owner, name) for owner, name in ALLOCATORS]
@@ -47,16 +53,20 @@ def plain_memory(monkeypatch):
 
 
 @pytest.fixture(autouse=True, scope="session")
-def cpu_threads():
-    """One thread: the matrices are small, and threads that wait for each other are slow on a busy
-    machine.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def repaired_interpreter():
+    """The engine repairs the interpreter before its first launch; tests launch kernels without it."""
+    if not torch.cuda.is_available():
+        from gft_kernels.engines.triton import interpreter
+
+        interpreter.repair()
 
 
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist may be missing, or switched off
+def pytest_xdist_auto_num_workers() -> int:
+    """Workers that `-n auto` starts: one where they would share a GPU, whose memory and times tests measure."""
+    return 1 if torch.cuda.is_available() else min(os.cpu_count() or 1, WORKERS)

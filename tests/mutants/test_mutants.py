@@ -4,56 +4,47 @@ package.
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
+from .fork import RunTests, copy_package, process_to_fork
 from .kernel_mutants import KERNEL_MUTANTS
-from .mutants import MUTANTS, Mutant
+from .mutants import MUTANTS
 from .sparse_mutants import SPARSE_MUTANTS
 
-ROOT = Path(__file__).parents[2]
 EVERY = MUTANTS + KERNEL_MUTANTS + SPARSE_MUTANTS
-TESTS_FAILED = 1  # pytest's exit code; a collection or usage error has another
-
-
-def run_copy(folder: Path, tests: set[str], mutant: Mutant | None = None) -> subprocess.CompletedProcess:
-    """Run `tests` in a copy of the package and its suite, with the mutant's fault planted."""
-    shutil.copytree(ROOT / "gft_kernels", folder / "gft_kernels", ignore=shutil.ignore_patterns("__pycache__"))
-    for room in ("helpers", "losses", "engines", "ops"):
-        shutil.copytree(ROOT / "tests" / room, folder / "tests" / room, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "tests/__init__.py", "tests/conftest.py"):
-        shutil.copy(ROOT / name, folder / name)
-    if mutant is not None:
-        path = folder / "gft_kernels" / mutant.file
-        source = path.read_text()
-        assert source.count(mutant.old) == 1, f"{mutant.file} has {source.count(mutant.old)} times: {mutant.old}"
-        path.write_text(source.replace(mutant.old, mutant.new))
-    command = [sys.executable, "-B", "-m", "pytest", "-x", "-p", "no:cacheprovider", *sorted(tests)]
-    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+SECONDS = 120  # for a mutant: most take one; one that hangs is a failure
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> dict[Mutant | None, Future]:
-    """All runs, two at a time; None is the unharmed package under every test named."""
-    with ThreadPoolExecutor(2) as pool:
-        started = {None: pool.submit(run_copy, tmp_path_factory.mktemp("unharmed"), {mutant.tests for mutant in EVERY})}
-        started |= {m: pool.submit(run_copy, tmp_path_factory.mktemp("mutant"), {m.tests}, m) for m in EVERY}
-        yield started
+def run_tests() -> Iterator[RunTests]:
+    with process_to_fork() as run:
+        yield run
 
 
-def test_unharmed_package_passes(runs):
-    result = runs[None].result()
-    assert result.returncode == 0, result.stdout + result.stderr
+@pytest.mark.parametrize("file", sorted({mutant.tests.split("::")[0] for mutant in EVERY}))
+def test_unharmed_package_passes(file, run_tests, tmp_path):
+    copy_package(tmp_path)
+    answer = run_tests(tmp_path, sorted({m.tests for m in EVERY if m.tests.startswith(file)}), SECONDS)
+    assert answer.code == pytest.ExitCode.OK, answer.output
 
 
 @pytest.mark.parametrize("mutant", EVERY, ids=lambda mutant: mutant.why)
-def test_mutant_is_killed(mutant, runs):
-    result = runs[mutant].result()
-    assert result.returncode == TESTS_FAILED, result.stdout + result.stderr
+def test_mutant_is_killed(mutant, run_tests, tmp_path):
+    path = copy_package(tmp_path) / mutant.file
+    source = path.read_text()
+    assert source.count(mutant.old) == 1, f"{mutant.file} has {source.count(mutant.old)} times: {mutant.old}"
+    path.write_text(source.replace(mutant.old, mutant.new))
+    answer = run_tests(tmp_path, [mutant.tests], SECONDS)
+    assert answer.code == pytest.ExitCode.TESTS_FAILED, answer.output  # an error of collection has another code
+
+
+@pytest.mark.parametrize(
+    ("line", "said"), [("raise SystemExit(1)", "the process ended with 1"), ("while True: pass", "still running after")]
+)
+def test_mutant_that_cannot_be_tested_is_not_killed(line, said, run_tests, tmp_path):
+    (copy_package(tmp_path) / "head.py").write_text(line)
+    answer = run_tests(tmp_path, [EVERY[0].tests], 1)
+    assert answer.code is None
+    assert said in answer.output

@@ -40,9 +40,6 @@ name = "triton"
 recorded = False
 CHUNK_BYTES = 3 << 28  # three chunks at 8192 rows of 131,072 columns in 16 bits: all but dweight stays under 1.1 GiB
 
-if interpreter.ACTIVE:
-    interpreter.repair()
-
 
 def _refuse_without_device(tensor: Tensor) -> None:
     if tensor.device.type != "cuda" and not interpreter.ACTIVE:
@@ -64,6 +61,10 @@ def _common(operands: Operands) -> Operands:
 
 def _on(device: torch.device) -> AbstractContextManager:
     """Triton launches on the current device: make it the tensors' own."""
+    if interpreter.ACTIVE:
+        # Before the first launch, and not at import: a program that only imports the package finds
+        # Triton as it is, and none gets the wrong bf16 results of an interpreter as shipped.
+        interpreter.repair()
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 

@@ -4,6 +4,9 @@ rounding truncates.
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import numpy as np
 import torch
 import triton
@@ -12,7 +15,7 @@ import triton.language as tl
 ACTIVE: bool = triton.knobs.runtime.interpret  # read once: kernels are bound to one mode when they are defined
 
 
-def _to_float(handle):
+def _to_float(handle: Any) -> np.ndarray:
     return (handle.data.astype(np.uint32) << 16).view(np.float32)
 
 
@@ -22,22 +25,31 @@ def _to_bfloat16(data: np.ndarray) -> np.ndarray:
     return rounded.view(torch.int16).numpy().view(np.uint16).reshape(data.shape)
 
 
+@functools.cache
 def repair() -> None:
-    """Replace the interpreter's bf16 dot and fp32 -> bf16 cast; nothing outside the interpreter
-    changes.
+    """Replace the interpreter's bf16 dot, its fp32 -> bf16 cast and its reading of a scalar as an
+    index; nothing outside the interpreter changes, and a second call does nothing.
     """
-    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+    from triton.runtime import interpreter
 
-    dot, cast = InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl
+    builder, handle = interpreter.InterpreterBuilder, interpreter.TensorHandle
+    dot, cast, patch_tensor = builder.create_dot, builder.cast_impl, interpreter._patch_lang_tensor
 
-    def create_dot(self, a, b, d, *args):
+    def create_dot(self: Any, a: Any, b: Any, d: Any, *args: Any) -> Any:
         if a.dtype.scalar == tl.bfloat16:
-            return TensorHandle(np.matmul(_to_float(a), _to_float(b)) + d.data, d.dtype.scalar)
+            return handle(np.matmul(_to_float(a), _to_float(b)) + d.data, d.dtype.scalar)
         return dot(self, a, b, d, *args)
 
-    def cast_impl(self, src, dst_type):
+    def cast_impl(self: Any, src: Any, dst_type: Any) -> Any:
         if src.dtype.scalar == tl.float32 and dst_type.scalar == tl.bfloat16:
-            return TensorHandle(_to_bfloat16(src.data), dst_type.scalar)
+            return handle(_to_bfloat16(src.data), dst_type.scalar)
         return cast(self, src, dst_type)
 
-    InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl = create_dot, cast_impl
+    def patch_lang_tensor(tensor: Any, scope: Any) -> None:
+        # A scalar is an array of one element, and int() of such an array, which Triton 3.6 takes
+        # for the bounds of a range, is an error from NumPy 2.4 on.
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    builder.create_dot, builder.cast_impl = create_dot, cast_impl
+    interpreter._patch_lang_tensor = patch_lang_tensor

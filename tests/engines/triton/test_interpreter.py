@@ -5,6 +5,10 @@ Every other test of bf16 kernels on a CPU rests on it.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 import triton
@@ -80,3 +84,22 @@ def test_cast_from_bf16_is_exact():
     x, out = torch.randn(64).bfloat16(), torch.zeros(64)
     cast_kernel[(1,)](x, out, BLOCK=64)
     assert torch.equal(out, x.float())
+
+
+PROGRAM = """
+from triton.runtime.interpreter import InterpreterBuilder
+shipped = InterpreterBuilder.create_dot
+import torch
+from gft_kernels import linear_logprob
+from gft_kernels.engines.triton import ENGINE
+print(InterpreterBuilder.create_dot is shipped)
+hidden, weight = torch.zeros(2, 4, dtype=torch.bfloat16), torch.zeros(8, 4, dtype=torch.bfloat16)
+linear_logprob(hidden, weight, torch.tensor([1, 2]), backend="triton")
+print(InterpreterBuilder.create_dot is shipped)
+"""
+
+
+def test_repair_comes_with_the_first_use_and_not_with_the_import():
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == ["True", "False"], done.stderr

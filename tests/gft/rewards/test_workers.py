@@ -135,9 +135,13 @@ def test_score_after_an_interrupt_gives_no_stale_results():
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_workers_end_with_their_parent(number):
+    # A shell that starts the suite in the background has it ignore SIGINT, which children inherit:
+    # this one minds it again, as a program started by hand does.
     code = f"""
+        import signal
         from gft.data.files import Example
         from gft.rewards.pool import RewardPool
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         with RewardPool({orders.NAME!r}, workers=2, seconds=1.0) as pool:
             found = pool.score([("pid", Example("p", "42"))] * 2, [False] * 2)
             print(*{{int(scored.value) for scored in found}}, flush=True)

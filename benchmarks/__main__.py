@@ -1,7 +1,7 @@
 """python -m benchmarks: the head, forward and backward, against its peers on this machine.
 
-Needs torch alone, so that it runs from the tree on a machine where nothing is installed; peers that
-are missing are named.
+It needs torch alone and runs from the tree, on a machine where nothing is installed. Peers that are
+missing are named.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WIDTHS = (21, 9, 10, 10, 10, 15, 16, 10, 11, 10, 10)
 def measure(
     cases: Sequence[Case], device: str, rounds: int, out: Path, names: Sequence[str] = (), every_mode: bool = False
 ) -> None:
-    """Run the cases, print a table for each, append its rows to `out`."""
+    """Run the cases; print a table for each and append its rows to `out`."""
     for name, reason in missing().items():
         if not names or name in names:
             print(f"skipped {name}: {reason}")

@@ -1,10 +1,10 @@
-"""python -m benchmarks.gpu: on a GPU machine, from the tree, the gpu tests, then the benchmarks,
-then the loop.
+"""python -m benchmarks.gpu: the gpu tests, the benchmarks and the loop, on a GPU machine.
 
-Each case runs in a process of its own within what is left of --minutes, so that a crash or a time
-limit costs that case alone; its row says so. Failed tests do not keep the benchmarks from running
-(every provider passes a gradient gate of its own), but the exit code tells. `--dry-run` goes the
-same way on a CPU with tiny shapes. Rows go to $OUT where it is set, else to benchmarks/results/.
+It runs from the tree, with torch alone. Each case runs in a process of its own within what is left
+of --minutes, so that a crash or a time limit costs that case alone; its row says so. Failed tests
+do not keep the benchmarks from running (every provider passes a gradient gate of its own), but the
+exit code tells. `--dry-run` goes the same way on a CPU with tiny shapes. Rows go to $OUT where it
+is set, else to benchmarks/results/.
 """
 
 from __future__ import annotations

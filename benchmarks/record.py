@@ -20,8 +20,9 @@ MACHINE = ("date", "commit", "device", "driver", "python", "torch", "triton", "t
 
 
 def git_commit() -> str:
-    """GFT_COMMIT, or the short commit with '+' where the tree differs from it; 'unknown' outside a
-    checkout or without git.
+    """The short commit, with '+' where the tree differs from it; GFT_COMMIT where it is set.
+
+    'unknown' outside a checkout or without git.
     """
     if commit := os.environ.get("GFT_COMMIT"):
         return commit

@@ -1,14 +1,15 @@
-"""pytest benchmarks/: the same providers under pytest-benchmark, for its comparisons and histograms
-(--benchmark-compare, -histogram).
+"""pytest benchmarks/: the same providers under pytest-benchmark.
 
-One step of one provider after the other: for ratios to quote, use the interleaved `python -m
-benchmarks`. GFT_BENCH_SET names another set of cases, and GFT_BENCH_DEVICE another device.
+It is for comparisons and histograms (--benchmark-compare, --benchmark-histogram). It takes one
+provider after the other: for ratios to quote, use `python -m benchmarks`, which interleaves them.
+GFT_BENCH_SET names another set of cases, and GFT_BENCH_DEVICE another device.
 """
 
 from __future__ import annotations
 
 import functools
 import os
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ def prepared(case: Case) -> tuple[Batch, Batch, Found]:
 
 @pytest.mark.parametrize("name", [*FLOORS, *providers(), *missing()])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.label.replace(" ", "-"))
-def test_forward_and_backward(benchmark, case, name):
+def test_forward_and_backward(benchmark: Any, case: Case, name: str) -> None:
     if name in missing():
         pytest.skip(missing()[name])
     batch, thinned, expected = prepared(case)

@@ -10,8 +10,10 @@ from .policy import Policy
 
 
 def save_checkpoint(policy: Policy, path: Path) -> Path:
-    """Write model and tokenizer beside `path`, flush them to the disk, then rename; an older folder
-    is removed last.
+    """Write model and tokenizer beside `path`, then put them in its place.
+
+    They are flushed to the disk before the renames, so that a power cut does not leave empty files
+    under the right name. An older folder is removed last: until then one whole checkpoint exists.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,6 +35,7 @@ def save_checkpoint(policy: Policy, path: Path) -> Path:
 
 
 def _flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

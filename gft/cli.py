@@ -1,4 +1,4 @@
-"""gft train, gft eval."""
+"""The commands `gft train` and `gft eval`."""
 
 from __future__ import annotations
 
@@ -31,23 +31,32 @@ DESCRIPTION = "Group Fine-Tuning on fused head kernels. Without --model: the emb
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Accuracy of a model on held-out data: greedy, and the mean of samples at temperature 1."""
+    """Accuracy of a model on held-out data: greedy, and the mean of samples."""
 
     model: Path
     """A local transformers folder."""
     data: str | None = None
-    """As for train; None: the embedded task."""
+    """As for train. None is the embedded task."""
     reward: str | None = None
+    """As for train."""
     prompts: int = 64
+    """Prompts to evaluate on, from the start of the data."""
     samples: int = 16
+    """Samples a prompt, besides the greedy response."""
     temperature: float = 1.0
+    """Temperature of the samples."""
     max_new_tokens: int = 512
+    """Longer responses are cut. The built-in rewards then give 0."""
     batch: int = 128
+    """Sequences generated at once."""
     seed: int = 0
+    """Seed of the samples."""
     device: str | None = None
+    """cuda, cpu, ... None takes the GPU where there is one."""
 
 
 def run_train(config: TrainConfig) -> None:
+    """gft train: a run with its table and curves, or the embedded comparison."""
     console = Console()
     if config.model is None and config.data is None and config.objective is None:
         compare(config, console)
@@ -74,7 +83,7 @@ def _materials(config: TrainConfig) -> tuple[Policy, list[Example], list[Example
     """Policy, training examples and held-out ones, from files or embedded."""
     if (config.model is None) != (config.data is None):
         raise ValueError("give --model and --data together, or neither for the embedded task.")
-    if config.model is None:
+    if config.model is None or config.data is None:
         check_embedded(config)
         policy = make_policy(pretrain(config.seed), tokenizer(), config.head_temperature())
         return (
@@ -94,6 +103,7 @@ def _materials(config: TrainConfig) -> tuple[Policy, list[Example], list[Example
 
 
 def run_eval(config: EvaluateConfig) -> None:
+    """gft eval: one table."""
     policy = load_policy(config.model, device=config.device)
     if config.data is None:
         examples, reward = embedded_examples(config.prompts, HELD_OUT_SEED), EMBEDDED.reward_name()
@@ -126,6 +136,7 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     transformers_logging.disable_progress_bar()
     sys.path.insert(0, os.getcwd())  # --reward module:function may lie beside the user's data
+    # Without --model the defaults are the recipe of the embedded task. --help shows the usual ones.
     own_recipe = any(a.split("=")[0] in ("--model", "-h", "--help") for a in arguments)
     defaults = TrainConfig() if own_recipe else EMBEDDED
     signal.signal(signal.SIGTERM, _interrupt)
@@ -133,7 +144,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     @app.command(name="train")
     def _train(config: tyro.conf.OmitArgPrefixes[TrainConfig] = defaults) -> None:
-        """Fine-tune; without options, the embedded comparison."""
+        """Fine-tune a model. Without options, run the embedded comparison."""
         run_train(config)
 
     @app.command(name="eval")
@@ -153,6 +164,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _interrupt(*_: object) -> None:
+    """SIGTERM, which clusters send, ends a run as Ctrl-C does: with its weights saved."""
     raise KeyboardInterrupt
 
 

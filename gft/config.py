@@ -1,4 +1,4 @@
-"""What a run is told, as one dataclass; the command line is made from it."""
+"""What a run is told, as one dataclass. The command line is made from it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from gft_kernels import Sparse, cispo, dft, gft, grpo, reinforce, sft
+from gft_kernels import Backend, Sparse, cispo, dft, gft, grpo, reinforce, sft
 from gft_kernels.losses.objectives import Objective
 from gft_kernels.losses.reductions import Reduction
 
 ObjectiveName = Literal["sft", "dft", "gft", "reinforce", "grpo", "cispo"]
 
-# (expert, teacher, self) responses of a group, unless given
+# (expert, teacher, own) responses of a group, unless given
 COMPOSITION = {
     "sft": (1, 0, 0),
     "dft": (1, 0, 0),
@@ -25,20 +25,22 @@ COMPOSITION = {
 
 @dataclass(frozen=True)
 class GroupConfig:
-    """How many responses of each source make a group; None follows the objective (gft 1 + 3 + 4,
-    sft and dft 1 + 0 + 0, others 8 own).
+    """The composition of a group, and how its rewards become advantages.
+
+    A number of responses that is None follows the objective: gft has 1 expert, 3 teachers and 4
+    own, sft and dft have 1 expert, the others have 8 own.
     """
 
     experts: int | None = None
     teachers: int | None = None
     own: int | None = None
-    """Responses sampled from the current policy; "self" responses in the data are not used."""
+    """Responses sampled from the current policy. "self" responses in the data are not used."""
     scale: Literal["group", "batch", "none"] = "group"
-    """What a centred reward is divided by."""
+    """The std that a reward less its group's mean is divided by: of the group, the batch, or none."""
     singleton: Literal["reward", "zero"] = "reward"
     """The advantage of a group of one."""
     count_flat: bool = True
-    """Count the tokens of groups without spread in the denominator of the loss."""
+    """Count the tokens of groups whose advantages are all 0 in the denominator of the loss."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,9 @@ class SamplingConfig:
     max_prompt_tokens: int = 1024
     """Longer prompts are left out, and counted."""
     max_given_tokens: int = 2048
-    """Longer expert and teacher responses are cut, and marked truncated: no end token, reward 0."""
+    """Longer expert and teacher responses are cut. They then have no end token, and reward 0."""
     max_new_tokens: int = 512
-    """The policy's own responses are cut here, likewise."""
+    """The policy's own responses are cut here. The built-in rewards then give 0."""
     temperature: float = 1.0
     batch: int = 128
     """Sequences generated at once."""
@@ -58,51 +60,57 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
+    """AdamW, and what is done to its gradients."""
+
     lr: float = 1e-6
     weight_decay: float = 0.01
     warmup: int = 0
     """Steps of linear warm-up, then constant."""
     max_grad_norm: float = 1.0
     micro_batch: int = 8
-    """Sequences a forward and backward pass; changes memory, not the result."""
+    """Sequences in one forward and backward pass. It changes memory, not the result."""
     bad_steps: int = 5
     """Stop after this many steps in a row whose gradient is not finite."""
 
 
 @dataclass(frozen=True)
 class EvalConfig:
+    """Held-out accuracy during the run."""
+
     eval_every: int = 0
     """Evaluate every this many steps (0: only before and after)."""
     eval_prompts: int = 0
     """Held-out prompts; 0 evaluates nothing (`gft eval` does it later)."""
     eval_samples: int = 16
-    """Samples a prompt at temperature 1, whose mean is the paper's metric; greedy is always reported."""
+    """Samples a prompt at temperature 1. Their mean is the paper's metric. Greedy is reported too."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Train with Group Fine-Tuning or one of its relatives.
 
-    Without --model and --objective: the embedded comparison of the base, SFT on experts, SFT on the
-    mix, and GFT. No download needed.
+    Without --model and --objective: the embedded comparison of methods from one base. No download
+    needed.
     """
 
     model: Path | None = None
     """A local transformers folder; None uses the embedded model."""
     data: str | None = None
-    """A .jsonl or .parquet file (GSM8K, group, TRL or verl columns), or rg:NAME for a reasoning-gym task."""
+    """A .jsonl or .parquet file (GSM8K, group, TRL or verl columns), or rg:NAME for a task of
+    reasoning-gym."""
     eval_data: str | None = None
-    """Held-out data in the same formats; None holds out the last rows of --data, if --eval-prompts asks for any."""
+    """Held-out data in the same formats. None holds out the last rows of --data, at most a tenth,
+    if --eval-prompts asks for any."""
     objective: ObjectiveName | None = None
-    """What is trained on the responses; None is gft with --model, and the comparison without. Every
-    rollout is used for one update, so the ratio to the sampling policy is 1 and grpo, cispo and
+    """The loss of the responses. None is gft with --model, and the comparison without. Every
+    rollout is used for one update, so the ratio to the sampling policy is 1, and grpo, cispo and
     reinforce are the same."""
     tau: float = 0.7
     """Tokens with p below it get weight p, the others 1 (gft)."""
     reduction: Reduction = "token-mean"
     reward: str | None = None
-    """exact, number, math, or package.module:function with verl's compute_score signature. None: exact for rg:NAME,
-    else number."""
+    """exact, number, math, or package.module:function with verl's compute_score signature. None is
+    exact for rg:NAME, else number."""
     steps: int = 100
     """Optimiser steps."""
     prompts_per_step: int = 8
@@ -112,23 +120,23 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     evaluate: EvalConfig = field(default_factory=EvalConfig)
     seed: int = 0
-    """Of the base, the order of prompts and the sampling."""
+    """Seed of the embedded base, of the order of prompts and of the sampling."""
     out: Path = Path("runs/latest")
     """Folder of metrics.jsonl, curves.png and the checkpoints."""
     save_every: int = 0
     """Save a checkpoint every this many steps (0: only at the end)."""
     device: str | None = None
-    """cuda, cpu, ...; None takes the GPU where there is one."""
+    """cuda, cpu, ... None takes the GPU where there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 on a GPU, float32 elsewhere."""
     backend: Literal["auto", "triton", "chunked", "eager"] = "auto"
-    """Of the head."""
+    """What computes the head."""
     sparse: float | None = None
-    """Column-sparse gradients of the head, within this relative error of the logits' gradient, such as 1e-3; None
-    is exact."""
+    """Column-sparse gradients of the head, within this relative error of the logits' gradient, such
+    as 1e-3. None is exact."""
 
     def __post_init__(self) -> None:
-        counts = {
+        counts: dict[str, tuple[int, int]] = {  # flag: (value, least)
             "steps": (self.steps, 0),
             "prompts-per-step": (self.prompts_per_step, 1),
             "micro-batch": (self.optim.micro_batch, 1),
@@ -139,9 +147,9 @@ class TrainConfig:
             "eval-prompts": (self.evaluate.eval_prompts, 0),
             "eval-samples": (self.evaluate.eval_samples, 1),
         }
-        for name, (value, least) in counts.items():
-            if value < least:
-                raise ValueError(f"--{name} is {value}; it must be at least {least}.")
+        for name, (count, least) in counts.items():
+            if count < least:
+                raise ValueError(f"--{name} is {count}; it must be at least {least}.")
         for name, value in (
             ("temperature", self.sampling.temperature),
             ("lr", self.optim.lr),
@@ -149,33 +157,36 @@ class TrainConfig:
         ):
             if not value > 0:
                 raise ValueError(f"--{name} is {value}; it must be positive.")
-        self.sparsity()  # refuses what is out of range
+        self.head_backend()  # refuses what is out of range
 
     def head_temperature(self) -> float:
-        """That of the log-probs: the sampling policy's where there are samples, 1 for given
-        responses alone.
+        """The temperature of the log-probs.
+
+        Where there are samples it is the one they are drawn at. Given responses alone have 1.
         """
         return self.sampling.temperature if self.composition()[2] else 1.0
 
-    def sparsity(self) -> Sparse | None:
-        return None if self.sparse is None else Sparse(error=self.sparse)
+    def head_backend(self) -> Backend:
+        """How the head runs."""
+        return Backend(self.backend, sparsity=None if self.sparse is None else Sparse(error=self.sparse))
 
     def reward_name(self) -> str:
+        """The reward, or the one that suits the data."""
         return self.reward or ("exact" if (self.data or "").startswith("rg:") else "number")
 
     def composition(self) -> tuple[int, int, int]:
         """(experts, teachers, own) of a group."""
         default = COMPOSITION[self.objective or "gft"]
         given = (self.group.experts, self.group.teachers, self.group.own)
-        counts = tuple(d if g is None else g for g, d in zip(given, default, strict=True))
-        if min(counts) < 0 or sum(counts) == 0:
+        experts, teachers, own = (d if g is None else g for g, d in zip(given, default, strict=True))
+        if min(experts, teachers, own) < 0 or experts + teachers + own == 0:
             raise ValueError(
-                f"a group of {counts[0]} expert + {counts[1]} teacher + {counts[2]} own responses is empty: give at "
-                "least one."
+                f"a group of {experts} expert + {teachers} teacher + {own} own responses is empty: give at least one."
             )
-        return counts
+        return experts, teachers, own
 
     def objective_function(self) -> Objective:
+        """The objective, with what the configuration says of it."""
         make = {
             "sft": sft,
             "dft": dft,

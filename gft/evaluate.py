@@ -1,4 +1,4 @@
-"""Held-out accuracy: greedy, and the mean over samples at temperature 1."""
+"""Held-out accuracy: of the greedy response, and the mean over samples."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from .rollout import sample
 
 
 class Accuracy(NamedTuple):
+    """Mean rewards; NaN where no response could be scored."""
+
     greedy: float
     sampled: float  # mean reward of all samples
     samples: int  # per prompt
-    errors: int  # responses whose checker failed: left out of the means
+    errors: int  # responses whose checker failed; they are left out of the means
 
 
 def evaluate(
@@ -31,8 +33,10 @@ def evaluate(
     temperature: float = 1.0,
     seed: int = 0,
 ) -> Accuracy:
-    """Mean reward of the greedy response and of `samples` samples a prompt; the caller's random
-    state is left as it was.
+    """Mean reward of the greedy response and of `samples` samples a prompt.
+
+    The samples are drawn from `seed`, and the caller's random state is left as it was. So the same
+    model gets the same accuracy again, and a run that evaluates more often samples the same.
 
     Raises:
         ValueError: an example has no solution to score with.
@@ -53,7 +57,16 @@ def evaluate(
     return Accuracy(greedy, drawn, samples, failed + more)
 
 
-def _mean_reward(policy, examples, prompts, rewards, max_new_tokens, temperature, batch) -> tuple[float, int]:
+def _mean_reward(
+    policy: Policy,
+    examples: Sequence[Example],
+    prompts: list[list[int]],
+    rewards: RewardPool,
+    max_new_tokens: int,
+    temperature: float,
+    batch: int,
+) -> tuple[float, int]:
+    """Mean reward of one response to each prompt, and how many could not be scored."""
     if not prompts:
         return float("nan"), 0
     rollouts = sample(policy, prompts, max_new_tokens=max_new_tokens, temperature=temperature, batch=batch)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from gft_kernels import group_advantages
-from gft_kernels.losses.advantages import group_statistics
 
-from .config import TrainConfig
+from .config import GroupConfig, TrainConfig
 from .data.files import Example, Response, Source
 from .policy import Policy
 from .rewards.pool import RewardPool
@@ -22,7 +21,7 @@ from .rollout import sample
 class Member:
     """One response of a group, as tokens."""
 
-    group: int
+    group: int  # the place of its prompt in the step: a prompt that comes twice has two groups
     source: Source
     prompt: list[int]
     response: list[int]
@@ -30,8 +29,7 @@ class Member:
     truncated: bool
     example: Example
     reward: float | None = None
-    advantage: float = 0.0
-    spread: bool = True  # the rewards of its group differ
+    advantage: float = 1.0  # where there are no rewards, every response counts alike
 
 
 @dataclass
@@ -39,18 +37,41 @@ class Batch:
     """The members of one optimiser step."""
 
     members: list[Member]
-    flat_groups: float  # share of groups whose rewards are all equal
-    reward_errors: int
+    reward_errors: int = 0
+
+    @property
+    def flat_groups(self) -> set[int]:
+        """Groups whose advantages are all 0: no response is better than another."""
+        return {m.group for m in self.members} - {m.group for m in self.members if m.advantage != 0}
+
+
+def usable_examples(
+    policy: Policy, examples: Sequence[Example], config: TrainConfig, say: Callable[[str], None]
+) -> list[Example]:
+    """The examples that can be trained on. `say` is told what is left out or missing.
+
+    Raises:
+        ValueError: there is none, or a group would be empty or could not be scored.
+    """
+    limit = config.sampling.max_prompt_tokens
+    kept, dropped = fit_prompts(policy, examples, limit)
+    if not kept:
+        raise ValueError(f"none of {dropped} prompts has 1 to {limit} tokens (--max-prompt-tokens).")
+    if dropped:
+        say(f"{dropped} prompts are empty or longer than {limit} tokens and were left out")
+    for note in check_examples(kept, config):
+        say(note)
+    return kept
 
 
 def fit_prompts(policy: Policy, examples: Sequence[Example], max_tokens: int) -> tuple[list[Example], int]:
-    """Examples whose prompt has 1 to max_tokens tokens, and how many have not."""
+    """Examples whose prompt has 1 to max_tokens tokens, and the number of the others."""
     kept = [e for e in examples if 0 < len(policy.encode_prompt(e.prompt)) <= max_tokens]
     return kept, len(examples) - len(kept)
 
 
 def check_examples(examples: Sequence[Example], config: TrainConfig) -> list[str]:
-    """What of the asked-for groups the data cannot fill, in words.
+    """Notes on responses that the configuration asks for and the data lack.
 
     Raises:
         ValueError: a group would be empty, or could not be scored.
@@ -81,39 +102,27 @@ def check_examples(examples: Sequence[Example], config: TrainConfig) -> list[str
 
 
 def make_batch(policy: Policy, examples: Sequence[Example], config: TrainConfig, rewards: RewardPool) -> Batch:
-    """Groups of expert, teacher and own responses with rewards and advantages.
+    """One group of responses for every example, with rewards and advantages.
 
-    Rewards are asked for only where the objective uses advantages. A response whose checker failed
-    leaves its group.
+    A response whose checker failed is left out. A reward of 0 would train the policy on the
+    checker's faults.
+
+    Raises:
+        RuntimeError: no response could be scored.
     """
     members = _given(policy, examples, config) + _own(policy, examples, config)
     if "advantages" not in config.objective_function().needs:
-        return Batch(members, 0.0, 0)
-    unscored = [m for m in members if m.reward is None]
-    scored = rewards.score([(m.text, m.example) for m in unscored], [m.truncated for m in unscored])
-    for member, score in zip(unscored, scored, strict=True):
-        member.reward = score.value
-    errors = [s.error for s in scored if s.value is None]
-    asked = Counter(m.group for m in members)
-    members = [m for m in members if m.reward is not None]
-    if not members:
+        return Batch(members)  # imitation asks for no rewards: a slow checker would be run for nothing
+    errors = _score(members, rewards)
+    scored = [m for m in members if m.reward is not None]
+    if not scored:
         raise RuntimeError(f"no response of this step could be scored; the first reason: {errors[0]}")
-    values = torch.tensor([m.reward for m in members], dtype=torch.float64)
-    groups = torch.tensor([m.group for m in members])
-    advantages = group_advantages(values, groups, scale=config.group.scale, singleton=config.group.singleton)
-    statistics = group_statistics(values, groups)
-    spread, size = statistics.spread[statistics.group_of], statistics.size[statistics.group_of]
-    for i, member in enumerate(members):
-        lone = (
-            size[i] == 1 and asked[member.group] > 1
-        )  # its fellows could not be scored: there is nothing to compare it with
-        member.advantage = 0.0 if lone else advantages[i].item()
-        member.spread = bool(spread[i])
-    return Batch(members, 1 - statistics.spread.double().mean().item(), len(errors))
+    _set_advantages(scored, Counter(m.group for m in members), config.group)
+    return Batch(scored, len(errors))
 
 
 def given_responses(example: Example, config: TrainConfig) -> list[Response]:
-    """The first asked-for experts and teachers of an example, in its order."""
+    """The experts and teachers of an example that the composition asks for: the first ones."""
     left = dict(zip(("expert", "teacher"), config.composition()[:2], strict=True)) | {"self": 0}
     chosen = []
     for response in example.responses:
@@ -124,7 +133,11 @@ def given_responses(example: Example, config: TrainConfig) -> list[Response]:
 
 
 def _given(policy: Policy, examples: Sequence[Example], config: TrainConfig) -> list[Member]:
-    """The given responses as members; one cut at the length limit has no end token and reward 0."""
+    """The given responses as members.
+
+    One that is cut at the limit has no end token, so that the policy does not learn to stop in the
+    middle. Its reward is 0, which is what the built-in rewards give to a sample without an end.
+    """
     limit = config.sampling.max_given_tokens
     members = []
     for group, example in enumerate(examples):
@@ -138,6 +151,7 @@ def _given(policy: Policy, examples: Sequence[Example], config: TrainConfig) -> 
 
 
 def _own(policy: Policy, examples: Sequence[Example], config: TrainConfig) -> list[Member]:
+    """Samples of the current policy as members, all groups in one call: large batches are fast."""
     count, sampling = config.composition()[2], config.sampling
     if not count:
         return []
@@ -154,3 +168,31 @@ def _own(policy: Policy, examples: Sequence[Example], config: TrainConfig) -> li
         Member(g, "self", prompts[g], r.tokens, policy.decode(r.tokens), r.truncated, examples[g])
         for g, r in zip(owners, rollouts, strict=True)
     ]
+
+
+def _score(members: Sequence[Member], rewards: RewardPool) -> list[str]:
+    """Set the rewards that the data did not give; returns why some could not be scored."""
+    unscored = [m for m in members if m.reward is None]
+    scored = rewards.score([(m.text, m.example) for m in unscored], [m.truncated for m in unscored])
+    for member, score in zip(unscored, scored, strict=True):
+        member.reward = score.value
+    return [score.error for score in scored if score.error is not None]
+
+
+def _set_advantages(members: Sequence[Member], asked: Counter[int], group: GroupConfig) -> None:
+    """A_k of every scored response, as gft_kernels defines it.
+
+    `asked` has the size of every group before its unscored responses were left out. A response
+    whose fellows all failed gets 0: there is nothing to compare it with. It is no group of one by
+    design, whose advantage is its reward (`singleton`).
+    """
+    found = Counter(m.group for m in members)
+    advantages = group_advantages(
+        torch.tensor([m.reward for m in members], dtype=torch.float64),
+        torch.tensor([m.group for m in members]),
+        scale=group.scale,
+        singleton=group.singleton,
+    )
+    for member, advantage in zip(members, advantages.tolist(), strict=True):
+        lonely = asked[member.group] > found[member.group] == 1
+        member.advantage = 0.0 if lonely else advantage

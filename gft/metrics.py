@@ -12,7 +12,7 @@ import torch
 
 
 class Mean:
-    """Means of named values, each with its own weight."""
+    """Weighted means of named values. An addition that lacks a name leaves its mean as it is."""
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = defaultdict(float)
@@ -28,7 +28,10 @@ class Mean:
 
 
 class MetricsLog:
-    """One JSON object a line, flushed at once; NaN and infinity become null, which JSON can say."""
+    """metrics.jsonl: one JSON object a line, flushed at once.
+
+    NaN and infinity are written as null, because JSON has no word for them.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,11 +50,12 @@ class MetricsLog:
 
 
 def read_metrics(path: Path) -> list[dict]:
+    """The rows of a metrics.jsonl."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def peak_memory_mib() -> float:
-    """Peak of the GPU's allocator, or of this process's resident memory."""
+    """Peak of the GPU's allocator; without a GPU, of this process's resident memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     try:

@@ -6,6 +6,7 @@ import importlib.util
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -17,10 +18,10 @@ from gft_kernels.integrations.hf import split_head
 
 @dataclass
 class Policy:
-    """What the loop needs of a model; logits are formed by `generate` only, never in training.
+    """What the loop needs of a model. Logits are formed by `generate` only, never in training.
 
-    Parameters stay in fp32: a learning rate of 1e-6 moves almost no bf16 weight. `compute` is what
-    matrix products run in.
+    Parameters stay in fp32, because an update of 1e-6 moves almost no bf16 weight. `compute` is the
+    dtype of matrix products.
     """
 
     model: PreTrainedModel
@@ -36,25 +37,24 @@ class Policy:
 
     @property
     def end_tokens(self) -> set[int]:
-        """Tokens that end a response."""
+        """Tokens that end a response. Chat models often have two: the turn's end and the text's."""
         configured = self.model.generation_config.eos_token_id
         listed = configured if isinstance(configured, list) else [configured]
         return {t for t in (*listed, self.tokenizer.eos_token_id) if t is not None}
 
     @cached_property
     def end_token(self) -> int:
-        """The token a finished response ends with: what the chat template puts after the
-        assistant's turn, else the tokenizer's.
+        """The token that is put at the end of given responses.
+
+        It is the end token that the chat template writes after the assistant's turn, because the
+        policy's own samples end with that one. Without a template it is the tokenizer's.
         """
-        if self.tokenizer.chat_template is not None:
-            turns = ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
-            asked, answered = (
-                self.tokenizer.apply_chat_template(list(some), tokenize=False, add_generation_prompt=prompt)
-                for some, prompt in ((turns[:1], True), (turns, False))
-            )
-            after = self.tokenizer(answered.removeprefix(asked), add_special_tokens=False).input_ids
-            return next((token for token in after if token in self.end_tokens), self.tokenizer.eos_token_id)
-        return self.tokenizer.eos_token_id
+        if self.tokenizer.chat_template is None:
+            return self.tokenizer.eos_token_id
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+        asked, answered = self._chat(turns[:1], answer_next=True), self._chat(turns, answer_next=False)
+        after = self.tokenizer(answered.removeprefix(asked), add_special_tokens=False).input_ids
+        return next((token for token in after if token in self.end_tokens), self.tokenizer.eos_token_id)
 
     def precision(self) -> torch.autocast:
         """The context that forward passes of the backbone run in."""
@@ -66,15 +66,14 @@ class Policy:
             return self.backbone(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
 
     def head_operands(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """hidden [N, D] and the head's weight in the dtype the backbone computes in: fp32 operands
-        would leave the tensor cores idle.
+        """hidden [N, D] and the head's weight, in the dtype that the backbone computes in.
+
+        In fp32 the tensor cores, which take 16-bit operands, would be idle.
         """
         return hidden.to(self.compute), self.weight.to(self.compute)
 
     def encode_prompt(self, prompt: str | tuple[dict, ...]) -> list[int]:
-        """Chat messages go through the chat template, up to the assistant's turn; text is taken as
-        it is.
-        """
+        """Tokens of a prompt: text as it is, chat messages through the chat template."""
         if isinstance(prompt, str):
             return self.tokenizer(prompt).input_ids
         if self.tokenizer.chat_template is None:
@@ -82,15 +81,21 @@ class Policy:
                 f"the data has chat messages but the tokenizer of {self.model.name_or_path or 'this model'} has no "
                 "chat template."
             )
-        text = self.tokenizer.apply_chat_template(list(prompt), tokenize=False, add_generation_prompt=True)
-        return self.tokenizer(text, add_special_tokens=False).input_ids
+        text = self._chat(list(prompt), answer_next=True)
+        return self.tokenizer(text, add_special_tokens=False).input_ids  # the template has written them
+
+    def _chat(self, messages: list[dict], answer_next: bool) -> str:
+        """Messages as text, by the chat template. If an answer is next, it ends where one starts."""
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer_next)
+        return cast(str, text)  # it is: tokenize is False
 
     def encode_response(self, text: str) -> list[int]:
-        """Tokens of a finished response, with its end token."""
+        """Tokens of a finished response. Its end token teaches the policy to stop."""
         return [*self.tokenizer(text, add_special_tokens=False).input_ids, self.end_token]
 
     def decode(self, tokens: list[int]) -> str:
-        return self.tokenizer.decode(tokens, skip_special_tokens=True)
+        """The text that reward functions read."""
+        return cast(str, self.tokenizer.decode(tokens, skip_special_tokens=True))
 
 
 def make_policy(
@@ -99,7 +104,10 @@ def make_policy(
     temperature: float = 1.0,
     compute: torch.dtype = torch.float32,
 ) -> Policy:
-    """Check that tokenizer and head fit, and split the head off.
+    """Split the head off the model, and check that it fits the tokenizer.
+
+    `temperature` is the one that responses are sampled at. The head divides the logits by it, so
+    that its log-probs are those of the distribution that was sampled from.
 
     Raises:
         ValueError: no end token, or more tokens than head rows.
@@ -118,9 +126,10 @@ def make_policy(
 
 
 def load_policy(path: Path, *, device: str | None = None, dtype: str = "auto", temperature: float = 1.0) -> Policy:
-    """Load a local transformers folder with fp32 parameters; trust_remote_code is off.
+    """Load a local transformers folder with fp32 parameters.
 
-    dtype is what the backbone computes in: "auto" is bfloat16 on a GPU and float32 elsewhere.
+    `dtype` is what the backbone computes in: "auto" is bfloat16 on a GPU and float32 elsewhere.
+    Code that comes with a model is not run (trust_remote_code is off).
 
     Raises:
         FileNotFoundError: no model there.
@@ -140,9 +149,8 @@ def load_policy(path: Path, *, device: str | None = None, dtype: str = "auto", t
         path, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
     )
     tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    policy = make_policy(
-        model.to(device).eval(), tokenizer, temperature, chosen
-    )  # checked in fp32, which flash-attn does not take
-    if flash:
+    model.to(device)  # type: ignore[arg-type]  # the annotation of transformers' own .to is at fault
+    policy = make_policy(model.eval(), tokenizer, temperature, chosen)
+    if flash:  # only now: make_policy checks the head in fp32, which flash-attn does not take
         model.set_attn_implementation("flash_attention_2")
     return policy

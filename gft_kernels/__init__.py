@@ -2,7 +2,7 @@
 the [N, V] logits.
 """
 
-from .head import Head, LogProbs, PolicyLoss, Sparse
+from .head import Backend, Head, LogProbs, PolicyLoss, Sparse
 from .losses.advantages import GroupRewards, group_advantages
 from .losses.objectives import cispo, dft, gft, grpo, kl, reinforce, sft
 from .losses.reductions import token_weights
@@ -10,8 +10,9 @@ from .ops.linear_logprob import linear_logprob
 from .ops.linear_policy_loss import LinearPolicyLoss, linear_policy_loss
 from .ops.logits_policy_loss import logits_policy_loss
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = [
+    "Backend",
     "GroupRewards",
     "Head",
     "LinearPolicyLoss",

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from .env import versions
-from .head import Head
+from .head import Backend, Head
 from .losses.advantages import GroupRewards
 from .losses.objectives import gft, grpo, kl, reinforce
-from .ops.backends import backend_name
+from .ops.backends import engine_name
 from .ops.linear_logprob import linear_logprob
 from .ops.linear_policy_loss import linear_policy_loss
 
@@ -259,7 +259,7 @@ def config_search(rows: int, size: int, vocabulary: int, dtype: torch.dtype) -> 
     def run() -> None:
         hidden.grad = weight.grad = None
         linear_policy_loss(
-            hidden, weight, targets, advantages, head=Head(validate=False), backend="triton"
+            hidden, weight, targets, advantages, backend=Backend("triton", validate=False)
         ).loss.backward()
 
     found = []
@@ -301,7 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("\n--config-search times Triton kernels: it needs a CUDA or ROCm device.")
             return 1
         return config_search(options.rows, options.hidden, options.vocab, (*halves, torch.float16)[0])
-    print(f"backend        auto is {backend_name('auto', torch.device(device), torch.float32)!r}\n")
+    print(f"backend        auto is {engine_name('auto', torch.device(device), torch.float32)!r}\n")
     passed = True
     for dtype in (*halves, torch.float16, torch.float32):
         problem = make_problem(*((384, 512, 32001) if device == "cuda" else (96, 48, 1001)), dtype, device)

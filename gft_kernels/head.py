@@ -1,4 +1,4 @@
-"""The language-model head as a value: its logit transforms, and how the backends run it.
+"""The values a caller hands in and gets back: the head, how to run it, and the ops' results.
 
     a = scale * (hidden @ weight.T + bias)        scale: Granite divides (1 / logits_scaling), Cohere multiplies
     z = softcap * tanh(a / softcap)               Gemma; left out when softcap is None
@@ -14,13 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
-
-
-def compute_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
-    """Dtype of logits, statistics and accumulators: fp64 if an input is, else fp32."""
-    return torch.float64 if torch.float64 in (hidden.dtype, weight.dtype) else torch.float32
 
 
 @dataclass(frozen=True)
@@ -65,7 +59,7 @@ class Sparse:
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """Everything about the head that is not its weight.
+    """The model's head apart from its weight: bias, logit transforms, and how its targets mark a mask.
 
     Args:
         bias: [V] or None, added to the raw logits; differentiable.
@@ -73,18 +67,9 @@ class Head:
         softcap: bound of the tanh soft cap, or None.
         temperature: divides the logits last; every probability the ops report is the tempered one.
         ignore_index: the target value that marks a masked row.
-        chunk_rows: rows whose logits or exponentials are held at once; None chooses: from D
-            (chunked), or what 768 MiB hold (triton).
-        skip_rows: leave rows that cannot carry a gradient out of the head. Their log-prob and
-            entropy are then reported as NaN (they were not computed); False scores every row whose
-            target is not masked.
-        sparsity: leave out of the gradients what hardly counts (`Sparse`); None is exact.
-        validate: check target ranges and NaN in per-token inputs, in one wait for the device; turn
-            it off once the data are trusted (a target outside the vocabulary then gives a wrong
-            row, or PyTorch's device assert).
 
     Raises:
-        ValueError: temperature, softcap, scale or chunk_rows out of range.
+        ValueError: temperature, softcap or scale out of range.
     """
 
     bias: Tensor | None = None
@@ -92,10 +77,6 @@ class Head:
     softcap: float | None = None
     temperature: float = 1.0
     ignore_index: int = -100
-    chunk_rows: int | None = None
-    skip_rows: bool = True
-    validate: bool = True
-    sparsity: Sparse | None = None
 
     def __post_init__(self) -> None:
         for name in ("temperature", "softcap"):
@@ -104,10 +85,46 @@ class Head:
                 raise ValueError(f"Head.{name} = {value}: it divides the logits and must be positive and finite.")
         if self.scale == 0 or not -math.inf < self.scale < math.inf:
             raise ValueError(f"Head.scale = {self.scale}: it multiplies the logits and must be finite and not 0.")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """How an op runs. Its name alone, `backend="chunked"`, stands for `Backend("chunked")`.
+
+    Args:
+        name: "auto" (Triton on the GPUs that run it, else chunked), "triton", "chunked" or "eager".
+        chunk_rows: rows whose logits or exponentials are held at once. None lets the engine choose:
+            from D (chunked), or what 768 MiB hold (triton).
+        skip_rows: leave rows that cannot carry a gradient out of the head. Their log-prob and
+            entropy are then NaN, because nobody computed them. False scores every unmasked row.
+        validate: check target ranges and NaN in per-token inputs, in one wait for the device. Turn
+            it off once the data are trusted: a target outside the vocabulary then gives a wrong row,
+            or PyTorch's device assert.
+        sparsity: leave out of the gradients what hardly counts (`Sparse`); None is exact.
+
+    Raises:
+        ValueError: chunk_rows below 1; at the call, an unknown name.
+    """
+
+    name: str = "auto"
+    chunk_rows: int | None = None
+    skip_rows: bool = True
+    validate: bool = True
+    sparsity: Sparse | None = None
+
+    def __post_init__(self) -> None:
         if self.chunk_rows is not None and self.chunk_rows < 1:
             raise ValueError(
-                f"Head.chunk_rows = {self.chunk_rows}: give at least 1, or None to let the backend choose."
+                f"Backend.chunk_rows = {self.chunk_rows}: give at least 1, or None to let the engine choose."
             )
+
+
+class Operands(NamedTuple):
+    """What the head multiplies: logits = hidden @ weight.T + bias, before the transforms."""
+
+    hidden: Tensor  # [N, D]
+    weight: Tensor  # [V, D]
+    bias: Tensor | None  # [V]
 
 
 class LogProbs(NamedTuple):

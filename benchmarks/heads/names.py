@@ -26,12 +26,30 @@ NAMES = {
     "gft-kernels": "**gft-kernels**",
     "bare-gemms": "the three bare GEMMs: no loss, no gradient",
 }
+SHORT = {  # at a line or a bar of a figure, where there is room for a dozen letters
+    "eager": "eager",
+    "compile": "torch.compile",
+    "authors": "authors' code",
+    "torch-linear-ce": "torch linear CE",
+    "trl": "TRL",
+    "liger-scaled-ce": "Liger scaled CE",
+    "liger-flce": "Liger FLCE",
+    "liger-grpo": "Liger GRPO",
+    "cce": "CCE",
+    "cce-exact": "CCE exact",
+    "verl-torch": "verl torch",
+    "verl-triton": "verl Triton",
+    "quack": "QuACK",
+    "gft-chunked": "ours",
+    "gft-sparse-chunked": "ours, sparse",
+    "gft-logprob-chunked": "ours, log-probs",
+    "gft-triton": "ours",
+    "gft-sparse-triton": "ours, sparse",
+    "gft-logprob-triton": "ours, log-probs",
+    "bare-gemms": "bare GEMMs",
+}
 
 
 def is_own(provider: str) -> bool:
+    """Whether a provider is one of this package's heads."""
     return provider.startswith("gft")
-
-
-def plain(provider: str) -> str:
-    """The name without Markdown."""
-    return NAMES[provider].replace("*", "").replace("`", "")

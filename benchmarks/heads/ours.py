@@ -1,8 +1,8 @@
-"""Who is measured: every provider computes the GFT loss (tau = 0.7) of a batch, differentiable into
-hidden and weight.
+"""Who is measured.
 
-A provider is a function (batch) -> scalar loss. FLOORS are timed beside them without a gate: they
-compute no loss.
+A provider is a function (batch) -> scalar loss: the GFT loss (tau = 0.7) of the batch,
+differentiable into hidden and weight. FLOORS are timed beside them without a gate: they compute no
+loss.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gft_kernels import Head, Sparse, linear_logprob, linear_policy_loss
+from gft_kernels import Backend, Sparse, linear_logprob, linear_policy_loss
 from gft_kernels.env import version
 
 from ..inputs.cases import TAU, Batch
@@ -42,9 +43,7 @@ def compiled(batch: Batch) -> Tensor:
 
 
 def authors(batch: Batch) -> Tensor:
-    """The way of the method's published code: full logits, a copy, and a second softmax for the
-    weight C.
-    """
+    """The method's published code: full logits, a copy, and a second softmax for the weight C."""
     logits = F.linear(batch.hidden, batch.weight).float()
     targets = batch.targets.clamp(min=0)[:, None]
     logprobs = logits.log_softmax(-1).gather(1, targets).squeeze(1)
@@ -59,7 +58,7 @@ def torch_fused(batch: Batch) -> Tensor:
     return batch.gft_loss(-losses.float())
 
 
-def fused(backend: str, head: Head | None = None) -> Provider:
+def fused(backend: str | Backend) -> Provider:
     """Our loss: gradients formed in the forward."""
 
     def provider(batch: Batch) -> Tensor:
@@ -69,7 +68,6 @@ def fused(backend: str, head: Head | None = None) -> Provider:
             batch.targets,
             batch.advantages,
             token_weights=batch.token_weights,
-            head=head,
             backend=backend,
         ).loss
 
@@ -78,7 +76,7 @@ def fused(backend: str, head: Head | None = None) -> Provider:
 
 def sparse(backend: str) -> Provider:
     """Our loss with column-sparse gradients at their default bound."""
-    return fused(backend, Head(sparsity=Sparse()))
+    return fused(Backend(backend, sparsity=Sparse()))
 
 
 def logprob(backend: str) -> Provider:
@@ -89,18 +87,16 @@ def logprob(backend: str) -> Provider:
 
 
 class _BareGemms(torch.autograd.Function):
-    """The three matrix products of a head over all rows, by the library, in the case's dtype, and
-    nothing else.
-    """
+    """The three matrix products of a head over all rows, in the case's dtype, and nothing else."""
 
     @staticmethod
-    def forward(ctx, hidden: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor) -> Tensor:
         logits = hidden @ weight.T
         ctx.save_for_backward(hidden, weight, logits)
         return logits[0, 0]
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         hidden, weight, logits = ctx.saved_tensors
         return logits @ weight, logits.T @ hidden
 
@@ -152,6 +148,6 @@ def find(name: str) -> Provider:
 
 
 def package(name: str) -> str:
-    """Package and version behind a provider: torch, where it is none of PACKAGES."""
+    """Package and version behind a provider: torch, where it is none of PEERS."""
     found = PEERS[name].package if name in PEERS else "gft-kernels" if name.startswith("gft") else "torch"
     return f"{found} {version(found)}"

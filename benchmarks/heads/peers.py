@@ -1,5 +1,4 @@
-"""Other people's heads, each called as its users call it, with the GFT loss on its per-token
-log-probs.
+"""Other people's heads, called as their users call them, with the GFT loss on top.
 
 `find_peers` says who can run here and why the others cannot. Costs are multiples of N * D * V
 operations, forward and backward; one product with the head is 2. All but QuACK compute the logits
@@ -23,9 +22,7 @@ from torch import Tensor
 from ..inputs.cases import TAU, Batch
 
 Provider = Callable[[Batch], Tensor]
-LIGER_ROWS = (
-    1024  # rows of a chunk of Liger's GRPO head; its default, one sequence, is as many for a sequence of that length
-)
+LIGER_ROWS = 1024  # of a chunk of Liger's GRPO head, whose default is one sequence: one of this length
 
 
 def trl() -> Provider:
@@ -76,8 +73,9 @@ def liger_scaled_ce() -> Provider:
 
 
 def liger_flce() -> Provider:
-    """Liger's fused linear cross entropy, per-token losses out: 8 (6 for its scalar), all rows,
-    gradients summed in the case's dtype.
+    """Liger's fused linear cross entropy, per-token losses out: 8 (6 for its scalar), all rows.
+
+    Gradients are summed in the case's dtype.
     """
     from liger_kernel.ops import LigerFusedLinearCrossEntropyFunction as head
 
@@ -91,36 +89,30 @@ def liger_flce() -> Provider:
 
 
 def liger_grpo() -> Provider:
-    """Liger's chunked GRPO head with the GFT loss in place of its own: 8, all rows, gradients at
-    hand after the forward pass.
+    """Liger's chunked GRPO head with the GFT loss in place of its own: 8, all rows.
 
-    Its gradient products are fp32 whatever the case's dtype. A row is a sequence of one token, so
-    that any number of rows fits and every token has its own advantage.
+    Its gradients are at hand after the forward pass, from products in fp32 whatever the case's
+    dtype. A row is a sequence of one token, so that any number of rows fits and every token has its
+    own advantage.
     """
     from liger_kernel.chunked_loss.grpo_loss import LigerFusedLinearGRPOFunction
 
     class GFTFunction(LigerFusedLinearGRPOFunction):
         @staticmethod
-        def ppo_loss_fn(per_token_logps, attention_mask, advantages, **options):
+        def ppo_loss_fn(
+            per_token_logps: Tensor, attention_mask: Tensor, advantages: Tensor, **options: object
+        ) -> tuple[Tensor, list]:
             p = per_token_logps.detach().exp()
             return -(attention_mask * advantages * torch.where(p < TAU, p, 1.0) * per_token_logps).sum(), []
 
     def provider(batch: Batch) -> Tensor:
         mask = (batch.targets != -100).unsqueeze(1)
-        weighted = (batch.token_weights * batch.advantages).unsqueeze(1)  # the token mean: no chunk of rows can tell it
-        policy = (
-            None,
-        ) * 6  # bias; log-probs of the reference and the old policy; the reference's input, weight and bias
-        options = (
-            0.0,
-            0.2,
-            0.2,
-            "dapo",
-            None,
-            "token",
-            1.0,
-            1.05,
-        )  # beta, ..., sapo_temperature_neg: the GFT loss has no use for them
+        # A chunk of rows cannot know the token mean: the advantages carry the token weights.
+        weighted = (batch.token_weights * batch.advantages).unsqueeze(1)
+        # No bias; of the reference and the old policy no log-probs; of the reference no input and head.
+        policy = [None] * 6
+        # beta, ..., sapo_temperature_neg: the GFT loss has no use for them.
+        options = [0.0, 0.2, 0.2, "dapo", None, "token", 1.0, 1.05]
         runs = (1.0, batch.hidden.is_cuda, False, LIGER_ROWS)  # temperature, compiled, use_ref_model, chunk_size
         targets = batch.targets.clamp(min=0).unsqueeze(1)
         loss, _ = GFTFunction.apply(
@@ -132,12 +124,11 @@ def liger_grpo() -> Provider:
 
 
 def cce(**options: float | None) -> Provider:
-    """Cut Cross Entropy: 4 + 4f for the share f of tiles kept, rows with a target only; bf16 and
-    fp16 hidden states.
+    """Cut Cross Entropy: 4 + 4f for the share f of tiles kept, rows with a target only.
 
-    By default it drops the tiles in which softmax - onehot is below 2^-12 (bf16) everywhere,
-    whatever the weights of the rows, which costs a flat softmax some per cent of its gradient.
-    filter_eps=None keeps every tile (f = 1).
+    It takes hidden states in bf16 and fp16. By default it drops the tiles in which softmax - onehot
+    is below 2^-12 (bf16) everywhere, whatever the weights of the rows: a flat softmax loses some per
+    cent of its gradient. filter_eps=None keeps every tile (f = 1).
     """
     from cut_cross_entropy import linear_cross_entropy
 
@@ -164,8 +155,9 @@ def verl_torch() -> Provider:
 
 
 def verl_triton() -> Provider:
-    """verl's Triton head: 8, all rows (masked ones as token 0), logits of 1024 columns at a time; D
-    has to be a multiple of 128.
+    """verl's Triton head: 8, all rows (masked ones as token 0), logits of 1024 columns at a time.
+
+    D has to be a multiple of 128.
     """
     with _bare_packages("verl", "verl.utils"):
         head = importlib.import_module("verl.utils.kernel.linear_cross_entropy").linear_cross_entropy
@@ -179,8 +171,9 @@ def verl_triton() -> Provider:
 
 
 def quack() -> Provider:
-    """QuACK's per-token losses: 6, all rows, with the logits in full; its chunked head returns a
-    scalar only.
+    """QuACK's per-token losses: 6, all rows, with the logits in full.
+
+    Its chunked head returns a scalar only.
     """
     from quack.linear_cross_entropy import linear_cross_entropy_func
 
@@ -215,7 +208,7 @@ PEERS = {
 def find_peers() -> tuple[dict[str, Provider], dict[str, str]]:
     """The peers that run here, and for every other one the reason why it does not.
 
-    Imports what it can of their packages.
+    It imports what it can of their packages.
     """
     found: dict[str, Provider] = {}
     missing: dict[str, str] = {}
@@ -234,8 +227,9 @@ def find_peers() -> tuple[dict[str, Provider], dict[str, str]]:
 
 @contextmanager
 def _bare_packages(package: str, *inner: str) -> Iterator[None]:
-    """Modules can be imported out of these packages without their __init__ (verl's needs ray),
-    which are empty until the end.
+    """Import modules of these packages without their __init__, which may need more (verl's: ray).
+
+    Until the end the packages are empty ones.
     """
     spec = find_spec(package)
     root = Path(next(iter(spec.submodule_search_locations or []))) if spec else Path()

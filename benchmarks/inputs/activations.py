@@ -1,5 +1,4 @@
-"""python -m benchmarks.inputs.activations: record what the head of a real model is fed, for the
-cases with real inputs.
+"""python -m benchmarks.inputs.activations: record what the head of a real model is fed.
 
 Response tokens of expert answers and of the model's own samples, in turn by sequence: about half of
 the rows each, where the answers are long enough (those of gsm_symbolic are a number). The file
@@ -32,8 +31,9 @@ Response = tuple[list[int], list[int], bool]  # prompt, response, own sample
 
 
 def responses(policy: Policy, examples: Sequence[Example], rows: int) -> list[Response]:
-    """Sequences of `rows` response tokens or a little more: the kind that is behind comes next, as
-    long as there is one of it.
+    """Sequences of `rows` response tokens or a little more, half expert and half the model's own.
+
+    The kind that is behind comes next, as long as there is one of it.
 
     Raises:
         ValueError: the examples gave too few tokens.
@@ -71,8 +71,9 @@ def _some(policy: Policy, examples: Sequence[Example]) -> list[Response]:
 
 @torch.no_grad()
 def head_inputs(policy: Policy, found: Sequence[Response], rows: int) -> dict[str, Tensor]:
-    """The file's tensors: hidden states that predict the response tokens, their targets, and whose
-    they are.
+    """The file's tensors.
+
+    Hidden states that predict the response tokens, their targets, and whether they are own samples.
     """
     hidden, targets, owned = [], [], []
     for prompt, response, own in found:
@@ -90,8 +91,9 @@ def head_inputs(policy: Policy, found: Sequence[Response], rows: int) -> dict[st
 
 @torch.no_grad()
 def summary(record: dict[str, Tensor]) -> dict[str, float]:
-    """How sure the model is: mean NLL, mean probability of the likeliest token, share of targets
-    with p >= TAU.
+    """How sure the model is.
+
+    Mean NLL, mean probability of the likeliest token, and share of targets with p >= TAU.
     """
     weight, nll, top = record["weight"].float(), [], []
     for hidden, targets in zip(record["hidden"].split(512), record["targets"].split(512), strict=True):

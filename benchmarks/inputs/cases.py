@@ -1,5 +1,6 @@
-"""What is measured: head shapes and batches, made the same way for every provider from a seed, or
-recorded from a model.
+"""What is measured: shapes of heads, and batches that are the same for every provider.
+
+A batch is made from a seed, or recorded from a model.
 """
 
 from __future__ import annotations
@@ -59,11 +60,12 @@ def case(head: str, batch: str, N: int, dtype: torch.dtype = torch.float32, inpu
 
 BF16 = torch.bfloat16
 TINY_CASES = tuple(Case(f"tiny {batch}", 1024, 64, 1000, *BATCHES[batch]) for batch in ("all-active", "gft-batch"))
+MADE_UP: tuple[Inputs, ...] = ("random", "peaked")
 INTERPRETER_CASES = (Case("interpreter gft-batch", 32, 16, 100, *BATCHES["gft-batch"], BF16),)
 SETS: dict[str, tuple[Case, ...]] = {
     "cpu": (case("small", "all-active", 1024), case("small", "gft-batch", 1024)),
     "cpu-wide": (
-        *(case("smollm2", batch, 1024, inputs=inputs) for inputs, batch in product(("random", "peaked"), BATCHES)),
+        *(case("smollm2", batch, 1024, inputs=inputs) for inputs, batch in product(MADE_UP, BATCHES)),
         *(case("smollm2", batch, 4096, inputs="real") for batch in ("all-active", "gft-batch")),
     ),
     "cpu-scaling": (
@@ -83,6 +85,8 @@ SETS: dict[str, tuple[Case, ...]] = {
     "tiny": TINY_CASES,
     "interpreter": INTERPRETER_CASES,
 }
+REAL = [case for case in SETS["cpu-wide"] if case.inputs == "real"]
+SETS["cpu-docs"] = tuple(dict.fromkeys((*SETS["cpu"], *SETS["cpu-scaling"], *REAL)))  # all that README and docs show
 
 
 @dataclass
@@ -94,9 +98,7 @@ class Batch:
     token_weights: Tensor  # [N] token-mean
 
     def gft_loss(self, logprobs: Tensor) -> Tensor:  # [N] -> scalar
-        """The GFT loss that a head with per-token log-probs has written on top; masked rows are 0
-        by their weight.
-        """
+        """The GFT loss on top of per-token log-probs; masked rows are 0 by their weight."""
         p = logprobs.detach().exp()
         return -(self.token_weights * self.advantages * torch.where(p < TAU, p, 1.0) * logprobs).sum()
 
@@ -105,8 +107,9 @@ class Batch:
         return replace(self, hidden=self.hidden.detach().requires_grad_(), weight=self.weight.detach().requires_grad_())
 
     def thinned(self, rows: int) -> Batch:
-        """About `rows` evenly spaced rows, for the correctness gate: an fp64 oracle of all rows
-        would not fit.
+        """About `rows` evenly spaced rows, for the correctness gate.
+
+        An fp64 oracle of all rows would not fit.
         """
         every = slice(None, None, max(len(self.targets) // rows, 1))
         return Batch(
@@ -118,8 +121,8 @@ def make_batch(case: Case, device: str = "cpu", seed: int = 0, activations: Path
     """Groups of 8 sequences of 32 tokens; the first tokens of a sequence are its masked prompt.
 
     Raises:
-        FileNotFoundError: real inputs that nobody recorded yet. ValueError: recorded ones of
-            another shape.
+        FileNotFoundError: real inputs that nobody recorded yet.
+        ValueError: recorded ones of another shape.
     """
     generator = torch.Generator(device).manual_seed(seed)
     if case.inputs == "real":

@@ -10,8 +10,10 @@ CANDIDATES = 32  # likely tokens of a row
 
 
 def random(N: int, D: int, V: int, generator: torch.Generator) -> Problem:
-    """Flat softmaxes. A quarter of the targets are likely ones (the head's own direction added), so
-    that both sides of tau occur.
+    """Flat softmaxes.
+
+    A quarter of the targets are likely ones, the head's own direction added, so that both sides of
+    tau occur.
     """
     on: dict = {"generator": generator, "device": generator.device}
     hidden = torch.randn(N, D, **on)

@@ -1,10 +1,13 @@
-"""python -m benchmarks.sparse.errors: column-sparse gradients against the exact ones, and what is
-kept, on recorded activations.
+"""python -m benchmarks.sparse.errors: column-sparse gradients against the exact ones.
 
-Variants, all at one eps relative to the chunk's largest |dz|: `tail` (ours), `none` (dropped),
-`mean` (the dropped mass of a row times the mean of the head's rows) and `cce`, the filter of Cut
-Cross Entropy: tiles of 128 rows by 128 columns in which |softmax - onehot| is nowhere above eps are
-left out, whatever the weights of the rows.
+It measures on recorded activations what is kept and how far the gradients are off. The variants
+have one eps, relative to the chunk's largest |dz|:
+
+* `tail`: ours, a rank-one term for what was dropped.
+* `none`: dropped, and nothing in its place.
+* `mean`: the dropped mass of a row times the mean of the head's rows.
+* `cce`: the filter of Cut Cross Entropy. Tiles of 128 rows by 128 columns in which
+  |softmax - onehot| is nowhere above eps are left out, whatever the weights of the rows.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gft_kernels import Head, Sparse, gft, linear_policy_loss
+from gft_kernels import Backend, Sparse, gft, linear_policy_loss
 
 from ..inputs.cases import ACTIVATIONS, Batch, Inputs, case, make_batch
 from ..record import MACHINE, RESULTS, append_rows, describe_machine
@@ -49,7 +52,7 @@ FIELDS = (
 EPS = (2.0**-8, 2.0**-10, 2.0**-12, 2.0**-13, 2.0**-14, 2.0**-16)
 
 
-def ours(batch: Batch, tau: float, head: Head) -> tuple[Tensor, Tensor, dict[str, float]]:
+def ours(batch: Batch, tau: float, backend: Backend) -> tuple[Tensor, Tensor, dict[str, float]]:
     """(dhidden, dweight, report) of the chunked engine."""
     leaves = batch.leaves()
     found = linear_policy_loss(
@@ -59,8 +62,7 @@ def ours(batch: Batch, tau: float, head: Head) -> tuple[Tensor, Tensor, dict[str
         leaves.advantages,
         objective=gft(tau),
         token_weights=leaves.token_weights,
-        head=head,
-        backend="chunked",
+        backend=backend,
     )
     found.loss.backward()
     assert leaves.hidden.grad is not None
@@ -82,9 +84,7 @@ def probabilities(batch: Batch, tau: float) -> tuple[Tensor, Tensor]:
 def filtered(
     batch: Batch, p: Tensor, upstream: Tensor, eps: float, rows: int, variant: str
 ) -> tuple[Tensor, Tensor, float]:
-    """(dhidden, dweight, share kept) of a filter that no library of ours has: written on the whole
-    softmax.
-    """
+    """(dhidden, dweight, share kept) of a filter that is not ours, written on the whole softmax."""
     dhidden, dweight, shares = [], torch.zeros_like(batch.weight), []
     for start in range(0, len(p), rows):
         at = slice(start, start + rows)
@@ -104,19 +104,21 @@ def filtered(
     return torch.cat(dhidden), dweight, sum(shares) / len(shares)
 
 
-def time_against_exact(batch: Batch, tau: float, head: Head, rounds: int) -> tuple[float, float, float]:
-    """(median milliseconds, ratio to the exact head at its own chunk size and at the same),
-    interleaved after a warm-up.
+def time_against_exact(batch: Batch, tau: float, backend: Backend, rounds: int) -> tuple[float, float, float]:
+    """(milliseconds, ratio to the exact head at its own chunk size, ratio at the same chunk size).
+
+    Medians of interleaved rounds after a warm-up.
     """
-    heads, times = (head, Head(), Head(chunk_rows=head.chunk_rows)), ([], [], [])
+    backends = (backend, Backend("chunked"), Backend("chunked", chunk_rows=backend.chunk_rows))
+    times: tuple[list[float], ...] = ([], [], [])
     for number in range(rounds + 1):
-        for each, found in zip(heads, times, strict=True):
+        for each, found in zip(backends, times, strict=True):
             start = time.perf_counter()
             ours(batch, tau, each)
             if number:
                 found.append((time.perf_counter() - start) * 1e3)
-    sparse, exact, same_rows = map(statistics.median, times)
-    return sparse, sparse / exact, sparse / same_rows
+    ms, exact_ms, same_size_ms = map(statistics.median, times)
+    return ms, ms / exact_ms, ms / same_size_ms
 
 
 def measured(
@@ -128,7 +130,7 @@ def measured(
     rounds: int,
 ) -> list[dict]:
     """Rows for every chunk size, threshold and variant."""
-    exact = ours(batch, tau, Head())[:2]
+    exact = ours(batch, tau, Backend("chunked"))[:2]
     p, upstream = probabilities(batch, tau)
     relative = lambda a, b: f"{((a - b).norm() / b.norm()).item():.2e}"  # noqa: E731
     found = []
@@ -142,15 +144,17 @@ def measured(
         }
         if variant in ("tail", "none"):
             sparse = Sparse(eps=eps, error=error or 0.0, tail=variant == "tail", pays=1.0 if eps else 0.5)
-            dh, dw, report = ours(batch, tau, Head(sparsity=sparse, chunk_rows=rows))
+            dh, dw, report = ours(batch, tau, Backend("chunked", chunk_rows=rows, sparsity=sparse))
             row |= {"columns": f"{report['sparse_columns']:.4f}", "exact_chunks": f"{report['sparse_exact']:.2f}"}
             row |= {"bound": f"{report['sparse_error']:.2e}", "dropped_max": f"{report['sparse_dropped_max']:.2e}"}
             row |= {"dropped_mean": f"{report['sparse_dropped_mean']:.2e}"}
             if variant == "tail":
-                ms, ratio, same_rows = time_against_exact(batch, tau, Head(sparsity=sparse, chunk_rows=rows), rounds)
+                ms, ratio, same_rows = time_against_exact(
+                    batch, tau, Backend("chunked", chunk_rows=rows, sparsity=sparse), rounds
+                )
                 row |= {"ms": f"{ms:.0f}", "over_exact": f"{ratio:.2f}", "over_exact_same_rows": f"{same_rows:.2f}"}
         else:
-            dh, dw, share = filtered(batch, p, upstream, eps, rows, variant)
+            dh, dw, share = filtered(batch, p, upstream, eps or 0.0, rows, variant)
             row["columns"] = f"{share:.4f}"
         found.append(row | {"dh_error": relative(dh, exact[0]), "dw_error": relative(dw, exact[1])})
         print(
@@ -172,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="what `python -m benchmarks.inputs.activations --out` recorded",
     )
     parser.add_argument("--name", help="what the rows call these inputs")
-    parser.add_argument("--head", default="smollm2", help="a head of benchmarks.cases")
+    parser.add_argument("--head", default="smollm2", help="a head of benchmarks.inputs.cases")
     parser.add_argument("--N", type=int, default=1024)
     parser.add_argument("--tau", type=float, nargs="*", default=(0.7,))
     parser.add_argument("--rows", type=int, nargs="*", default=(128, 512), help="rows a chunk")

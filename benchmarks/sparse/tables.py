@@ -79,9 +79,14 @@ def inputs_table() -> str:
     return "\n".join(lines)
 
 
+def timed() -> dict[str, Row]:
+    """The newest run of every head on recorded activations, all rows active."""
+    return newest_run(read_rows(RESULTS / "cpu.csv"), case="smollm2 all-active", N="4096", inputs="real")
+
+
 def time_table() -> str:
-    """Every head on recorded activations, all rows active."""
-    run = newest_run(read_rows(RESULTS / "cpu.csv"), case="smollm2 all-active", N="4096", inputs="real").values()
+    """Every head on recorded activations."""
+    run = timed().values()
     lines = [
         "| head | time | against eager | against the bare GEMMs | peak extra memory | dhidden error | dweight error |",
         "|" + "---|" * 7,
@@ -101,7 +106,7 @@ def time_table() -> str:
 
 
 def summary_table() -> str:
-    """The README's lines: eager, our exact and our sparse head."""
+    """Three lines of the same: eager, our exact and our sparse head."""
     return "\n".join(
         line
         for line in time_table().splitlines()
@@ -109,17 +114,22 @@ def summary_table() -> str:
     )
 
 
-def curves(task: str) -> dict[tuple[str, str], list[Row]]:
+def trained() -> list[Row]:
+    """Every row of the training curves."""
+    return read_rows(RESULTS / "sparse_training.csv")
+
+
+def curves(rows: Sequence[Row], task: str) -> dict[tuple[str, str], list[Row]]:
     """(seed, head) -> its rows by step."""
     found: dict[tuple[str, str], dict[int, Row]] = {}
-    for row in read_rows(RESULTS / "sparse_training.csv"):
+    for row in rows:
         if row["task"] == task and row["nll"]:
             found.setdefault((row["seed"], row["head"]), {})[int(row["step"])] = row
-    return {key: [rows[step] for step in sorted(rows)] for key, rows in found.items()}
+    return {key: [steps[step] for step in sorted(steps)] for key, steps in found.items()}
 
 
-def tasks() -> list[str]:
-    return list(dict.fromkeys(row["task"] for row in read_rows(RESULTS / "sparse_training.csv")))
+def tasks(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row["task"] for row in rows))
 
 
 def _end(rows: Sequence[Row]) -> float:
@@ -127,16 +137,17 @@ def _end(rows: Sequence[Row]) -> float:
 
 
 def training_table() -> str:
-    """Where the curves end, exact and sparse, a line a seed; the spread of seeds is what a
-    difference is judged by.
+    """Where the curves end, exact and sparse, a line a seed.
+
+    The spread of the seeds is what a difference is judged by.
     """
     lines = [
         f"| task | updates | seed | NLL of the last {LAST}, exact | sparse | difference | exact, range over seeds | "
         "columns kept |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for task in tasks():
-        found = curves(task)
+    for task in tasks(trained()):
+        found = curves(trained(), task)
         seeds = dict.fromkeys(seed for seed, _ in found)
         exact = {seed: _end(found[seed, "exact"]) for seed in seeds}
         for seed in seeds:

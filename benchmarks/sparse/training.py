@@ -1,9 +1,8 @@
-"""python -m benchmarks.sparse.training: training curves with exact and with column-sparse
-gradients, same seeds.
+"""python -m benchmarks.sparse.training: curves with exact and column-sparse gradients, same seeds.
 
-The embedded task as `gft train --objective gft` runs it; and, with --model and --data, a real model
-with one expert response a prompt, the shortest of the data, one prompt a step. Rows of every step
-of `metrics.jsonl` go to results/sparse_training.csv.
+The task is the embedded one, as `gft train --objective gft` runs it. With --model and --data it is a
+real model on the shortest examples of the data, one prompt with one expert response a step. Every
+step of `metrics.jsonl` becomes a row of results/sparse_training.csv.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ def shortest(data: str, folder: Path) -> Path:
 
 
 def train(out: Path, options: Sequence[str]) -> list[dict]:
-    """The metrics of one `gft train`, a dict a step (those of an evaluation joined to their step)."""
+    """The metrics of one `gft train`, a dict a step; an evaluation's are joined to their step."""
     command = [sys.executable, "-m", "gft.cli", "train", "--out", str(out), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)

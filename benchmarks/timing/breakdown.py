@@ -1,5 +1,6 @@
-"""Where the fused loss spends its time: each part of the Triton engine, forward and backward, by
-events on the device.
+"""Where the fused loss spends its time.
+
+Each part of the Triton engine, forward and backward, by events on the device.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Clock:
         return event
 
     def timed(self, name: str, function: Callable) -> Callable:
-        def call(*args, **kwargs):
+        def call(*args: Any, **kwargs: Any) -> Any:
             if self.inside:
                 return function(*args, **kwargs)
             self.inside, start = True, self.now()
@@ -84,8 +85,9 @@ def _find(module: str, name: str) -> Callable:
 
 
 def kernel_times(step: Callable[[], object], cuda: bool, rounds: int = 5) -> dict[str, float]:
-    """Median milliseconds of each part in one step, and of everything else ("rest": gathers, casts,
-    launches, waits).
+    """Median milliseconds of each part in one step.
+
+    "rest" is everything else: gathers, casts, launches, waits.
     """
     clock = Clock(cuda)
     found: list[dict[str, float]] = []

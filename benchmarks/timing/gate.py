@@ -1,6 +1,4 @@
-"""The correctness gate: nobody is timed whose loss or gradients are not near those of the fp64
-reference.
-"""
+"""The correctness gate: a provider is timed only if its loss and gradients are near fp64's."""
 
 from __future__ import annotations
 
@@ -9,10 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gft_kernels import gft
-from gft_kernels.engines import eager
-from gft_kernels.engines.contract import LossPlan
-from gft_kernels.head import Head
+from gft_kernels import Backend, gft, linear_policy_loss
 
 from ..heads.ours import Provider
 from ..inputs.cases import TAU, Batch
@@ -24,8 +19,9 @@ GATE_ROWS = 512
 
 @dataclass
 class Found:
-    """A loss and its gradients; `size` is the sum of the terms' absolute values, which a loss error
-    is relative to.
+    """A loss and its gradients.
+
+    `size` is the sum of the absolute values of the loss's terms: a loss error is relative to it.
     """
 
     loss: Tensor
@@ -34,9 +30,7 @@ class Found:
     size: float = 1.0
 
     def errors(self, expected: Found) -> dict[str, float]:
-        """Relative errors: of the loss, and norms of the gradients' errors over the gradients'
-        norms.
-        """
+        """Relative errors of the loss and of the two gradients, as norms."""
         gradients = ((self.dhidden, expected.dhidden), (self.dweight, expected.dweight))
         dh, dw = (((a.double() - b.double()).norm() / b.double().norm()).item() for a, b in gradients)
         return {
@@ -57,14 +51,16 @@ def step(provider: Provider, batch: Batch) -> Found:
 
 
 def oracle(batch: Batch) -> Found:
-    """The eager reference in fp64."""
-    per_token = {"advantages": batch.advantages.double(), "old_logprobs": None, "ref_logprobs": None}
-    plan = LossPlan(batch.targets, None, batch.token_weights.double(), per_token, gft(TAU), Head())
+    """Eager logits in fp64."""
+    weights, every_row = batch.token_weights.double(), Backend("eager", skip_rows=False)
     sizes: list[float] = []
 
     def provider(leaves: Batch) -> Tensor:
-        result = eager.policy_loss(leaves.hidden.double(), leaves.weight.double(), plan)
-        sizes.append((plan.weights * result.coefficients * result.logprobs).abs().sum().item())
+        operands, advantages = (leaves.hidden.double(), leaves.weight.double()), batch.advantages.double()
+        result = linear_policy_loss(
+            *operands, batch.targets, advantages, objective=gft(TAU), token_weights=weights, backend=every_row
+        )
+        sizes.append((weights * result.coefficients * result.logprobs).abs().sum().item())
         return result.loss
 
     found = step(provider, batch)

@@ -1,5 +1,6 @@
-"""Peak extra memory of the parts of one step: of the GPU's allocator, or resident in a fresh
-process on a CPU.
+"""Peak extra memory of the parts of one step.
+
+On a GPU the allocator's, on a CPU the resident memory of a fresh process.
 """
 
 from __future__ import annotations
@@ -21,11 +22,10 @@ MIB = 2**20
 
 
 def peak_mib(case: Case, name: str, batch: Batch) -> dict[str, float]:
-    """MiB above what the inputs take, in the forward, the backward and the whole step of a
-    provider.
+    """MiB above what the inputs take, in the forward, the backward and the whole step.
 
-    On a CPU the step runs in a process of its own, forked from one that has imported everything
-    (here in a dry run).
+    On a CPU the step runs in a process of its own, forked from one that has imported everything; in
+    a dry run it runs in this one.
     """
     if batch.hidden.is_cuda:
         torch.cuda.empty_cache()
@@ -91,8 +91,9 @@ def rss() -> int:
 
 
 def peak_rss() -> int:
-    """Highest resident bytes since the last reset; from /proc where there is one, since ru_maxrss
-    of a child starts at its parent's.
+    """Highest resident bytes since the last reset.
+
+    From /proc where there is one, since ru_maxrss of a child starts at its parent's.
     """
     return _status("VmHWM") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 

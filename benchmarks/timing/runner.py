@@ -1,7 +1,7 @@
 """Interleaved timing behind the gate.
 
-Rounds visit the providers in turn, so that a slow minute of the machine falls on all of them;
-ratios are medians over rounds of the same run. A provider that fails leaves rows with the reason.
+A round takes one step of each provider in turn, so that a slow minute of the machine falls on all
+of them. Ratios are of medians of one run. A provider that fails leaves a row with the reason.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
@@ -16,7 +17,7 @@ from ..heads.ours import FLOORS, Provider, find, package
 from ..inputs.cases import Batch, Case, make_batch
 from ..record import MACHINE, describe_machine
 from .breakdown import kernel_times
-from .gate import GATE_ROWS, oracle, step, verdict
+from .gate import GATE_ROWS, Found, oracle, step, verdict
 from .memory import peak_mib
 
 MODES = ("forward", "backward", "full")  # with gradients formed in the forward, ours has little left for the backward
@@ -72,7 +73,7 @@ def gated(case: Case, batch: Batch, names: Sequence[str]) -> dict[str, dict]:
     for name, row in rows.items():
         if name in FLOORS:
             continue
-        errors = attempt(row, lambda name=name: step(find(name), thinned).errors(expected))
+        errors = attempt(row, partial(_errors, name, thinned, expected))
         if isinstance(errors, dict):
             row |= {key: f"{error:.1e}" for key, error in errors.items()}
             if reason := verdict(name, errors, case.dtype):
@@ -80,9 +81,14 @@ def gated(case: Case, batch: Batch, names: Sequence[str]) -> dict[str, dict]:
     return rows
 
 
+def _errors(name: str, batch: Batch, expected: Found) -> dict[str, float]:
+    return step(find(name), batch).errors(expected)
+
+
 def timed_step(provider: Provider, batch: Batch) -> tuple[float, float, float]:
-    """Milliseconds of forward, backward and both: events on the device, or the host's clock on a
-    CPU.
+    """Milliseconds of forward, backward and both.
+
+    By events on a GPU, by the host's clock on a CPU.
     """
     leaves, cuda = batch.leaves(), batch.hidden.is_cuda
     stamps: list = []
@@ -105,11 +111,14 @@ def timed_step(provider: Provider, batch: Batch) -> tuple[float, float, float]:
     return stamps[1] - stamps[0], stamps[2] - stamps[1], stamps[2] - stamps[0]
 
 
-def time_rows(rows: dict[str, dict], batch: Batch, rounds: int) -> dict[str, list[tuple[float, float, float]]]:
-    """Times of interleaved rounds after a warm-up, of every row without a note; a failure becomes
-    one.
+def _timed(name: str, batch: Batch) -> tuple[float, float, float]:
+    return timed_step(find(name), batch)
 
-    After SECONDS no further round is begun, though two are always timed.
+
+def time_rows(rows: dict[str, dict], batch: Batch, rounds: int) -> dict[str, list[tuple[float, float, float]]]:
+    """Times of interleaved rounds after a warm-up, of every row without a note.
+
+    A failure becomes a note. After SECONDS no further round is begun, though two are always timed.
     """
     times: dict[str, list] = {name: [] for name in rows}
     start = time.monotonic()
@@ -117,15 +126,16 @@ def time_rows(rows: dict[str, dict], batch: Batch, rounds: int) -> dict[str, lis
         if number > 2 and time.monotonic() - start > SECONDS:
             break
         for name, row in rows.items():
-            if "note" not in row:
-                attempt(row, lambda name=name: times[name].append(timed_step(find(name), batch)))
-    return {name: found[1:] for name, found in times.items() if "note" not in rows[name]}
+            if "note" in row:
+                continue
+            found = attempt(row, partial(_timed, name, batch))
+            if isinstance(found, tuple):
+                times[name].append(found)
+    return {name: every[1:] for name, every in times.items() if "note" not in rows[name]}
 
 
 def statistics_of(times: dict[str, list[tuple[float, float, float]]], name: str, mode: str) -> dict[str, str]:
-    """Median and spread of a provider in a mode, and the ratios to eager and to the bare GEMMs of
-    the same run.
-    """
+    """Median and spread of a provider in a mode, and its ratios to eager and the bare GEMMs."""
     at = MODES.index(mode)
     middle = {other: statistics.median(t[at] for t in found) for other, found in times.items()}
     ordered, rounds = sorted(t[at] for t in times[name]), len(times[name])
@@ -142,8 +152,9 @@ def statistics_of(times: dict[str, list[tuple[float, float, float]]], name: str,
 
 
 def run_case(case: Case, rounds: int, device: str, names: Sequence[str]) -> list[dict]:
-    """Gate, time and weigh providers on one case; a row of the CSV for each provider and mode, one
-    for a provider left out.
+    """Gate, time and weigh providers on one case.
+
+    A row of the CSV for each provider and mode; one for a provider that was left out.
     """
     torch._dynamo.reset()
     batch = make_batch(case, device)
@@ -156,13 +167,13 @@ def run_case(case: Case, rounds: int, device: str, names: Sequence[str]) -> list
         if name not in times:
             found.append(row)
             continue
-        peaks = attempt(row, lambda name=name: peak_mib(case, name, batch)) or {}
+        peaks = attempt(row, partial(peak_mib, case, name, batch)) or {}
         for mode in MODES:
             peak = {"peak_mib": f"{peaks[mode]:.0f}"} if isinstance(peaks, dict) and mode in peaks else {}
             found.append(row | {"mode": mode} | statistics_of(times, name, mode) | peak)
         if name == "gft-triton":
-            one = lambda name=name: step(find(name), batch)  # noqa: E731
-            parts = attempt(found[-1], lambda one=one: kernel_times(one, batch.hidden.is_cuda, min(rounds, 5)))
+            one = partial(step, find(name), batch)
+            parts = attempt(found[-1], partial(kernel_times, one, batch.hidden.is_cuda, min(rounds, 5)))
             found[-1]["kernels"] = (
                 " ".join(f"{part}={ms:.3f}" for part, ms in parts.items()) if isinstance(parts, dict) else ""
             )

@@ -1,8 +1,9 @@
 """Prompts with given responses, from the files people have.
 
-    .jsonl and .parquet, told apart by their columns (`FORMATS`)          rg:NAME, a procedural task of reasoning-gym
+    FILE.jsonl, FILE.parquet    rows in one of `FORMATS`, which is recognised by the columns
+    rg:NAME                     a procedural task of reasoning-gym
 
-A bad row is never dropped in silence: it is named as file:line with the reason, and too many of
+A bad row is never dropped in silence. It is named as file:line with the reason, and too many of
 them stop the run.
 """
 
@@ -24,17 +25,15 @@ WARNINGS_SHOWN = 5
 def load_examples(
     path: str | Path, *, limit: int | None = None, max_bad_fraction: float = 0.01, seed: int = 0
 ) -> list[Example]:
-    """Read a data file, or "rg:NAME" for a task of reasoning-gym (`limit` entries, 1000 by
-    default).
+    """Read the examples of a data file, or of a task of reasoning-gym.
 
     Args:
-        path: a .jsonl or .parquet file whose columns are one of `FORMATS`; other columns are
-            ignored.
-        limit: stop after this many good rows.
-        seed: of "rg:NAME" entries; entry i is made from seed + i, so held-out entries want a
-            distant one.
-        max_bad_fraction: bad rows are listed on stderr; more of them than this fraction of the rows
-            read is an error.
+        path: a .jsonl or .parquet file in one of `FORMATS`, or "rg:NAME". Columns that the format
+            does not know are ignored.
+        limit: stop after this many good rows. A task has 1000 entries if it is None.
+        max_bad_fraction: the share of bad rows that is put up with. They are listed on stderr.
+        seed: of a task. Entry i is made from seed + i, so that held-out entries need a seed far
+            from that of training.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -77,8 +76,9 @@ def load_examples(
 
 
 def reasoning_gym_examples(name: str, size: int, seed: int) -> list[Example]:
-    """`size` entries of a procedural task; the entry's answer is both the expert response and the
-    solution.
+    """`size` entries of a procedural task.
+
+    The answer of an entry is both its expert response and its solution.
 
     Raises:
         ValueError: there is no such task, or it has entries without an answer.
@@ -104,7 +104,11 @@ def reasoning_gym_examples(name: str, size: int, seed: int) -> list[Example]:
 
 
 def _report(path: Path, bad: list[str], good: int, max_bad_fraction: float) -> None:
-    """Name the first bad rows on stderr; stop if there are too many or nothing else."""
+    """Name the first bad rows on stderr.
+
+    Raises:
+        ValueError: there are too many, or no good row.
+    """
     for line in bad[:WARNINGS_SHOWN]:
         print(f"warning: {line}", file=sys.stderr)
     if bad:
@@ -142,6 +146,7 @@ def _read_jsonl(path: Path) -> Iterator[tuple[int, Row | BadRow]]:
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> Row:
+    """The object of a JSON row. Of two equal keys, json would keep the last in silence."""
     row = dict(pairs)
     if len(row) < len(pairs):
         keys = [key for key, _ in pairs]
@@ -150,6 +155,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> Row:
 
 
 def _refuse_constant(name: str) -> None:
+    """Refuse NaN and Infinity, which Python's json would read."""
     raise BadRow(f"{name} is not JSON")
 
 

@@ -7,25 +7,24 @@ says what is wrong with it.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
 
-from ..answers import parse_number
+from ..answers import MARKER, marked_number, without_calculator
 
 Source = Literal["expert", "teacher", "self"]
 Row = dict[str, Any]
 
-GSM8K_INSTRUCTION = "Give the final answer on the last line as `#### <number>`."
+GSM8K_INSTRUCTION = f"Give the final answer on the last line as `{MARKER} <number>`."
 
 
 @dataclass(frozen=True)
 class Response:
-    """One response to a prompt; reward None means that the reward function scores it.
+    """One response to a prompt. Its text may be empty.
 
-    The text may be empty.
+    reward None means that the reward function scores it.
     """
 
     text: str
@@ -61,12 +60,12 @@ class BadRow(ValueError):
 
 def _gsm8k(row: Row, origin: str) -> Example:
     question, answer = _nonblank(row["question"], "question"), _nonblank(row["answer"], "answer")
-    last = re.search(r"^####\s*(\S+)\s*\Z", answer, re.MULTILINE)
-    if last is None or parse_number(last[1]) is None:
-        raise BadRow(f"the answer must end in '#### <number>', found {answer[-40:]!r}")
+    solution = marked_number(answer)
+    if solution is None:
+        raise BadRow(f"the answer must end in '{MARKER} <number>', found {answer[-40:]!r}")
     prompt = ({"role": "user", "content": f"{question}\n\n{GSM8K_INSTRUCTION}"},)
-    expert = Response(_without_calculator(answer), "expert")
-    return Example(prompt, last[1].replace(",", ""), (expert,), "openai/gsm8k", origin)
+    expert = Response(without_calculator(answer), "expert")
+    return Example(prompt, solution, (expert,), "openai/gsm8k", origin)
 
 
 def _group(row: Row, origin: str) -> Example:
@@ -97,7 +96,10 @@ def _conversation(row: Row, origin: str) -> Example:
 
 
 def _demonstration(row: Row, prompt: str | tuple[dict, ...], text: str, origin: str) -> Example:
-    """Without a solution nothing can score the demonstration: it is right by definition, reward 1."""
+    """A demonstration as the expert's response.
+
+    Without a solution nothing can score it. It is then right by definition, and has reward 1.
+    """
     solution = _solution(row, "solution", required=False)
     return Example(prompt, solution, (Response(text, "expert", None if solution else 1.0),), _source_of(row), origin)
 
@@ -108,24 +110,29 @@ def _verl(row: Row, origin: str) -> Example:
         raise BadRow(f"'reward_model' must be an object with 'ground_truth', found {type(model).__name__}")
     source = _source_of(row)
     expert = extra.get("answer") if isinstance(extra, dict) else None
-    responses = ()
+    responses: tuple[Response, ...] = ()
     if expert is not None:
         text = _response_text(expert)
-        responses = (Response(_without_calculator(text) if "gsm8k" in source else text, "expert"),)
+        responses = (Response(without_calculator(text) if "gsm8k" in source else text, "expert"),)
     return Example(_prompt(row["prompt"]), _solution(model, "ground_truth", required=True), responses, source, origin)
 
 
 FORMATS: dict[tuple[str, ...], Callable[[Row, str], Example]] = {
-    ("prompt", "completions"): _group,  # with sources, rewards, solution
-    ("prompt", "reward_model"): _verl,  # with data_source, extra_info
-    ("prompt", "completion"): _prompt_completion,  # TRL; with solution
-    ("messages",): _conversation,  # TRL; with solution
+    # required columns: format             optional columns
+    ("prompt", "completions"): _group,  # sources, rewards, solution, data_source
+    ("prompt", "reward_model"): _verl,  # data_source, extra_info
+    ("prompt", "completion"): _prompt_completion,  # TRL; solution, data_source
+    ("messages",): _conversation,  # TRL; solution, data_source
     ("question", "answer"): _gsm8k,
 }
 
 
 def recognise(row: Row) -> Callable[[Row, str], Example]:
-    """The format of a file, by the columns of its first row that has all of one's required columns."""
+    """The format of a file: the first of FORMATS whose required columns the row has.
+
+    Raises:
+        BadRow: there is none.
+    """
     for required, convert in FORMATS.items():
         if row.keys() >= set(required):
             return partial(_converted, required, convert)
@@ -159,7 +166,7 @@ def _nonblank(value: Any, what: str) -> str:
 
 
 def _messages(value: Any) -> tuple[dict, ...]:
-    """Chat messages without their null fields (parquet gives every message the fields of all)."""
+    """Chat messages without their null fields: parquet gives every message the fields of all."""
     if not isinstance(value, list) or not value or not all(isinstance(message, dict) for message in value):
         raise BadRow("messages must be a list of {role, content} objects that is not empty")
     for message in value:
@@ -177,7 +184,10 @@ def _prompt(value: Any) -> str | tuple[dict, ...]:
 
 
 def _response_text(value: Any) -> str:
-    """Text, or the one assistant message of a list. Empty text is a response: the end token alone."""
+    """Text, or the one assistant message of a list.
+
+    Empty text is a response too: the end token alone.
+    """
     if not isinstance(value, list):
         return _utf8(value, "completion")
     messages = _messages(value)
@@ -212,8 +222,3 @@ def _reward(value: Any) -> float | None:
 
 def _source_of(row: Row) -> str:
     return _utf8(row.get("data_source") or "", "'data_source'")
-
-
-def _without_calculator(answer: str) -> str:
-    """GSM8K's text without its calculator annotations: "48/2 = <<48/2=24>>24" -> "48/2 = 24"."""
-    return re.sub(r"<<[^<>]*>>", "", answer)

@@ -1,7 +1,7 @@
 """The reward "math": the final answer equals the solution as mathematics, judged by math-verify.
 
-It runs in a worker process (gft.rewards.workers): what the model writes may make it hang or eat
-memory. Its own time-outs are off, for they need SIGALRM.
+It runs in a worker process (gft.rewards.workers), because some answers make it hang or eat memory.
+The time-outs of math-verify are off: they use SIGALRM, which the worker needs for itself.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its ti
 def math_reward(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None) -> float:
     """1 if the final answer equals the solution.
 
-    Two plain numbers are compared exactly. The rest is math-verify's: it rounds floats to 6 places,
-    ignores units, and lets 50, 0.5 and 50% pass for each other where one side is written with a
-    percent sign.
+    Two plain numbers are compared exactly. The rest is left to math-verify. It rounds floats to 6
+    places and ignores units. Where one side has a percent sign, 50, 0.5 and 50% are equal to it.
     """
     answer = final_answer(solution_str)
     if answer is None:
@@ -39,6 +38,7 @@ def math_reward(data_source: str, solution_str: str, ground_truth: str, extra_in
 
 
 def _bare(answer: str) -> str:
+    """Without the dollar signs of LaTeX and the full stop of a sentence."""
     return answer.strip().strip("$").strip().removesuffix(".")
 
 

@@ -3,10 +3,12 @@
     with RewardPool("number") as pool:
         scored = pool.score([(text, example), ...], truncated=[False, ...])
 
-Model output is untrusted. "exact" and "number" are string and integer work, done in place; "math"
-and every user's function run in worker processes with a wall limit and a memory limit. A checker
-that fails (an exception, a NaN, a time-out, no solution to compare with) gives an error that is
-counted, never the reward 0: that would train the model on the checker's faults.
+Model output is untrusted. "exact" and "number" only compare text and integers, and are called in
+this process. "math" and users' functions run in worker processes, with limits of time and memory.
+
+A checker fails if it raises, returns no finite number, takes too long, or has no solution to
+compare with. A failure is counted as an error. It is never the reward 0, which would train the
+policy on the checker's faults.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ def exact_reward(data_source: str, solution_str: str, ground_truth: str, extra_i
 
 
 def number_reward(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None) -> float:
-    """1 if the final answer equals the solution as a number: exactly, without tolerance or percent."""
+    """1 if the final answer is the same number as the solution, without any tolerance."""
     expected = parse_number(final_answer(ground_truth) or ground_truth)
     if expected is None:
         raise ValueError(f"the solution {ground_truth[:80]!r} is not a number: use the reward 'math' or 'exact'")
@@ -43,13 +45,12 @@ IN_WORKERS = {"math": "gft.rewards.math:math_reward"}
 
 
 class RewardPool:
-    """Scores responses; a context manager, because it may own processes.
+    """Scores responses. It is a context manager, because it may own processes.
 
     Args:
         reward: "exact", "number", "math", "package.module:function", or a function that a fresh
-            interpreter can import. The function is called as compute_score(data_source,
-            solution_str, ground_truth, extra_info), where extra_info holds "prompt" and
-            "truncated".
+            interpreter can import. The function is called as verl's are: compute_score(data_source,
+            solution_str, ground_truth, extra_info). extra_info holds "prompt" and "truncated".
         workers: processes for "math" and for functions.
         seconds: wall limit of one call.
         memory_mib: what one call may allocate.
@@ -83,9 +84,9 @@ class RewardPool:
     def score(self, items: Sequence[tuple[str, Example]], truncated: Sequence[bool]) -> list[Scored]:
         """Score each (response text, example), in order.
 
-        A truncated response is scored as an empty one by the built-in rewards, whatever its text:
-        it finished no answer. A user's function is told by extra_info["truncated"]. An example
-        without a solution is an error.
+        The built-in rewards score a truncated response as an empty one, because it did not finish
+        its answer. A user's function is told by extra_info["truncated"]. An example without a
+        solution is an error.
         """
         if len(items) != len(truncated):
             raise ValueError(f"{len(items)} items with {len(truncated)} truncation flags: give one flag per item.")
@@ -103,9 +104,10 @@ class RewardPool:
         return [results[i] for i in range(len(items))]
 
     def _run(self, calls: list[tuple]) -> list[Scored]:
-        if self._workers is not None:
-            return self._workers.run(calls)
-        return [call_reward(self._function, call) for call in calls]
+        if self._function is not None:
+            return [call_reward(self._function, call) for call in calls]
+        assert self._workers is not None  # one of the two is set
+        return self._workers.run(calls)
 
     def close(self) -> None:
         """End the worker processes at once."""

@@ -1,10 +1,11 @@
 """Killable processes that score untrusted model output.
 
-A worker takes one call at a time over a pipe. The parent holds the clock: a call past its limit
-costs the worker its life and that one item an error; the other items go on. A worker is a fresh
-interpreter that imports this module and the reward function, nothing of the caller's main module
-(which may import torch). It answers in JSON, so what comes back is only data. POSIX only:
-descriptors are handed over, and process groups are killed.
+A worker takes one call at a time over a pipe, and the parent holds the clock. When a call is past
+its limit, the worker is killed and that one item gets an error. The other items go on.
+
+A worker is a fresh interpreter. It imports this module and the reward function, and not the
+caller's main module, which may import torch. It answers in JSON: what comes back is only data.
+This works on POSIX only, because descriptors are handed over and process groups are killed.
 """
 
 from __future__ import annotations
@@ -28,15 +29,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 RewardFunction = Callable[..., float]
-"""verl's signature: compute_score(data_source, solution_str, ground_truth, extra_info=None) -> float."""
+"""verl's: compute_score(data_source, solution_str, ground_truth, extra_info=None) -> float."""
 
 START_SECONDS = 120.0  # to start an interpreter and import the reward function
 OUT_OF_MEMORY = 77  # exit code of a worker that ran into its memory limit
 
 
 class Scored(NamedTuple):
-    """A reward, or the reason why there is none: a checker that failed says nothing about the
-    response.
+    """A reward, or the reason why there is none.
+
+    A checker that failed says nothing about the response.
     """
 
     value: float | None
@@ -44,8 +46,9 @@ class Scored(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What one call may take; memory_mib comes on top of what the worker holds once the reward
-    function is imported.
+    """What one call may take.
+
+    memory_mib comes on top of what the worker holds once the reward function is imported.
     """
 
     seconds: float
@@ -53,8 +56,9 @@ class Limits(NamedTuple):
 
 
 def call_reward(function: RewardFunction, arguments: Sequence[Any]) -> Scored:
-    """function(*arguments) as a finite number; an exception, a NaN and anything that is not a
-    number are errors.
+    """function(*arguments) as a finite number, or the error that it ended in.
+
+    A NaN and anything that is not a number are errors too.
     """
     try:
         value = function(*arguments)
@@ -65,7 +69,7 @@ def call_reward(function: RewardFunction, arguments: Sequence[Any]) -> Scored:
         if not math.isfinite(value):
             raise ValueError(f"the reward function returned {value}, not a finite number")
         return Scored(float(value), None)
-    except MemoryError:  # the process may be in any state: its owner ends it
+    except MemoryError:  # the process may be in any state: whoever owns it ends it
         raise
     except Exception as error:
         return Scored(None, f"{type(error).__name__}: {error}"[:500])
@@ -81,8 +85,9 @@ def import_reward(name: str) -> RewardFunction:
 
 
 def serve(descriptor: int) -> None:
-    """A worker's life: load the reward function, say so, then answer calls until the parent closes
-    the pipe.
+    """A worker's life: load the reward function, say so, answer calls.
+
+    It ends when the parent closes the pipe.
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent decides when a worker ends
         signal.signal(number, signal.SIG_IGN)
@@ -162,12 +167,13 @@ class _Worker:
 
     def submit(self, job: int, arguments: Sequence[Any]) -> None:
         self.job, self.deadline = job, time.monotonic() + self.limits.seconds
-        with contextlib.suppress(ConnectionError):  # a worker that died while idle: receive() tells
+        with contextlib.suppress(ConnectionError):  # it died while it was idle: receive() will say so
             self.pipe.send_bytes(json.dumps(arguments).encode())
 
     def receive(self) -> Scored:
-        """The worker's answer, once the pipe is readable or the deadline has passed; without one
-        the worker is broken.
+        """The worker's answer, once the pipe is readable or the deadline has passed.
+
+        Without an answer the worker is broken.
         """
         self.job = None
         try:
@@ -180,6 +186,7 @@ class _Worker:
         return Scored(None, reason)
 
     def _epitaph(self) -> str:
+        """Why the worker ended."""
         try:
             code = self.process.wait(timeout=1.0)
         except subprocess.TimeoutExpired:
@@ -235,15 +242,16 @@ class Workers:
     def _hand_out(self, calls: Sequence[Sequence[Any]], pending: deque[int]) -> None:
         for worker in self._workers:
             if pending and worker.ready and worker.job is None:
-                if worker.process.poll() is not None:  # it died between two calls: nobody's answer is to blame
+                if worker.process.poll() is not None:  # it died between two calls: no response is to blame
                     worker.restart()
                     continue
                 job = pending.popleft()
                 worker.submit(job, calls[job])
 
     def _collect(self, results: dict[int, Scored]) -> None:
-        """Wait for the first answer or deadline, then take every answer there is and replace the
-        workers that failed.
+        """Wait for the first answer or deadline, then take every answer there is.
+
+        Workers that failed are replaced.
         """
         engaged = [worker for worker in self._workers if worker.job is not None or not worker.ready]
         nearest = min(worker.deadline for worker in engaged)
@@ -255,6 +263,7 @@ class Workers:
                 worker.greet()
                 continue
             job = worker.job
+            assert job is not None  # it is ready and engaged, so it has a call
             results[job] = worker.receive()
             if worker.broken:
                 worker.restart()
@@ -267,7 +276,11 @@ class Workers:
 
 
 def _pickled(function: RewardFunction) -> bytes:
-    """The function by reference. The worker, having another main module, cannot look it up there."""
+    """The function by reference: the worker imports it from its module.
+
+    A function of the main module cannot be found that way, because the worker's main module is
+    another.
+    """
     advice = "define it at the top level of a module that can be imported, and not in the script that is run"
     if getattr(function, "__module__", None) == "__main__":
         raise ValueError(f"workers cannot import the reward function {function!r}: {advice}.")

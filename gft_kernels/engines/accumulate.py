@@ -1,5 +1,6 @@
-"""Accumulators of dhidden, dweight and dbias over chunks of rows, in fp32 (fp64 for fp64 inputs),
-rounded once at the end.
+"""Sums of dhidden, dweight and dbias over chunks of rows.
+
+They are fp32 (fp64 for fp64 inputs) and rounded once, at the end.
 """
 
 from __future__ import annotations
@@ -11,18 +12,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..head import compute_dtype
+from ..head import Operands
 
 Index = slice | Tensor
+Wanted = tuple[bool, bool, bool]  # whether gradients of hidden, weight and bias are wanted
 HALVES = (torch.float16, torch.bfloat16)
-FP16_RANGE = (
-    256.0  # fp16 gradients are held at this multiple of the largest upstream value: above the subnormals, below 65504
-)
+# fp16 gradients are held at this multiple of the largest upstream value: above the subnormals, below 65504.
+FP16_RANGE = 256.0
+
+
+def compute_dtype(*operands: Tensor) -> torch.dtype:
+    """Dtype of logits, statistics and sums: fp64 if an operand is, else fp32."""
+    return torch.float64 if any(x.dtype == torch.float64 for x in operands) else torch.float32
 
 
 def unit_of(dtype: torch.dtype, weights: Tensor, advantages: Tensor | None = None) -> Tensor | None:
-    """What fp16 gradients are multiples of, a power of two by the largest |weight * advantage|;
-    None for every other dtype.
+    """The power of two that fp16 gradients are multiples of; None for every other dtype.
+
+    It follows the largest |weight * advantage|.
     """
     if dtype != torch.float16:
         return None
@@ -79,32 +86,39 @@ def _adds_in_place(dtype: torch.dtype, device: torch.device) -> bool:
 
 
 class Rows(NamedTuple):
-    """What a chunk's rows know of themselves, [K] each."""
+    """What the rows of a chunk know of themselves, for those who leave parts of the chunk out."""
 
-    targets: Tensor
-    upstream: Tensor  # d loss / d log p, in multiples of the gradients' unit
-    logprobs: Tensor
+    targets: Tensor  # [K]
+    upstream: Tensor  # [K] d loss / d log p, in multiples of the gradients' unit
+    logprobs: Tensor  # [K]
 
     def sizes(self) -> Tensor:
-        """Sum of the row's |dz| off the target, an upper bound of each entry."""
+        """[K] sum of the row's |dz| off the target, an upper bound of each entry."""
         return torch.where(self.upstream == 0, 0, self.upstream.abs() * -torch.expm1(self.logprobs))
 
 
-class Gradients:
-    """What the chunks' logit gradients add up to; what nobody wants is never allocated.
+class ChunkGradient(NamedTuple):
+    """The logit gradient of one chunk of rows: dz = factor[:, None] * grad.
 
-    A chunk's dz is factor[:, None] * grad, the factor kept on the [K, D] side of both GEMMs. The
-    sums are held in multiples of `unit` (None is 1), which keeps fp16 operands in range.
+    The factor stays on the [K, D] side of both gradient products. Logits are slope * hidden @ weight.T.
     """
 
-    def __init__(
-        self,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        wanted: tuple[bool, bool, bool],
-        unit: Tensor | None = None,
-    ) -> None:
+    places: Index  # [K] among the N rows
+    hidden: Tensor  # [K, D]
+    grad: Tensor  # [K, V]
+    factor: Tensor | None  # [K], None is 1
+    slope: float
+    rows: Rows | None = None
+
+
+class Gradients:
+    """What the chunks' logit gradients add up to. What nobody wants is never allocated.
+
+    The sums are multiples of `unit` (None is 1), which keeps fp16 operands in range.
+    """
+
+    def __init__(self, operands: Operands, wanted: Wanted, unit: Tensor | None = None) -> None:
+        hidden, weight, bias = operands
         self.wanted = (wanted[0], wanted[1], wanted[2] and bias is not None)
         self.unit = unit
         self.dtype = compute_dtype(hidden, weight)
@@ -112,35 +126,19 @@ class Gradients:
         self.weight: Tensor | None = None  # [V, D], made by the first chunk
         self.bias: Tensor | None = None  # [V, 2], likewise: high and low part
 
-    def add(
-        self,
-        index: Index,
-        grad: Tensor,
-        hidden: Tensor,
-        weight: Tensor,
-        slope: float,
-        factor: Tensor | None,
-        rows: Rows | None = None,
-    ) -> Tensor | None:
-        """Add one chunk, dz = factor * grad [K, V], logits = slope * hidden @ weight.T; returns
-        grad @ weight where dhidden is wanted.
-
-        `rows` are for those who leave parts of a chunk out.
-        """
+    def add(self, chunk: ChunkGradient, weight: Tensor) -> Tensor | None:
+        """Add one chunk; returns grad @ weight where dhidden is wanted."""
+        places, hidden, grad, factor, slope, _ = chunk
         product = None
         if self.hidden is not None:
             product = matmul(grad, weight)
-            self.hidden[index] = product * slope if factor is None else product * (factor * slope)[:, None]
+            self.hidden[places] = product * slope if factor is None else product * (factor * slope)[:, None]
         if self.wanted[1]:
             right = torch.empty_like(hidden, memory_format=torch.contiguous_format)
             torch.mul(hidden, slope if factor is None else (factor * slope)[:, None], out=right)
             self.weight = add_matmul(self.weight, grad.T, right)
         if self.wanted[2]:
-            column = (
-                grad.new_full((len(grad),), slope, dtype=compute_dtype(grad, grad))
-                if factor is None
-                else factor * slope
-            )
+            column = grad.new_full((len(grad),), slope, dtype=self.dtype) if factor is None else factor * slope
             high = column.to(grad.dtype)
             low = (column - high).to(grad.dtype)  # a 16-bit factor would be off by a rounding: carry its remainder
             self.bias = add_matmul(self.bias, grad.T, torch.stack((high, low), 1))
@@ -150,11 +148,9 @@ class Gradients:
         """What was left out, as numbers; None where nothing can be."""
         return None
 
-    def sums(self, inputs: tuple[Tensor, Tensor, Tensor | None]) -> Iterator[Tensor | None]:
-        """The sums for hidden, weight and bias in their own dtype, None where not wanted; each is
-        let go before the next.
-        """
-        for name, x, wanted in zip(("hidden", "weight", "bias"), inputs, self.wanted, strict=True):
+    def sums(self, operands: Operands) -> Iterator[Tensor | None]:
+        """The sums for each operand in `dtype`, None where not wanted; each is let go before the next."""
+        for name, x, wanted in zip(Operands._fields, operands, self.wanted, strict=True):
             total = getattr(self, name)
             setattr(self, name, None)
             if x is None or not wanted:
@@ -164,18 +160,12 @@ class Gradients:
             else:
                 yield total.sum(1) if name == "bias" else total
 
-    def finish(
-        self, grad_loss: Tensor | None, inputs: tuple[Tensor, Tensor, Tensor | None]
-    ) -> tuple[Tensor | None, ...]:
-        """The gradients times grad_loss in the dtypes of the inputs, multiplied before the one
-        rounding.
-        """
+    def finish(self, grad_loss: Tensor | None, operands: Operands) -> tuple[Tensor | None, ...]:
+        """The gradients times grad_loss, each in its operand's dtype, multiplied before the one rounding."""
         scale = self.unit if grad_loss is None else grad_loss if self.unit is None else grad_loss * self.unit
-        dtypes = [None if x is None else x.dtype for x in inputs]
-        return tuple(
-            None if dtype is None else scaled(total, scale, dtype)
-            for total, dtype in zip(self.sums(inputs), dtypes, strict=True)
-        )
+        dtypes = [None if x is None else x.dtype for x in operands]
+        pairs = zip(self.sums(operands), dtypes, strict=True)
+        return tuple(None if dtype is None else scaled(total, scale, dtype) for total, dtype in pairs)
 
 
 def scaled(total: Tensor | None, scale: Tensor | None, dtype: torch.dtype) -> Tensor | None:

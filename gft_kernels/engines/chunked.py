@@ -26,26 +26,33 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..head import Head, compute_dtype
-from ..losses.objectives import losses_and_coefficients
-from .accumulate import Gradients, Index, Rows, unit_of
-from .contract import Engine, LossPlan, PlanResult, Scores, Wanted
-from .sparse import gradients
+from ..head import Backend, Head, Operands
+from ..losses.advantages import GroupRewards
+from ..losses.objectives import losses_and_coefficients, part
+from .accumulate import ChunkGradient, Gradients, Index, Rows, Wanted, unit_of
+from .columns import look, look_capped
+from .contract import LossPlan, LossRows, Plan, Scores, Upstream
+from .sparse import SparseGradients
+
+name = "chunked"
+recorded = False
 
 
-def chunk_rows(hidden_size: int, head: Head) -> int:
-    """Rows a chunk: the chunk's [K, V] stays at a quarter of the size of dweight [V, D], within 128
-    (sparse: 256) to 4096 rows.
+def chunk_rows(hidden_size: int, backend: Backend) -> int:
+    """Rows a chunk: its [K, V] stays at a quarter of the size of dweight [V, D].
+
+    Never fewer than 128 (sparse: 256), never more than 4096.
     """
-    return head.chunk_rows or min(max(hidden_size // 4, 128 if head.sparsity is None else 256), 4096)
+    return backend.chunk_rows or min(max(hidden_size // 4, 128 if backend.sparsity is None else 256), 4096)
 
 
 def _chunks(count: int, size: int, rows: Tensor | None) -> list[tuple[slice, Index]]:
-    """(position among the chosen rows, index into [N]) of every chunk; slices where all rows are
-    chosen: no gather.
+    """(place among the chosen rows, place among all rows) of every chunk.
+
+    The second is a slice where all rows are chosen: nothing is gathered then.
     """
-    positions = [slice(i, min(i + size, count)) for i in range(0, count, size)]
-    return [(p, p if rows is None else rows[p]) for p in positions]
+    places = [slice(i, min(i + size, count)) for i in range(0, count, size)]
+    return [(at, at if rows is None else rows[at]) for at in places]
 
 
 @dataclass
@@ -106,9 +113,8 @@ def _entropy(chunk: _Chunk) -> Tensor:
     own = chunk.shifted[chunk.target]
     chunk.shifted[chunk.target] = 0
     others = _row_dot(chunk.grad, chunk.shifted)
-    if (
-        broken := others.isnan().nonzero().squeeze(1)
-    ).numel():  # 0 * -inf: a large finite number has the same exponential, 0
+    broken = others.isnan().nonzero().squeeze(1)
+    if broken.numel():  # 0 * -inf: a large finite number has the same exponential, 0
         others[broken] = _row_dot(chunk.grad[broken], chunk.shifted[broken].clamp(min=-1e30))
     chunk.shifted[chunk.target] = own
     return chunk.total.log() - (others + chunk.exp_target * own.clamp(min=-1e30)) / chunk.total
@@ -128,12 +134,12 @@ def _entropy_from_exps(chunk: _Chunk) -> Tensor:
     return chunk.total.log() - sums / chunk.total
 
 
-def _entropy_from_product(chunk: _Chunk, hidden: Tensor, product: Tensor, bias: Tensor | None, head: Head) -> Tensor:
+def _entropy_from_product(chunk: _Chunk, hidden: Tensor, product: Tensor, bias: Tensor | None, slope: float) -> Tensor:
     """[K] entropy from G @ weight, which the gradient needs anyway: -log p - sum_j G_j z_j / s."""
     gap = _row_dot(hidden, product)
     if bias is not None:
         gap += chunk.grad @ bias.clamp(min=-1e30)
-    entropy = -chunk.logprobs - gap * (head.scale / head.temperature) / chunk.total
+    entropy = -chunk.logprobs - gap * slope / chunk.total
     remote = (chunk.logprobs < -1e3).nonzero().squeeze(1)  # the two terms cancel there, or are infinite
     if len(remote):
         exps = chunk.grad[remote].clamp(min=0)  # the target's own E is 0
@@ -153,112 +159,105 @@ def _buffers(count: int, rows: int, weight: Tensor, pair: bool) -> list[Tensor]:
     return [weight.new_empty(min(rows, count), weight.shape[0]) for _ in range(2 if pair else 1)]
 
 
-def score(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head, rows: Tensor | None
-) -> Scores:
-    dtype, size = compute_dtype(hidden, weight), chunk_rows(hidden.shape[1], head)
-    weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
-    count = len(targets) if rows is None else len(rows)
-    logprobs, entropy = hidden.new_empty(count, dtype=dtype), hidden.new_empty(count, dtype=dtype)
+def _wide(operands: Operands, plan: Plan) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias in the compute dtype."""
+    return operands.weight.to(plan.dtype), None if operands.bias is None else operands.bias.to(plan.dtype)
+
+
+def _gradients(operands: Operands, plan: Plan, wanted: Wanted) -> Gradients:
+    """The sums of this call, exact or over the columns that count."""
+    if plan.backend.sparsity is None:
+        return Gradients(operands, wanted)
+    looked = look if plan.head.softcap is None else look_capped
+    return SparseGradients(operands, wanted, sparse=plan.backend.sparsity, look=looked)
+
+
+def group_advantages(groups: GroupRewards) -> Tensor:
+    return groups.per_sequence()
+
+
+def score(operands: Operands, plan: Plan) -> Scores:
+    hidden, (weight, bias), targets = operands.hidden, _wide(operands, plan), plan.targets
+    size, count = chunk_rows(hidden.shape[1], plan.backend), len(targets if plan.rows is None else plan.rows)
+    logprobs, entropy = hidden.new_empty(count, dtype=plan.dtype), hidden.new_empty(count, dtype=plan.dtype)
     buffers = _buffers(count, size, weight, pair=True)
-    for at, index in _chunks(count, size, rows):
-        chunk = _forward_chunk(hidden[index].to(dtype), weight, bias, targets[index], head, buffers)
+    for at, index in _chunks(count, size, plan.rows):
+        chunk = _forward_chunk(hidden[index].to(plan.dtype), weight, bias, targets[index], plan.head, buffers)
         logprobs[at], entropy[at] = chunk.logprobs, _entropy(chunk)
     return Scores(logprobs, entropy, logprobs.new_empty(0))
 
 
-def score_gradients(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    head: Head,
-    rows: Tensor | None,
-    scores: Scores,
-    upstream: tuple[Tensor, Tensor | None],
-    wanted: Wanted,
-) -> Gradients:
-    """Recompute the chosen rows' softmax and accumulate the gradients of an upstream [K] on log p
-    and entropy.
-    """
-    grad_logprobs, grad_entropy = upstream
-    out = gradients(hidden, weight, bias, wanted, head)
-    dtype, size = compute_dtype(hidden, weight), chunk_rows(hidden.shape[1], head)
-    weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
-    count = len(grad_logprobs)
-    buffers = _buffers(count, size, weight, pair=head.softcap is not None or grad_entropy is not None)
-    for at, index in _chunks(count, size, rows):
-        part = hidden[index].to(dtype)
-        chunk = _forward_chunk(part, weight, bias, targets[index], head, buffers)
-        grad, factor = chunk.grad, -grad_logprobs[at] / chunk.total
-        if grad_entropy is not None:
-            # d entropy / dz_j = -p_j (log p_j + entropy); the row's factor is then 1 / s, its
-            # coefficients inside grad.
-            assert chunk.shifted is not None
-            chunk.shifted.clamp_(min=-1e30)
-            g_lp, g_h = grad_logprobs[at], grad_entropy[at]
-            surprise = _entropy(chunk) - chunk.total.log()
-            own = g_lp * chunk.rest - g_h * chunk.exp_target * (chunk.shifted[chunk.target] + surprise)
-            slope = (chunk.shifted + surprise[:, None]).mul_(g_h[:, None]).add_(g_lp[:, None])
-            grad = grad.mul_(slope).neg_()
-            grad[chunk.target] = own
-            factor = 1 / chunk.total
+def score_gradients(operands: Operands, plan: Plan, scores: Scores, upstream: Upstream, wanted: Wanted) -> Gradients:
+    """Recompute the chosen rows' softmax and add up the gradients of an upstream gradient on log p and entropy."""
+    head, hidden, (weight, bias) = plan.head, operands.hidden, _wide(operands, plan)
+    grads = _gradients(operands, plan, wanted)
+    size, count = chunk_rows(hidden.shape[1], plan.backend), len(upstream.logprobs)
+    buffers = _buffers(count, size, weight, pair=head.softcap is not None or upstream.entropy is not None)
+    for at, index in _chunks(count, size, plan.rows):
+        chunk_hidden, targets = hidden[index].to(plan.dtype), plan.targets[index]
+        chunk = _forward_chunk(chunk_hidden, weight, bias, targets, head, buffers)
+        if upstream.entropy is None:
+            grad, factor = chunk.grad, -upstream.logprobs[at] / chunk.total
+            rows = Rows(targets, upstream.logprobs[at], chunk.logprobs)
+        else:  # the row's factor is 1 / s alone: its two coefficients are inside grad, which has either sign
+            grad, factor = _with_entropy(chunk, upstream.logprobs[at], upstream.entropy[at]), 1 / chunk.total
+            rows = None
         if head.softcap is not None:
             grad = _remove_softcap(chunk, grad, head)
-        rows_of = None if grad_entropy is not None else Rows(targets[index], grad_logprobs[at], chunk.logprobs)
-        out.add(index, grad, part, weight, head.scale / head.temperature, factor, rows_of)
-    return out
+        grads.add(ChunkGradient(index, chunk_hidden, grad, factor, head.scale / head.temperature, rows), weight)
+    return grads
 
 
-def loss(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, plan: LossPlan, wanted: Wanted
-) -> tuple[PlanResult, Gradients]:
-    """Loss and per-row results over the plan's rows, with the gradients for an upstream gradient of
-    1.
-    """
-    head, dtype = plan.head, compute_dtype(hidden, weight)
-    size, count = chunk_rows(hidden.shape[1], head), len(plan.weights)
-    grads = gradients(hidden, weight, bias, wanted, head)
-    weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+def _with_entropy(chunk: _Chunk, grad_logprobs: Tensor, grad_entropy: Tensor) -> Tensor:
+    """s times dz of upstream gradients on both: d entropy / dz_j = -p_j (log p_j + entropy). In place."""
+    assert chunk.shifted is not None
+    chunk.shifted.clamp_(min=-1e30)
+    surprise = _entropy(chunk) - chunk.total.log()
+    own = grad_logprobs * chunk.rest - grad_entropy * chunk.exp_target * (chunk.shifted[chunk.target] + surprise)
+    slope = (chunk.shifted + surprise[:, None]).mul_(grad_entropy[:, None]).add_(grad_logprobs[:, None])
+    grad = chunk.grad.mul_(slope).neg_()
+    grad[chunk.target] = own
+    return grad
+
+
+def loss(operands: Operands, plan: LossPlan, wanted: Wanted) -> tuple[LossRows, Gradients]:
+    head, hidden, (weight, bias) = plan.head, operands.hidden, _wide(operands, plan)
+    grads = _gradients(operands, plan, wanted)
+    size, count = chunk_rows(hidden.shape[1], plan.backend), len(plan.weights)
     entropy_from_gemm = wanted[0] and head.softcap is None
-    losses, logprobs, entropy, coefficients = (hidden.new_empty(count, dtype=dtype) for _ in range(4))
+    losses, logprobs, entropy, coefficients = (hidden.new_empty(count, dtype=plan.dtype) for _ in range(4))
     buffers = _buffers(count, size, weight, pair=not entropy_from_gemm)
     for at, index in _chunks(count, size, plan.rows):
-        part = hidden[index].to(dtype)
-        chunk = _forward_chunk(part, weight, bias, plan.targets[index], head, buffers)
-        per_token = {name: None if x is None else x[at] for name, x in plan.per_token.items()}
+        chunk_hidden, targets = hidden[index].to(plan.dtype), plan.targets[index]
+        chunk = _forward_chunk(chunk_hidden, weight, bias, targets, head, buffers)
         logprobs[at] = chunk.logprobs
-        losses[at], coefficients[at] = losses_and_coefficients(plan.objective, chunk.logprobs, per_token)
+        given = part(plan.per_token, at)
+        losses[at], coefficients[at] = losses_and_coefficients(plan.objective, chunk.logprobs, given)
         if not entropy_from_gemm:
             entropy[at] = _entropy(chunk)
-        rows = Rows(plan.targets[index], coefficients[at] * plan.weights[at], chunk.logprobs)
+        rows = Rows(targets, coefficients[at] * plan.weights[at], chunk.logprobs)
         grad, factor = chunk.grad, -rows.upstream / chunk.total
         if head.softcap is not None and any(wanted):
             grad = _remove_softcap(chunk, grad, head)
-        product = grads.add(index, grad, part, weight, head.scale / head.temperature, factor, rows)
+        slope = head.scale / head.temperature
+        product = grads.add(ChunkGradient(index, chunk_hidden, grad, factor, slope, rows), weight)
         if entropy_from_gemm:  # there is no whole product where columns were left out
-            entropy[at] = (
-                _entropy_from_exps(chunk)
-                if product is None
-                else _entropy_from_product(chunk, part, product, bias, head)
-            )
-    return PlanResult((losses * plan.weights).sum(), logprobs, entropy, coefficients), grads
+            found = None if product is None else _entropy_from_product(chunk, chunk_hidden, product, bias, slope)
+            entropy[at] = _entropy_from_exps(chunk) if found is None else found
+    return LossRows((losses * plan.weights).sum(), logprobs, entropy, coefficients), grads
 
 
-def logits_loss(logits: Tensor, plan: LossPlan, grad: Tensor | None) -> tuple[PlanResult, Tensor | None]:
-    """The loss on logits [N, V] and its gradient into `grad`, which may be the logits: one chunk of
-    rows in the compute dtype at a time.
-    """
-    dtype, count = compute_dtype(logits, logits), len(plan.weights)
-    unit = unit_of(logits.dtype, plan.weights, plan.per_token["advantages"])
-    size = plan.head.chunk_rows or max(1, (1 << 23) // logits.shape[1])
-    losses, logprobs, entropy, coefficients = (logits.new_empty(count, dtype=dtype) for _ in range(4))
-    buffer = logits.new_empty(min(size, count), logits.shape[1], dtype=dtype)
+def logits_loss(logits: Tensor, plan: LossPlan, grad: Tensor | None) -> tuple[LossRows, Tensor | None]:
+    """One chunk of rows in the compute dtype at a time; its gradient leaves before the next comes."""
+    count, unit = len(plan.weights), unit_of(logits.dtype, plan.weights, plan.per_token["advantages"])
+    size = plan.backend.chunk_rows or max(1, (1 << 23) // logits.shape[1])
+    losses, logprobs, entropy, coefficients = (logits.new_empty(count, dtype=plan.dtype) for _ in range(4))
+    buffer = logits.new_empty(min(size, count), logits.shape[1], dtype=plan.dtype)
     for at, index in _chunks(count, size, plan.rows):
-        chunk = _softmax(logits[index].to(dtype) / plan.head.temperature, plan.targets[index], buffer)
-        per_token = {name: None if x is None else x[at] for name, x in plan.per_token.items()}
+        chunk = _softmax(logits[index].to(plan.dtype) / plan.head.temperature, plan.targets[index], buffer)
         logprobs[at], entropy[at] = chunk.logprobs, _entropy(chunk)
-        losses[at], coefficients[at] = losses_and_coefficients(plan.objective, chunk.logprobs, per_token)
+        given = part(plan.per_token, at)
+        losses[at], coefficients[at] = losses_and_coefficients(plan.objective, chunk.logprobs, given)
         if grad is not None:
             factor = -coefficients[at] * plan.weights[at] / (chunk.total * plan.head.temperature)
             factor = factor if unit is None else factor / unit
@@ -266,12 +265,9 @@ def logits_loss(logits: Tensor, plan: LossPlan, grad: Tensor | None) -> tuple[Pl
     if grad is not None and plan.rows is not None:
         skipped = torch.ones(len(logits), dtype=torch.bool, device=logits.device).index_fill_(0, plan.rows, False)
         grad[skipped] = 0
-    return PlanResult((losses * plan.weights).sum(), logprobs, entropy, coefficients), unit
+    return LossRows((losses * plan.weights).sum(), logprobs, entropy, coefficients), unit
 
 
 def scale_(values: Tensor, scale: Tensor) -> None:
-    for part in values.split(256):  # fp32: a scalar tensor would be rounded to values' dtype first
-        part.copy_(part.to(scale.dtype) * scale)
-
-
-ENGINE = Engine("chunked", score, score_gradients, loss, logits_loss, scale_)
+    for some in values.split(256):  # fp32: a scalar tensor would be rounded to values' dtype first
+        some.copy_(some.to(scale.dtype) * scale)

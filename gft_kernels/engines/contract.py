@@ -2,105 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
-from ..head import Head, LogProbs
+from ..head import Backend, Head, Operands
 from ..losses.advantages import GroupRewards
-from ..losses.objectives import LossFunction
-from .accumulate import Gradients
-
-Wanted = tuple[bool, bool, bool]  # whether gradients of hidden, weight and bias are wanted
+from ..losses.objectives import LossFunction, PerToken
+from .accumulate import Gradients, Wanted
 
 
 @dataclass(frozen=True, eq=False)
-class LossPlan:
-    """One call of the fused loss, apart from hidden, weight and bias."""
+class Plan:
+    """Which rows the head sees, and how. K is their number."""
 
     targets: Tensor  # [N] int64
-    rows: Tensor | None  # [K] active rows in ascending order, None for all
-    weights: Tensor  # [K] w_t of the active rows, compute dtype
-    per_token: dict[str, Tensor | None]  # [K] each, compute dtype
-    objective: LossFunction
+    rows: Tensor | None  # [K] chosen rows in ascending order, None for all
     head: Head
-    groups: GroupRewards | None = None  # where the advantages came from: an engine may normalise them itself
+    backend: Backend
+    dtype: torch.dtype  # of logits, statistics and sums
+
+
+@dataclass(frozen=True, eq=False)
+class LossPlan(Plan):
+    """A plan with what a fused loss needs beside it. The chosen rows are the active ones."""
+
+    valid: Tensor  # [N] bool, the unmasked rows
+    weights: Tensor  # [K] w_t, in `dtype`
+    per_token: PerToken  # [K] each, in `dtype`
+    objective: LossFunction
 
 
 class Scores(NamedTuple):
-    """Per-row results of the softmax, detached."""
+    """Per-row results of the softmax."""
 
     logprobs: Tensor  # [K]
     entropy: Tensor  # [K]
-    normaliser: Tensor  # [2, K] offset m and log sum exp(z - m), or empty where the engine's backward does not need it
+    normaliser: Tensor  # [2, K] offset m and log sum exp(z - m); empty where the engine's backward needs none
 
 
-SPARSITY = ("sparse_columns", "sparse_exact", "sparse_dropped_max", "sparse_dropped_mean", "sparse_error")
+class Upstream(NamedTuple):
+    """Gradients that reach log p and entropy."""
+
+    logprobs: Tensor  # [K]
+    entropy: Tensor | None  # [K], None is 0
 
 
-class PlanResult(NamedTuple):
+class LossRows(NamedTuple):
+    """What a fused loss found: its value, and the rows of the plan, detached."""
+
     loss: Tensor  # scalar
-    logprobs: Tensor  # [K] detached
-    entropy: Tensor  # [K] detached
-    coefficients: Tensor  # [K] detached
-    sparsity: Tensor | None = None  # the numbers of SPARSITY, where columns may have been left out
+    logprobs: Tensor  # [K]
+    entropy: Tensor  # [K]
+    coefficients: Tensor  # [K]
+    sparsity: Tensor | None = None  # the numbers of sparse_report.NAMES, where columns may be left out
 
 
-@dataclass(frozen=True)
-class Engine:
-    """The streaming head on one kind of device: functions without autograd, over chosen rows.
+class Engine(Protocol):
+    """The head on one kind of device, as a module with these names. A new engine is one such module.
 
-    score(hidden, weight, bias, targets [N], head, rows) -> Scores [K]. score_gradients(hidden,
-    weight, bias, targets, head, rows, scores, (grad_logprobs, grad_entropy or None) [K], wanted) ->
-    Gradients. loss(hidden, weight, bias, plan, wanted) -> (PlanResult, Gradients for an upstream
-    gradient of 1). logits_loss(logits [N, V], plan, grad [N, V] or None) -> (PlanResult, unit): the
-    gradient over `unit` into `grad`, 0 at other rows. scale_(values [N, V], scalar): in place.
+    `recorded` says who differentiates. True: autograd records the engine's own operations, and
+    `loss` and `logits_loss` return no gradients (eager). False: the engine runs without autograd and
+    forms gradients itself; it then has the methods of `GradientEngine` too.
     """
 
     name: str
-    score: Callable[[Tensor, Tensor, Tensor | None, Tensor, Head, Tensor | None], Scores]
-    score_gradients: Callable[..., Gradients]
-    loss: Callable[[Tensor, Tensor, Tensor | None, LossPlan, Wanted], tuple[PlanResult, Gradients]]
-    logits_loss: Callable[[Tensor, LossPlan, Tensor | None], tuple[PlanResult, Tensor | None]]
-    scale_: Callable[[Tensor, Tensor], None]
+    recorded: bool
+
+    def group_advantages(self, groups: GroupRewards) -> Tensor:
+        """[B] advantages of the responses, as `GroupRewards.per_sequence`."""
+
+    def score(self, operands: Operands, plan: Plan) -> Scores:
+        """Log-probs and entropies of the plan's rows."""
+
+    def loss(self, operands: Operands, plan: LossPlan, wanted: Wanted) -> tuple[LossRows, Gradients | None]:
+        """The fused loss, and its gradients for an upstream gradient of 1."""
+
+    def logits_loss(self, logits: Tensor, plan: LossPlan, grad: Tensor | None) -> tuple[LossRows, Tensor | None]:
+        """The same from logits [N, V]; the gradient over the returned unit goes into `grad` [N, V].
+
+        `grad` may be the logits. Rows outside the plan get 0. A unit of None is 1.
+        """
 
 
-@dataclass(frozen=True)
-class Backend:
-    """The differentiable functions behind the public ops.
+class GradientEngine(Engine, Protocol):
+    """What an engine has besides when `recorded` is False."""
 
-    linear_logprob(hidden, weight, targets, head) -> LogProbs [N], differentiable, 0 at masked rows.
-    policy_loss(hidden, weight, plan) -> PlanResult over the plan's active rows, loss
-    differentiable. logits_loss(logits, plan, inplace) -> the same from logits [N, V] that exist
-    already.
-    """
+    def score_gradients(
+        self, operands: Operands, plan: Plan, scores: Scores, upstream: Upstream, wanted: Wanted
+    ) -> Gradients:
+        """Recompute the plan's rows and add up the gradients of an upstream gradient."""
 
-    name: str
-    linear_logprob: Callable[[Tensor, Tensor, Tensor, Head], LogProbs]
-    policy_loss: Callable[[Tensor, Tensor, LossPlan], PlanResult]
-    logits_loss: Callable[[Tensor, LossPlan, bool], PlanResult]
-
-
-def chosen(mask: Tensor) -> Tensor | None:
-    """Indices of the True rows of a mask [N], ascending, None for all: one wait for the device."""
-    rows = mask.nonzero().squeeze(1)
-    return None if len(rows) == len(mask) else rows
-
-
-def pick(values: Tensor, rows: Tensor | None) -> Tensor:
-    """values[rows], where None is all rows."""
-    return values if rows is None else values[rows]
-
-
-def scatter(values: Tensor, rows: Tensor | None, base: Tensor) -> Tensor:
-    """values at `rows` of a copy of `base` [N]; None is all rows."""
-    return values if rows is None else base.index_copy(0, rows, values)
-
-
-def named(sparsity: Tensor | None) -> dict[str, Tensor]:
-    """The report of what was left out by name, detached scalars; empty where nothing can be left
-    out.
-    """
-    return {} if sparsity is None or not len(sparsity) else dict(zip(SPARSITY, sparsity.unbind(), strict=True))
+    def scale_(self, values: Tensor, scale: Tensor) -> None:
+        """values [N, V] times a scalar on the device, in place, rounded once."""

@@ -1,9 +1,7 @@
-"""The eager reference: full [N, V] logits, autograd everywhere, any float dtype.
-
-Oracle of tests and benchmarks.
+"""The eager engine: full [N, V] logits, autograd everywhere, any float dtype. The oracle of tests and benchmarks.
 
 Cost: 6NDV and several [N, V] tensors. 16-bit inputs give 16-bit logits, as a model's own head does;
-fp64 inputs stay fp64.
+fp64 inputs stay fp64. It is the one engine that can be differentiated twice.
 """
 
 from __future__ import annotations
@@ -12,15 +10,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..head import Head, LogProbs, compute_dtype
+from ..head import Head, LogProbs, Operands
+from ..losses.advantages import GroupRewards
 from ..losses.objectives import losses_and_coefficients
-from .contract import Backend, LossPlan, PlanResult, pick
+from .accumulate import Wanted, compute_dtype
+from .contract import LossPlan, LossRows, Plan, Scores
+
+name = "eager"
+recorded = True
 
 
-def head_logits(hidden: Tensor, weight: Tensor, head: Head) -> Tensor:
-    """[N, V] logits after every transform, in the compute dtype."""
+def head_logits(operands: Operands, head: Head) -> Tensor:  # [N, V]
+    """Logits after every transform, in the compute dtype."""
+    hidden, weight, bias = operands
     dtype = torch.promote_types(hidden.dtype, weight.dtype)
-    bias = None if head.bias is None else head.bias.to(dtype)
+    bias = None if bias is None else bias.to(dtype)
     with torch.autocast(hidden.device.type, enabled=False):
         logits = F.linear(hidden.to(dtype), weight.to(dtype), bias).to(compute_dtype(hidden, weight)) * head.scale
     if head.softcap is not None:
@@ -28,8 +32,8 @@ def head_logits(hidden: Tensor, weight: Tensor, head: Head) -> Tensor:
     return logits / head.temperature
 
 
-def scores(logits: Tensor, targets: Tensor, head: Head) -> LogProbs:
-    """Log-probs and entropies [N] of transformed logits [N, V], 0 at masked rows."""
+def logits_scores(logits: Tensor, targets: Tensor, head: Head) -> LogProbs:  # [N] each
+    """Log-probs and entropies of transformed logits [N, V], 0 at masked rows."""
     log_p = logits.log_softmax(-1)
     valid = targets != head.ignore_index
     of_target = log_p.gather(1, torch.where(valid, targets, 0)[:, None]).squeeze(1)
@@ -37,27 +41,31 @@ def scores(logits: Tensor, targets: Tensor, head: Head) -> LogProbs:
     return LogProbs(torch.where(valid, of_target, 0), torch.where(valid, entropy, 0))
 
 
-def linear_logprob(hidden: Tensor, weight: Tensor, targets: Tensor, head: Head) -> LogProbs:
-    return scores(head_logits(hidden, weight, head), targets, head)
+def group_advantages(groups: GroupRewards) -> Tensor:
+    return groups.per_sequence()
 
 
-def policy_loss(hidden: Tensor, weight: Tensor, plan: LossPlan) -> PlanResult:
-    return _plan_result(linear_logprob(hidden, weight, plan.targets, plan.head), plan)
+def score(operands: Operands, plan: Plan) -> Scores:
+    return _chosen(head_logits(operands, plan.head), plan)
 
 
-def logits_loss(logits: Tensor, plan: LossPlan, inplace: bool) -> PlanResult:
-    if inplace:
-        raise ValueError("inplace=True needs a fused backend; backend='eager' keeps the logits for autograd.")
-    return _plan_result(
-        scores(logits.to(compute_dtype(logits, logits)) / plan.head.temperature, plan.targets, plan.head), plan
-    )
+def loss(operands: Operands, plan: LossPlan, wanted: Wanted) -> tuple[LossRows, None]:
+    return _loss_rows(head_logits(operands, plan.head), plan), None
 
 
-def _plan_result(found: LogProbs, plan: LossPlan) -> PlanResult:
-    logprobs, entropy = (pick(x, plan.rows) for x in found)
+def logits_loss(logits: Tensor, plan: LossPlan, grad: Tensor | None) -> tuple[LossRows, None]:
+    return _loss_rows(logits.to(plan.dtype) / plan.head.temperature, plan), None
+
+
+def _chosen(logits: Tensor, plan: Plan) -> Scores:
+    """The scores of the plan's rows."""
+    found = logits_scores(logits, plan.targets, plan.head)
+    logprobs, entropy = found if plan.rows is None else (x[plan.rows] for x in found)
+    return Scores(logprobs, entropy, logprobs.new_empty(0))
+
+
+def _loss_rows(logits: Tensor, plan: LossPlan) -> LossRows:
+    logprobs, entropy, _ = _chosen(logits, plan)
     loss = (plan.weights * plan.objective(logprobs, **plan.per_token)).sum()
     _, coefficients = losses_and_coefficients(plan.objective, logprobs, plan.per_token)
-    return PlanResult(loss, logprobs.detach(), entropy.detach(), coefficients)
-
-
-BACKEND = Backend("eager", linear_logprob, policy_loss, logits_loss)
+    return LossRows(loss, logprobs.detach(), entropy.detach(), coefficients)

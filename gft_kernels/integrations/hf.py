@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..engines.eager import head_logits
-from ..head import Head
+from ..head import Head, Operands
 
 
 class HeadParts(NamedTuple):
@@ -77,7 +77,7 @@ def _verify(model: Any, backbone: nn.Module, layer: nn.Linear, head: Head) -> No
     finally:
         for module, mode in modes.items():
             module.training = mode
-    found = head_logits(hidden, layer.weight, head)
+    found = head_logits(Operands(hidden, layer.weight, head.bias), head)
     difference = (found.log_softmax(-1) - expected.log_softmax(-1)).abs().max().item()
     if not difference <= (1e-3 if layer.weight.dtype == torch.float32 else 0.25):
         raise ValueError(

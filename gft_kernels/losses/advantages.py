@@ -5,8 +5,9 @@ A_k = (R_k - mean(R)) / (std(R) + eps)        mean and std (K - 1) over the resp
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -25,17 +26,17 @@ class GroupStatistics(NamedTuple):
     spread: Tensor  # bool: two rewards of the group differ
 
 
-def group_statistics(
-    rewards: Tensor,  # [B]
-    group_ids: Tensor,  # [B]
-) -> GroupStatistics:
-    """Size, mean, unbiased std and spread of every group, with no atomics (a [G, B] membership
-    mask).
+def check_rewards(rewards: Tensor, group_ids: Tensor, scale: str, singleton: str) -> None:
+    """Refuse what no group's advantage can be taken from; waits for the device once.
 
     Raises:
-        ValueError: shapes differ, or a reward is NaN or infinite.
+        ValueError: shapes differ, a reward is NaN or infinite, unknown scale or singleton.
         TypeError: rewards are not floating point, or group_ids are not integers.
     """
+    if scale not in get_args(Scale):
+        raise ValueError(f"scale = {scale!r}: choose 'group', 'batch' or 'none'.")
+    if singleton not in get_args(Singleton):
+        raise ValueError(f"singleton = {singleton!r}: choose 'reward' or 'zero'.")
     if rewards.ndim != 1 or rewards.shape != group_ids.shape:
         raise ValueError(
             f"rewards and group_ids must both be [B]; got {tuple(rewards.shape)} and {tuple(group_ids.shape)}."
@@ -48,9 +49,16 @@ def group_statistics(
     if bad.any():
         k = int(bad.nonzero()[0])
         raise ValueError(
-            f"rewards[{k}] = {rewards[k].item()}: a reward must be finite. Drop the response or score it before the "
-            "loss."
+            f"rewards[{k}] = {rewards[k].item()}: a reward must be finite. "
+            "Drop the response or score it before the loss."
         )
+
+
+def group_statistics(
+    rewards: Tensor,  # [B]
+    group_ids: Tensor,  # [B]
+) -> GroupStatistics:
+    """Size, mean, unbiased std and spread of every group, with no atomics (a [G, B] membership mask)."""
     _, index = torch.unique(group_ids, return_inverse=True)
     groups = int(index.max()) + 1 if index.numel() else 0
     member = index == torch.arange(groups, device=index.device)[:, None]  # [G, B]
@@ -96,10 +104,7 @@ def group_advantages(
 
     Source: arXiv:2604.14258 section 3; Dr.GRPO arXiv:2503.20783 for scale="none".
     """
-    if scale not in ("group", "batch", "none"):
-        raise ValueError(f"scale = {scale!r}: choose 'group', 'batch' or 'none'.")
-    if singleton not in ("reward", "zero"):
-        raise ValueError(f"singleton = {singleton!r}: choose 'reward' or 'zero'.")
+    check_rewards(rewards, group_ids, scale, singleton)
     dtype, rewards = rewards.dtype, rewards.detach()
     if rewards.element_size() < 4:
         rewards = rewards.float()  # squares of fp16 rewards overflow
@@ -133,17 +138,32 @@ class GroupRewards:
     singleton: Singleton = "reward"
     eps: float = 1e-6
 
-    def per_token(self, valid: Tensor) -> Tensor:
+    def per_sequence(self) -> Tensor:
+        """[B] advantages of the responses, as `group_advantages` of rewards in fp32 or fp64."""
+        return group_advantages(
+            self.wide_rewards(), self.group_ids, scale=self.scale, singleton=self.singleton, eps=self.eps
+        )
+
+    def wide_rewards(self) -> Tensor:
+        """[B] rewards in fp32, or fp64 where they are: an advantage must not be rounded to 16 bits."""
+        rewards = self.rewards.detach()
+        return rewards.float() if rewards.element_size() < 4 else rewards
+
+    def per_token(self, valid: Tensor, per_sequence: Callable[[GroupRewards], Tensor] = per_sequence) -> Tensor:
         """[N] advantages in fp32 (fp64 for fp64 rewards); 0 where `valid` is False.
 
+        `per_sequence` computes those of the responses, once: an engine may bring a kernel for it.
+
         Raises:
-            ValueError: a sequence id of a valid token outside 0..B-1, or a wrong shape.
+            ValueError: a sequence id of a valid token outside 0..B-1, a wrong shape, and what
+                `check_rewards` refuses. TypeError: dtypes.
         """
+        check_rewards(self.rewards, self.group_ids, self.scale, self.singleton)
         ids, count = self.sequence_ids, self.rewards.numel()
         if ids.shape != valid.shape:
             raise ValueError(
-                f"GroupRewards.sequence_ids has shape {tuple(ids.shape)}; it must be {tuple(valid.shape)}, one id a "
-                "token."
+                f"GroupRewards.sequence_ids has shape {tuple(ids.shape)}; "
+                f"it must be {tuple(valid.shape)}, one id a token."
             )
         if ids.is_floating_point() or ids.dtype == torch.bool:
             raise TypeError(f"GroupRewards.sequence_ids must be integers, got {ids.dtype}.")
@@ -153,12 +173,6 @@ class GroupRewards:
             raise ValueError(
                 f"GroupRewards.sequence_ids[{row}] = {int(ids[row])} is outside 0..{count - 1} (B = {count} rewards)."
             )
-        rewards = (
-            self.rewards.float() if self.rewards.element_size() < 4 else self.rewards
-        )  # 16-bit advantages would be rounded
-        by_sequence = group_advantages(
-            rewards, self.group_ids, scale=self.scale, singleton=self.singleton, eps=self.eps
-        )
         if count == 0:
-            return rewards.new_zeros(valid.shape)
-        return torch.where(valid, by_sequence[torch.where(valid, ids, 0).long()], 0)
+            return self.wide_rewards().new_zeros(valid.shape)
+        return torch.where(valid, per_sequence(self)[torch.where(valid, ids, 0).long()], 0)

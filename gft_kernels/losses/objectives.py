@@ -10,9 +10,6 @@ Objectives add up: `gft(0.7) + kl(0.01)`.
 
 from __future__ import annotations
 
-import functools
-import math
-import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -21,6 +18,13 @@ import torch
 from torch import Tensor
 
 LossFunction = Callable[..., Tensor]
+PER_TOKEN = ("advantages", "old_logprobs", "ref_logprobs")  # what an objective may ask for, in every list's order
+PerToken = dict[str, Tensor | None]  # by those names, [N] or [K] each; None where the caller gave none
+
+
+def part(per_token: PerToken, rows: slice | Tensor) -> PerToken:
+    """The per-token inputs of some rows."""
+    return {name: None if x is None else x[rows] for name, x in per_token.items()}
 
 
 def _times(coefficient: Tensor, logprobs: Tensor) -> Tensor:
@@ -68,7 +72,7 @@ class Objective:
     reports its own numbers.
     """
 
-    parameters: ClassVar[tuple[str, ...]] = ()  # the fields, for `spec`
+    parameters: ClassVar[tuple[str, ...]] = ()  # the fields by name: compiled programs carry them as numbers
     needs: ClassVar[tuple[str, ...]] = ()  # per-token inputs that must be given
     zero_at_zero_advantage: ClassVar[bool] = False  # True: rows with A = 0 may be skipped
     rowwise: ClassVar[bool] = True  # a row's loss depends on that row alone; what is not an Objective is checked for it
@@ -81,22 +85,11 @@ class Objective:
         """From the same arguments, per-token vectors [K] whose means are reported beside the loss."""
         return {}
 
-    @property
-    def spec(self) -> tuple[str, list[float]] | None:
-        """The objective as a name and numbers that `from_spec` reads, for compiled programs; None
-        where it has no such form.
-        """
-        name = type(self).__name__
-        if _BUILT_IN.get(name) is not type(self):
-            return None
-        values = [getattr(self, parameter) for parameter in self.parameters]
-        return name, [math.nan if value is None else value for value in values]
-
     def __add__(self, other: LossFunction) -> Objective:
-        return _Sum(self, other)
+        return Sum(self, other)
 
     def __radd__(self, other: LossFunction) -> Objective:
-        return _Sum(other, self) if callable(other) else NotImplemented
+        return Sum(other, self) if callable(other) else NotImplemented
 
 
 @dataclass(frozen=True)
@@ -220,7 +213,7 @@ class KL(Objective):
         return {"kl": _k3(logprobs, ref_logprobs)}
 
 
-class _Sum(Objective):
+class Sum(Objective):
     """The sum of two objectives; a row may be skipped only where both allow it."""
 
     def __init__(self, first: LossFunction, second: LossFunction) -> None:
@@ -229,13 +222,6 @@ class _Sum(Objective):
         self.needs = tuple(needs)  # type: ignore[misc]
         self.zero_at_zero_advantage = self._all("zero_at_zero_advantage")  # type: ignore[misc]
         self.rowwise = self._all("rowwise")  # type: ignore[misc]
-
-    @property
-    def spec(self) -> tuple[str, list[float]] | None:
-        first, second = (getattr(part, "spec", None) for part in self.parts)
-        if first is None or second is None:
-            return None
-        return f"{first[0]} + {second[0]}", [*first[1], *second[1]]
 
     def _all(self, name: str) -> bool:
         return all(getattr(part, name, False) for part in self.parts)
@@ -256,30 +242,17 @@ class _Sum(Objective):
 
 
 sft, dft, gft, reinforce, grpo, cispo, kl = SFT, DFT, GFT, Reinforce, GRPO, CISPO, KL
-_BUILT_IN: dict[str, type[Objective]] = {kind.__name__: kind for kind in (SFT, DFT, GFT, Reinforce, GRPO, CISPO, KL)}
 
 
-def from_spec(names: str, numbers: list[float]) -> Objective:
-    """The objective whose `spec` this is."""
-    left, built = list(numbers), []
-    for kind in (_BUILT_IN[name] for name in names.split(" + ")):
-        values, left = left[: len(kind.parameters)], left[len(kind.parameters) :]
-        built.append(kind(*(None if math.isnan(value) else value for value in values)))
-    return functools.reduce(operator.add, built)
-
-
-def losses_and_coefficients(
-    objective: LossFunction, logprobs: Tensor, per_token: dict[str, Tensor | None]
-) -> tuple[Tensor, Tensor]:
+def losses_and_coefficients(objective: LossFunction, logprobs: Tensor, per_token: PerToken) -> tuple[Tensor, Tensor]:
     """loss_t and d loss_t / d logp_t, both [K] and detached, for any objective.
 
     Raises:
         ValueError: the objective's result is not one loss a row that depends on the log-probs.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        leaf = (
-            logprobs.detach().clone().requires_grad_()
-        )  # clones: autograd cannot record tensors made in inference_mode
+        # Clones, because autograd cannot record tensors made in inference_mode.
+        leaf = logprobs.detach().clone().requires_grad_()
         per_token = {name: x.clone() if x is not None and x.is_inference() else x for name, x in per_token.items()}
         try:
             losses = objective(leaf, **per_token)
@@ -288,8 +261,7 @@ def losses_and_coefficients(
         except (RuntimeError, IndexError) as error:
             raise ValueError(
                 f"objective {objective!r} failed on {len(leaf)} rows: {error}. It is called on chunks of the active "
-                "rows, so per-row "
-                "data must reach it as advantages, old_logprobs or ref_logprobs."
+                "rows, so per-row data must reach it as advantages, old_logprobs or ref_logprobs."
             ) from error
         if not isinstance(losses, Tensor) or losses.shape != leaf.shape:
             got = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__

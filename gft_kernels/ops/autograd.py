@@ -1,45 +1,72 @@
-"""Autograd around an engine: which rows it sees, what is saved, how an upstream gradient reaches
-the sums.
+"""Autograd around an engine: which rows it sees, what is saved, how an upstream gradient reaches the sums.
+
+Autocast is off inside: the dtypes of the inputs decide. Where autograd records the engine's own
+operations (`Engine.recorded`), nothing stands around it.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from ..engines.accumulate import Gradients
-from ..engines.contract import Backend, Engine, LossPlan, PlanResult, Scores, Wanted, chosen, named, pick, scatter
-from ..head import Head, LogProbs, compute_dtype
+from ..engines.accumulate import Gradients, Wanted
+from ..engines.contract import Engine, GradientEngine, LossPlan, LossRows, Plan, Scores, Upstream
+from ..engines.sparse_report import named
+from ..head import LogProbs, Operands
+from .plan import chosen, pick
+from .result import scatter
 
 
-def scored(
-    engine: Engine, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probs and entropies [N], 0 at masked rows, and the engine's normaliser ([2, N] or empty)."""
-    rows = chosen(targets != head.ignore_index)
-    scores = engine.score(hidden, weight, bias, targets, head, rows)
-    zeros = hidden.new_zeros(len(targets), dtype=compute_dtype(hidden, weight))
+def linear_logprob(engine: Engine, operands: Operands, plan: Plan) -> LogProbs:
+    """Log-probs and entropies [N] of every unmasked row, differentiable, 0 at masked rows."""
+    with torch.autocast(operands.hidden.device.type, enabled=False):
+        if engine.recorded:
+            return LogProbs(*scored(engine, operands, plan)[:2])
+        return LogProbs(*_LogProb.apply(*operands, plan, engine))
+
+
+def policy_loss(engine: Engine, operands: Operands, plan: LossPlan) -> LossRows:
+    """The fused loss over the plan's rows, differentiable."""
+    with torch.autocast(operands.hidden.device.type, enabled=False):
+        if engine.recorded:
+            return engine.loss(operands, plan, (False, False, False))[0]
+        return LossRows(*_PolicyLoss.apply(*operands, plan, engine, torch.is_grad_enabled()))
+
+
+def logits_loss(engine: Engine, logits: Tensor, plan: LossPlan, inplace: bool) -> LossRows:
+    """The loss on logits [N, V], differentiable; `inplace` writes the gradient over them."""
+    with torch.autocast(logits.device.type, enabled=False):
+        if engine.recorded and inplace:
+            raise ValueError("inplace=True needs a fused backend; backend='eager' keeps the logits for autograd.")
+        if engine.recorded:
+            return engine.logits_loss(logits, plan, None)[0]
+        return LossRows(*_LogitsLoss.apply(logits, plan, engine, torch.is_grad_enabled(), inplace))
+
+
+def scored(engine: Engine, operands: Operands, plan: Plan) -> Scores:
+    """Scores [N], 0 at masked rows; the normaliser is [2, N] or empty. The plan's rows are chosen here."""
+    rows = chosen(plan.targets != plan.head.ignore_index)
+    scores = engine.score(operands, replace(plan, rows=rows))
+    zeros = operands.hidden.new_zeros(len(plan.targets), dtype=plan.dtype)
     normaliser = scores.normaliser
     if rows is not None and normaliser.ndim == 2:
         normaliser = zeros.expand(2, -1).index_copy(1, rows, normaliser)
-    return scatter(scores.logprobs, rows, zeros), scatter(scores.entropy, rows, zeros), normaliser
+    return Scores(scatter(scores.logprobs, rows, zeros), scatter(scores.entropy, rows, zeros), normaliser)
 
 
 def scored_gradients(
-    engine: Engine,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    head: Head,
-    scores: Scores,
-    upstream: tuple[Tensor | None, Tensor | None],
+    engine: GradientEngine,
+    operands: Operands,
+    plan: Plan,
+    scores: Scores,  # [N]
+    upstream: tuple[Tensor | None, Tensor | None],  # [N], None is 0
     wanted: Wanted,
 ) -> Gradients:
-    """Gradients of an upstream [N] on log-probs and entropies, None is 0; only rows where one of
-    them is not 0 reach the head.
-    """
-    valid = targets != head.ignore_index
+    """Gradients of an upstream on log-probs and entropies; rows where both are 0 do not reach the head."""
+    valid = plan.targets != plan.head.ignore_index
     grad_logprobs = torch.zeros_like(scores.logprobs) if upstream[0] is None else torch.where(valid, upstream[0], 0)
     grad_entropy = None if upstream[1] is None else torch.where(valid, upstream[1], 0)
     live = grad_logprobs != 0  # NaN counts as not 0
@@ -50,10 +77,9 @@ def scored_gradients(
     normaliser = scores.normaliser
     if rows is not None and normaliser.ndim == 2:
         normaliser = normaliser[:, rows]
-    scores = Scores(pick(scores.logprobs, rows), pick(scores.entropy, rows), normaliser)
-    return engine.score_gradients(
-        hidden, weight, bias, targets, head, rows, scores, (pick(grad_logprobs, rows), grad_entropy), wanted
-    )
+    chosen_scores = Scores(pick(scores.logprobs, rows), pick(scores.entropy, rows), normaliser)
+    chosen_upstream = Upstream(pick(grad_logprobs, rows), grad_entropy)
+    return engine.score_gradients(operands, replace(plan, rows=rows), chosen_scores, chosen_upstream, wanted)
 
 
 def _refuse_double_backward(engine: Engine) -> None:
@@ -64,95 +90,82 @@ def _refuse_double_backward(engine: Engine) -> None:
 
 class _LogProb(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, bias, targets, head, engine):
-        logprobs, entropy, normaliser = scored(engine, hidden, weight, bias, targets, head)
-        ctx.head, ctx.engine = head, engine
+    def forward(ctx: Any, hidden, weight, bias, plan: Plan, engine: GradientEngine):  # type: ignore[no-untyped-def]
+        scores = scored(engine, Operands(hidden, weight, bias), plan)
+        ctx.plan, ctx.engine = plan, engine
         ctx.set_materialize_grads(False)  # an entropy that nobody uses costs no look at its gradient
-        ctx.save_for_backward(hidden, weight, bias, targets, logprobs, entropy, normaliser)
-        return logprobs, entropy
+        ctx.save_for_backward(hidden, weight, bias, plan.targets, *scores)
+        return scores.logprobs, scores.entropy
 
     @staticmethod
-    def backward(ctx, *upstream):
+    def backward(ctx: Any, *upstream: Tensor | None) -> Any:
         _refuse_double_backward(ctx.engine)
         hidden, weight, bias, targets, *scores = ctx.saved_tensors
+        operands, plan = Operands(hidden, weight, bias), replace(ctx.plan, targets=targets)
+        wanted = ctx.needs_input_grad[:3]
         with torch.autocast(hidden.device.type, enabled=False):
-            grads = scored_gradients(
-                ctx.engine, hidden, weight, bias, targets, ctx.head, Scores(*scores), upstream, ctx.needs_input_grad[:3]
-            )
-            if ctx.head.sparsity is not None and ctx.head.sparsity.on_backward is not None:
-                ctx.head.sparsity.on_backward(named(grads.report()))
-            return *grads.finish(None, (hidden, weight, bias)), None, None, None
+            grads = scored_gradients(ctx.engine, operands, plan, Scores(*scores), upstream, wanted)  # type: ignore[arg-type]
+            sparsity = plan.backend.sparsity
+            if sparsity is not None and sparsity.on_backward is not None:
+                sparsity.on_backward(named(grads.report()))
+            return *grads.finish(None, operands), None, None
 
 
 class _PolicyLoss(torch.autograd.Function):
     """Forms the gradients for an upstream gradient of 1 while the chunk's exponentials are at hand.
 
-    The first backward scales and hands them over; a further one (retain_graph) runs the pass again.
+    The first backward scales and hands them over. A further one (retain_graph) runs the pass again.
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, plan, engine, grad_enabled):
+    def forward(ctx: Any, hidden, weight, bias, plan: LossPlan, engine: GradientEngine, grad_enabled: bool):  # type: ignore[no-untyped-def]
         wanted = tuple(grad_enabled and need for need in ctx.needs_input_grad[:3])
-        result, ctx.grads = engine.loss(hidden, weight, bias, plan, wanted)
-        result = result._replace(sparsity=ctx.grads.report())
+        found, ctx.grads = engine.loss(Operands(hidden, weight, bias), plan, wanted)  # type: ignore[arg-type]
+        if plan.backend.sparsity is not None:
+            found = found._replace(sparsity=ctx.grads.report())
         ctx.plan, ctx.engine = plan, engine
         ctx.save_for_backward(hidden, weight, bias)
-        ctx.mark_non_differentiable(*(x for x in result[1:] if x is not None))
-        return tuple(result)
+        ctx.mark_non_differentiable(*(x for x in found[1:] if x is not None))
+        return tuple(found)
 
     @staticmethod
-    def backward(ctx, grad_loss, *_):
+    def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> Any:
         _refuse_double_backward(ctx.engine)
-        hidden, weight, bias = ctx.saved_tensors
+        operands = Operands(*ctx.saved_tensors)
         grads, ctx.grads = ctx.grads, None
-        with torch.autocast(hidden.device.type, enabled=False):
+        with torch.autocast(operands.hidden.device.type, enabled=False):
             if grads is None:
-                _, grads = ctx.engine.loss(hidden, weight, bias, ctx.plan, ctx.needs_input_grad[:3])
-            return *grads.finish(grad_loss, (hidden, weight, bias)), None, None, None
+                _, grads = ctx.engine.loss(operands, ctx.plan, ctx.needs_input_grad[:3])
+            return *grads.finish(grad_loss, operands), None, None, None
 
 
 class _LogitsLoss(torch.autograd.Function):
-    """The gradient is formed in the forward, over the logits themselves where asked; nothing [N, V]
-    is kept beside it.
+    """The gradient is formed in the forward, over the logits themselves where asked.
+
+    Nothing [N, V] is kept beside it.
     """
 
     @staticmethod
-    def forward(ctx, logits, plan, engine, grad_enabled, inplace):
+    def forward(
+        ctx: Any, logits: Tensor, plan: LossPlan, engine: GradientEngine, grad_enabled: bool, inplace: bool
+    ) -> Any:
         ctx.engine, ctx.grad = engine, None
         if grad_enabled and ctx.needs_input_grad[0]:
             ctx.grad = logits.detach() if inplace else torch.empty_like(logits)
-        result, ctx.unit = engine.logits_loss(logits, plan, ctx.grad)
+        found, ctx.unit = engine.logits_loss(logits, plan, ctx.grad)
         if inplace and ctx.grad is not None:
             torch.autograd.graph.increment_version(logits)  # whoever saved them must not use them unawares
-        ctx.mark_non_differentiable(*result[1:4])
-        return tuple(result)
+        ctx.mark_non_differentiable(*found[1:4])
+        return tuple(found)
 
     @staticmethod
-    def backward(ctx, grad_loss, *_):
+    def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> Any:
         _refuse_double_backward(ctx.engine)
         grad, ctx.grad = ctx.grad, None
         if grad is None:
             raise RuntimeError(
-                "the logits' gradient is formed once and handed over by the first backward: call the op again for "
-                "another."
+                "the logits' gradient is formed once and handed over by the first backward: "
+                "call the op again for another."
             )
         ctx.engine.scale_(grad, grad_loss if ctx.unit is None else grad_loss * ctx.unit)
         return grad, None, None, None, None
-
-
-def backend_of(engine: Engine) -> Backend:
-    """The differentiable backend of an engine; autocast is off inside, the inputs' dtypes decide."""
-
-    def linear_logprob(hidden: Tensor, weight: Tensor, targets: Tensor, head: Head) -> LogProbs:
-        with torch.autocast(hidden.device.type, enabled=False):
-            return LogProbs(*_LogProb.apply(hidden, weight, head.bias, targets, head, engine))
-
-    def policy_loss(hidden: Tensor, weight: Tensor, plan: LossPlan) -> PlanResult:
-        with torch.autocast(hidden.device.type, enabled=False):
-            return PlanResult(*_PolicyLoss.apply(hidden, weight, plan.head.bias, plan, engine, torch.is_grad_enabled()))
-
-    def logits_loss(logits: Tensor, plan: LossPlan, inplace: bool) -> PlanResult:
-        with torch.autocast(logits.device.type, enabled=False):
-            return PlanResult(*_LogitsLoss.apply(logits, plan, engine, torch.is_grad_enabled(), inplace))
-
-    return Backend(engine.name, linear_logprob, policy_loss, logits_loss)

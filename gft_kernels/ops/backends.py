@@ -1,4 +1,4 @@
-"""The backends by name, and the choice `auto` makes. A new backend is one engine and one line here."""
+"""Which engine runs. A new backend is one engine, a line here and its name in validation.BACKENDS."""
 
 from __future__ import annotations
 
@@ -8,50 +8,30 @@ import importlib.util
 import torch
 
 from ..engines import chunked, eager
-from ..engines.contract import Backend, Engine
-from .autograd import backend_of
-
-NAMES = ("eager", "chunked", "triton")
+from ..engines.contract import Engine
 
 
 @functools.cache
-def resolve_engine(name: str) -> Engine:
-    """The engine behind a fused backend; Triton is imported when first asked for."""
+def engine_of(name: str) -> Engine:
+    """The engine of a name that `engine_name` returned; Triton is imported when first asked for."""
     if name == "triton":
-        from ..engines import triton
+        from ..engines.triton import engine
 
-        return triton.ENGINE
-    return chunked.ENGINE
+        return engine
+    return eager if name == "eager" else chunked
 
 
 @functools.cache
 def _runs_triton(device: torch.device) -> bool:
-    """Whether Triton is installed and `device` is a GPU it has matrix instructions for: ROCm, or
-    NVIDIA from Ampere on.
-    """
+    """Whether Triton is installed and has matrix instructions for `device`: ROCm, or NVIDIA from Ampere on."""
     if device.type != "cuda" or importlib.util.find_spec("triton") is None:
         return False
     return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 @torch.compiler.assume_constant_result
-def backend_name(name: str, device: torch.device, dtype: torch.dtype) -> str:
-    """`name` itself, or what "auto" means: Triton on GPUs that run it, for up to 32 bits; else
-    chunked.
-
-    Raises:
-        ValueError: no backend has that name.
-    """
+def engine_name(name: str, device: torch.device, dtype: torch.dtype) -> str:
+    """`name` itself, or what "auto" means: Triton on GPUs that run it, for up to 32 bits; else chunked."""
     if name == "auto":
         return "triton" if dtype != torch.float64 and _runs_triton(device) else "chunked"
-    if name not in NAMES:
-        raise ValueError(
-            f"backend = {name!r} is unknown: choose 'auto' or one of {', '.join(map(repr, NAMES))} (device {device})."
-        )
     return name
-
-
-@functools.cache
-def resolve_backend(name: str) -> Backend:
-    """The differentiable backend of a name that `backend_name` returned."""
-    return eager.BACKEND if name == "eager" else backend_of(resolve_engine(name))

@@ -1,16 +1,17 @@
-"""The log-prob op: per-token log-probs and entropies of a linear head, for any loss written
-outside.
-"""
+"""The log-prob op: per-token log-probs and entropies of a head, for any loss written outside."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ..head import Head, LogProbs, compute_dtype
-from .backends import backend_name, resolve_backend
+from ..engines.accumulate import compute_dtype
+from ..engines.contract import Plan
+from ..head import Backend, Head, LogProbs, Operands
+from . import autograd
+from .backends import engine_name, engine_of
 from .compile import trace
-from .validation import check_head_inputs, check_values
+from .validation import as_backend, check_head
 
 
 def linear_logprob(
@@ -19,13 +20,13 @@ def linear_logprob(
     targets: Tensor,  # [N]
     *,
     head: Head | None = None,
-    backend: str = "auto",
+    backend: str | Backend = "auto",
 ) -> LogProbs:
     """Log-probability of each target under the head's softmax, and the softmax's entropy.
 
     Equivalent to, without ever holding the [N, V] logits::
 
-        log_p = reference.head_logits(hidden, weight, head).log_softmax(-1)  # [N, V]
+        log_p = head_logits(hidden, weight, head).log_softmax(-1)  # [N, V]
         logprobs = log_p.gather(1, targets[:, None]).squeeze(1)
         entropy = -(log_p.exp() * log_p).sum(-1)
 
@@ -35,9 +36,9 @@ def linear_logprob(
         weight: [V, D], same choice of dtypes, not necessarily hidden's.
         targets: [N] integers; head.ignore_index marks masked rows.
         head: bias and logit transforms (`Head`); default a plain linear head.
-        backend: "auto", "triton", "chunked" or "eager". Autocast is ignored: the inputs' own dtypes
-            decide; fp32 GEMMs follow torch.set_float32_matmul_precision, so leave it at "highest"
-            where fp32 is meant.
+        backend: "auto", "triton", "chunked", "eager", or a `Backend` with how to run. Autocast is
+            ignored: the inputs' own dtypes decide. fp32 GEMMs follow
+            torch.set_float32_matmul_precision, so leave it at "highest" where fp32 is meant.
 
     Returns:
         LogProbs(logprobs, entropy): [N] each, fp32 (fp64 for fp64 inputs), entropy in nats, both
@@ -51,10 +52,11 @@ def linear_logprob(
 
     Cost: 2NDV forward; 6KDV backward for the K rows whose upstream gradient is not zero.
     """
-    head = Head() if head is None else head
-    targets = check_head_inputs(hidden, weight, targets, head)
-    name = backend_name(backend, hidden.device, compute_dtype(hidden, weight))
+    head, backend = Head() if head is None else head, as_backend(backend)
+    operands = Operands(hidden, weight, head.bias)
+    targets = check_head(operands, targets, head, backend)
+    dtype = compute_dtype(hidden, weight)
+    name = engine_name(backend.name, hidden.device, dtype)
     if torch.compiler.is_compiling():
-        return trace.linear_logprob(hidden, weight, targets, head, name)
-    check_values(targets, len(weight), head)
-    return resolve_backend(name).linear_logprob(hidden, weight, targets, head)
+        return trace.linear_logprob(name, operands, targets, head, backend)
+    return autograd.linear_logprob(engine_of(name), operands, Plan(targets, None, head, backend, dtype))

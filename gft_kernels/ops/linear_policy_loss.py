@@ -7,15 +7,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ..head import Head, PolicyLoss, compute_dtype
+from ..engines.accumulate import compute_dtype
+from ..head import Backend, Head, Operands, PolicyLoss
 from ..losses.advantages import GroupRewards
 from ..losses.objectives import LossFunction, gft
 from ..losses.reductions import Reduction, token_weights
-from .backends import backend_name, resolve_backend
+from . import autograd
+from .backends import engine_name, engine_of
 from .compile import trace
 from .plan import make_plan
 from .result import report
-from .validation import check_given, check_head_inputs
+from .validation import LossArguments, as_backend, check_head_loss
+
+_PLAIN = Head()
 
 
 def linear_policy_loss(
@@ -29,7 +33,7 @@ def linear_policy_loss(
     old_logprobs: Tensor | None = None,  # [N]
     ref_logprobs: Tensor | None = None,  # [N]
     head: Head | None = None,
-    backend: str = "auto",
+    backend: str | Backend = "auto",
 ) -> PolicyLoss:
     """A policy-gradient loss over the head, with its gradients, without the [N, V] logits.
 
@@ -56,16 +60,16 @@ def linear_policy_loss(
             unmasked targets.
         old_logprobs: [N] log-probs of the sampling policy, for ratios.
         ref_logprobs: [N] log-probs of the reference policy, for kl().
-        head: bias, logit transforms and how to run (`Head`).
-        backend: "auto", "triton", "chunked" or "eager". Autocast is ignored: the inputs' own dtypes
-            decide.
+        head: bias and logit transforms (`Head`).
+        backend: "auto", "triton", "chunked", "eager", or a `Backend` with how to run. Autocast is
+            ignored: the inputs' own dtypes decide.
 
     Returns:
         PolicyLoss(loss, logprobs, entropy, coefficients, stats); only loss is differentiable, into
         hidden, weight and bias. Advantages, token_weights, old and reference log-probs are
         constants. A batch without active rows has loss 0 and gradients 0. Rows that cannot carry a
         gradient (masked, weight 0, and for the built-in objectives advantage 0)
-        are left out of the head: see `Head.skip_rows` for what is reported there.
+        are left out of the head: see `Backend.skip_rows` for what is reported there.
 
     Raises:
         ValueError: shapes, devices, a target outside the vocabulary, NaN advantages, missing inputs
@@ -75,15 +79,17 @@ def linear_policy_loss(
     Cost: 6KDV for K active rows; less where hidden, weight or both need no gradient.
     Source: arXiv:2604.14258 Eq. 21 for the default objective.
     """
-    head = Head() if head is None else head
-    targets = check_head_inputs(hidden, weight, targets, head)
+    head, backend = _PLAIN if head is None else head, as_backend(backend)
+    operands = Operands(hidden, weight, head.bias)
     given = {"advantages": advantages, "old_logprobs": old_logprobs, "ref_logprobs": ref_logprobs}
-    check_given({**given, "token_weights": token_weights}, hidden, objective)
-    name = backend_name(backend, hidden.device, compute_dtype(hidden, weight))
+    arguments = check_head_loss(operands, LossArguments(targets, given, token_weights, objective, head, backend))
+    dtype = compute_dtype(hidden, weight)
+    name = engine_name(backend.name, hidden.device, dtype)
     if torch.compiler.is_compiling():
-        return trace.policy_loss(hidden, weight, targets, given, token_weights, objective, head, name)
-    plan, valid = make_plan((hidden, weight), targets, given, token_weights, objective, head)
-    return report(resolve_backend(name).policy_loss(hidden, weight, plan), plan, valid)
+        return trace.policy_loss(name, operands, arguments)
+    engine = engine_of(name)
+    plan = make_plan(arguments, dtype, engine)
+    return report(autograd.policy_loss(engine, operands, plan), plan)
 
 
 class LinearPolicyLoss(nn.Module):
@@ -106,7 +112,7 @@ class LinearPolicyLoss(nn.Module):
         reduction: Reduction = "token-mean",
         max_length: int | None = None,
         head: Head | None = None,
-        backend: str = "auto",
+        backend: str | Backend = "auto",
     ) -> None:
         super().__init__()
         self.objective, self.reduction, self.max_length = objective, reduction, max_length

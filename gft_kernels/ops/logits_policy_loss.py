@@ -5,14 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..head import Head, PolicyLoss, compute_dtype
+from ..engines.accumulate import compute_dtype
+from ..head import Backend, Head, PolicyLoss
 from ..losses.advantages import GroupRewards
 from ..losses.objectives import LossFunction, gft
-from .backends import backend_name, resolve_backend
+from . import autograd
+from .backends import engine_name, engine_of
 from .compile import trace
 from .plan import make_plan
 from .result import report
-from .validation import check_given, check_logits
+from .validation import LossArguments, as_backend, check_logits_loss
 
 
 def logits_policy_loss(
@@ -25,7 +27,7 @@ def logits_policy_loss(
     old_logprobs: Tensor | None = None,  # [N]
     ref_logprobs: Tensor | None = None,  # [N]
     head: Head | None = None,
-    backend: str = "auto",
+    backend: str | Backend = "auto",
     inplace: bool = False,
 ) -> PolicyLoss:
     """`linear_policy_loss` from logits: loss and gradient in one read and one write of them.
@@ -63,19 +65,20 @@ def logits_policy_loss(
     that are skipped are only written.
     Source: arXiv:2604.14258 Eq. 21 for the default objective.
     """
-    head = Head() if head is None else head
-    targets = check_logits(logits, targets, head)
+    head, backend = Head() if head is None else head, as_backend(backend)
     given = {"advantages": advantages, "old_logprobs": old_logprobs, "ref_logprobs": ref_logprobs}
-    check_given({**given, "token_weights": token_weights}, logits, objective)
-    name = backend_name(backend, logits.device, compute_dtype(logits, logits))
+    arguments = check_logits_loss(logits, LossArguments(targets, given, token_weights, objective, head, backend))
+    dtype = compute_dtype(logits)
+    name = engine_name(backend.name, logits.device, dtype)
     if inplace and not torch.compiler.is_compiling():
         _check_inplace(logits)
     if logits.stride(1) != 1:
         logits = logits.contiguous()
     if torch.compiler.is_compiling():
-        return trace.logits_loss(logits, targets, given, token_weights, objective, head, name)
-    plan, valid = make_plan((logits, logits.T), targets, given, token_weights, objective, head)
-    return report(resolve_backend(name).logits_loss(logits, plan, inplace), plan, valid)
+        return trace.logits_loss(name, logits, arguments)
+    engine = engine_of(name)
+    plan = make_plan(arguments, dtype, engine)
+    return report(autograd.logits_loss(engine, logits, plan, inplace), plan)
 
 
 def _check_inplace(logits: Tensor) -> None:

@@ -1,28 +1,92 @@
-"""Checks of the ops' inputs. An error names the value found and the way out.
+"""Checks of what an op is called with, in one visit. An error names the value found and the way out.
 
-Shapes, dtypes and devices are known on the host; values are on the device and are all looked at in
-one wait for it.
+Shapes, dtypes and devices are known on the host. Values are on the device: all are looked at in one
+wait for it.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
-from ..head import Head
+from ..head import Backend, Head, Operands
 from ..losses.advantages import GroupRewards
-from ..losses.objectives import LossFunction
+from ..losses.objectives import PER_TOKEN, LossFunction
 
-PER_TOKEN = ("advantages", "old_logprobs", "ref_logprobs")
+BACKENDS = ("auto", "eager", "chunked", "triton")
+_BY_NAME = {name: Backend(name) for name in BACKENDS}
 
 
-def check_head_inputs(hidden: Tensor, weight: Tensor, targets: Tensor, head: Head) -> Tensor:
-    """Validate shapes, dtypes and devices of hidden [N, D], weight [V, D], targets [N], the bias;
-    returns targets as int64.
-    """
-    if head.bias is not None and (head.bias.ndim != 1 or head.bias.shape[0] != weight.shape[0]):
-        raise ValueError(f"Head.bias has shape {tuple(head.bias.shape)}; it must be [V] = ({weight.shape[0]},).")
-    for name, tensor in (("hidden", hidden), ("weight", weight), ("Head.bias", head.bias)):
+class LossArguments(NamedTuple):
+    """What a loss is called with beside the head's operands, or the logits."""
+
+    targets: Tensor  # [N]
+    per_token: dict[str, Tensor | GroupRewards | None]  # [N] each, in the order of PER_TOKEN
+    token_weights: Tensor | None  # [N]
+    objective: LossFunction
+    head: Head
+    backend: Backend
+
+    def vectors(self) -> dict[str, Tensor | None]:
+        """The per-token tensors by name. Group rewards check themselves when they are normalised."""
+        given = self.per_token | {"token_weights": self.token_weights}
+        return {name: x for name, x in given.items() if not isinstance(x, GroupRewards)}
+
+
+def as_backend(backend: str | Backend) -> Backend:
+    """The backend that a caller means: a name stands for its `Backend`."""
+    name = backend.name if isinstance(backend, Backend) else backend
+    if name not in BACKENDS:
+        raise ValueError(f"backend = {name!r} is unknown: choose one of {', '.join(map(repr, BACKENDS))}.")
+    return backend if isinstance(backend, Backend) else _BY_NAME[name]
+
+
+def check_head_loss(operands: Operands, arguments: LossArguments) -> LossArguments:
+    """The arguments of a loss on a head, checked; targets as int64."""
+    targets = _check_operands(operands, arguments.targets)
+    return _check_loss(arguments._replace(targets=targets), operands.hidden, len(operands.weight))
+
+
+def check_logits_loss(logits: Tensor, arguments: LossArguments) -> LossArguments:
+    """The arguments of a loss on logits [N, V], checked; targets as int64."""
+    targets = _check_logits(logits, arguments)
+    return _check_loss(arguments._replace(targets=targets), logits, logits.shape[1])
+
+
+def check_head(operands: Operands, targets: Tensor, head: Head, backend: Backend) -> Tensor:
+    """The targets of a head, checked, as int64."""
+    targets = _check_operands(operands, targets)
+    if backend.validate and not torch.compiler.is_compiling():
+        check_values(targets, len(operands.weight), head)
+    return targets
+
+
+def _check_loss(arguments: LossArguments, like: Tensor, size: int) -> LossArguments:
+    """Everything but targets and operands. A program that is being compiled looks at values when it runs."""
+    objective = arguments.objective
+    for name in getattr(objective, "needs", ()):
+        if name not in PER_TOKEN:
+            raise ValueError(f"objective {objective!r} needs {name!r}; per-token inputs are {', '.join(PER_TOKEN)}.")
+        if arguments.per_token[name] is None:
+            raise ValueError(f"objective {objective!r} needs {name} [N]; none were given.")
+    vectors = arguments.vectors()
+    for name, vector in vectors.items():
+        if vector is not None:
+            _check_per_token(name, vector, like)
+            if not vector.is_floating_point():
+                raise TypeError(f"{name} has dtype {vector.dtype}; it must be floating point.")
+    if arguments.backend.validate and not torch.compiler.is_compiling():
+        check_values(arguments.targets, size, arguments.head, vectors)
+    return arguments
+
+
+def _check_operands(operands: Operands, targets: Tensor) -> Tensor:
+    hidden, weight, bias = operands
+    if bias is not None and (bias.ndim != 1 or bias.shape[0] != weight.shape[0]):
+        raise ValueError(f"Head.bias has shape {tuple(bias.shape)}; it must be [V] = ({weight.shape[0]},).")
+    for name, tensor in (("hidden", hidden), ("weight", weight), ("Head.bias", bias)):
         if tensor is None:
             continue
         if type(tensor).__name__ == "DTensor":
@@ -30,8 +94,7 @@ def check_head_inputs(hidden: Tensor, weight: Tensor, targets: Tensor, head: Hea
                 f"{name} is a DTensor (sharded by FSDP2 or tensor parallelism): pass {name}.full_tensor() "
                 "so that the op sees the whole vocabulary."
             )
-        if not tensor.is_floating_point() or tensor.element_size() < 2:
-            raise TypeError(f"{name} has dtype {tensor.dtype}: float64, float32, float16 and bfloat16 are supported.")
+        _check_dtype(name, tensor)
         if tensor.device != hidden.device:
             raise ValueError(f"{name} is on {tensor.device} but hidden is on {hidden.device}: move them to one device.")
     if hidden.ndim != 2:
@@ -47,77 +110,63 @@ def check_head_inputs(hidden: Tensor, weight: Tensor, targets: Tensor, head: Hea
         raise ValueError(
             f"hidden is {tuple(hidden.shape)} and weight {tuple(weight.shape)}: their last dimension D must agree."
         )
-    return check_targets(targets, hidden)
+    return _check_targets(targets, hidden)
 
 
-def check_logits(logits: Tensor, targets: Tensor, head: Head) -> Tensor:
-    """Validate logits [N, V] and targets [N], and that the head asks for nothing but a temperature;
-    returns targets as int64.
-    """
-    for name, plain in (("bias", None), ("scale", 1.0), ("softcap", None), ("sparsity", None)):
-        if getattr(head, name) is not plain and getattr(head, name) != plain:
+def _check_logits(logits: Tensor, arguments: LossArguments) -> Tensor:
+    """Logits come after the model's own head: nothing of a head is left to ask for but a temperature."""
+    head, backend = arguments.head, arguments.backend
+    asked = {"Head.bias": head.bias, "Head.softcap": head.softcap, "Backend.sparsity": backend.sparsity}
+    asked["Head.scale"] = None if head.scale == 1 else head.scale
+    for name, value in asked.items():
+        if value is not None:
             raise ValueError(
-                f"Head.{name} = {getattr(head, name)} but logits are given, and the model's head has run already: "
-                "leave it out."
+                f"{name} = {value} but logits are given, and the model's head has run already: leave it out."
             )
     if type(logits).__name__ == "DTensor":
         raise TypeError(
             "logits are a DTensor (sharded): pass logits.full_tensor() so that the op sees the whole vocabulary."
         )
-    if not logits.is_floating_point() or logits.element_size() < 2:
-        raise TypeError(f"logits have dtype {logits.dtype}: float64, float32, float16 and bfloat16 are supported.")
+    _check_dtype("logits", logits)
     if logits.ndim != 2 or logits.shape[1] == 0:
         raise ValueError(
-            f"logits have shape {tuple(logits.shape)}; they must be [N, V] with V > 0. Flatten batch and time: "
-            "logits.flatten(0, -2)."
+            f"logits have shape {tuple(logits.shape)}; they must be [N, V] with V > 0. "
+            "Flatten batch and time: logits.flatten(0, -2)."
         )
-    return check_targets(targets, logits)
+    return _check_targets(arguments.targets, logits)
 
 
-def check_given(given: dict[str, Tensor | GroupRewards | None], hidden: Tensor, objective: LossFunction) -> None:
-    """Refuse per-token inputs of the wrong shape or device, and objectives without what they need."""
-    for name in getattr(objective, "needs", ()):
-        if name not in given:
-            raise ValueError(f"objective {objective!r} needs {name!r}; per-token inputs are {', '.join(PER_TOKEN)}.")
-        if given[name] is None:
-            raise ValueError(f"objective {objective!r} needs {name} [N]; none were given.")
-    for name, vector in given.items():
-        if vector is not None and not isinstance(vector, GroupRewards):
-            check_per_token(name, vector, hidden)
+def _check_dtype(name: str, tensor: Tensor) -> None:
+    if not tensor.is_floating_point() or tensor.element_size() < 2:
+        has = "have" if name == "logits" else "has"
+        raise TypeError(f"{name} {has} dtype {tensor.dtype}: float64, float32, float16 and bfloat16 are supported.")
 
 
-def check_targets(targets: Tensor, hidden: Tensor) -> Tensor:
-    """Validate that targets are integers [N] on hidden's device; returns them as int64."""
-    check_per_token("targets", targets, hidden)
+def _check_targets(targets: Tensor, like: Tensor) -> Tensor:
+    _check_per_token("targets", targets, like)
     if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
         raise TypeError(f"targets have dtype {targets.dtype}; they must be integers (token ids).")
     return targets.long()
 
 
-def check_per_token(name: str, tensor: Tensor, hidden: Tensor) -> None:
-    """Validate that `tensor` is [N] on hidden's device."""
+def _check_per_token(name: str, tensor: Tensor, like: Tensor) -> None:
+    """`tensor` must be [N] on the device of `like` [N, ...]."""
     if not isinstance(tensor, Tensor):
         raise TypeError(f"{name} is {type(tensor).__name__}; it must be a tensor [N].")
-    if tensor.shape != hidden.shape[:1]:
+    if tensor.shape != like.shape[:1]:
         raise ValueError(
-            f"{name} has shape {tuple(tensor.shape)}; it must be [N] = ({hidden.shape[0]},), one value a row of "
-            "hidden. "
+            f"{name} has shape {tuple(tensor.shape)}; it must be [N] = ({like.shape[0]},), one value a row of hidden. "
             "Flatten it, and expand a value per sequence with values[sequence_ids]."
         )
-    if tensor.device != hidden.device:
-        raise ValueError(f"{name} is on {tensor.device} but hidden is on {hidden.device}: move them to one device.")
+    if tensor.device != like.device:
+        raise ValueError(f"{name} is on {tensor.device} but hidden is on {like.device}: move them to one device.")
 
 
 def check_values(targets: Tensor, size: int, head: Head, vectors: dict[str, Tensor | None] | None = None) -> None:
     """Refuse targets outside 0..size-1, and NaN in per-token floats where the target is not masked.
 
-    Waits for the device once; `Head.validate` turns it off.
+    Waits for the device once; `Backend.validate` turns it off.
     """
-    for name, vector in (vectors or {}).items():
-        if vector is not None and not vector.is_floating_point():
-            raise TypeError(f"{name} has dtype {vector.dtype}; it must be floating point.")
-    if not head.validate:
-        return
     valid = targets != head.ignore_index
     bad = {"targets": valid & ((targets < 0) | (targets >= size))}
     bad |= {name: valid & vector.isnan() for name, vector in (vectors or {}).items() if vector is not None}
@@ -128,10 +177,9 @@ def check_values(targets: Tensor, size: int, head: Head, vectors: dict[str, Tens
         row = int(mask.nonzero()[0])
         if name == "targets":
             raise ValueError(
-                f"targets[{row}] = {int(targets[row])} is outside the vocabulary 0..{size - 1} (V = {size} columns "
-                "of logits); "
-                f"{count} such rows. Mask a token with ignore_index = {head.ignore_index}, or check that tokenizer "
-                "and head match."
+                f"targets[{row}] = {int(targets[row])} is outside the vocabulary 0..{size - 1} (V = {size} columns of "
+                f"logits); {count} such rows. Mask a token with ignore_index = {head.ignore_index}, or check that "
+                "tokenizer and head match."
             )
         raise ValueError(
             f"{name}[{row}] is NaN ({count} such rows with an unmasked target). Find the reward or log-prob "

@@ -1,4 +1,5 @@
-"""Every kernel compiles without spills, within shared memory and with its matrix instruction, and
+"""Every kernel compiles without spills, within shared memory and with its matrix instruction.
+
 benchmarks/results/aot.csv says so.
 """
 
@@ -15,11 +16,13 @@ import pytest
 
 triton = pytest.importorskip("triton")
 
-from benchmarks import aot  # noqa: E402
+from benchmarks.aot import __main__ as tool  # noqa: E402
+from benchmarks.aot import launches, rows  # noqa: E402
+from benchmarks.record import read_rows  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 SUBSET = {"architectures": ("80", "90"), "dtypes": ("bf16",)}
-COMMITTED = aot.read_rows(aot.TABLE)
+COMMITTED = read_rows(rows.TABLE)
 VERSIONS = sorted({row["triton"] for row in COMMITTED})
 REGENERATE = "run python -m benchmarks.aot under each Triton version of benchmarks/results/aot.csv"
 
@@ -28,8 +31,8 @@ def case_of(row):
     return row["arch"], row["kernel"], row["variant"], row["dtype"]
 
 
-def unfit(rows):
-    return {case_of(row): found for row in rows if (found := aot.violations(row))}
+def unfit(table):
+    return {case_of(row): found for row in table if (found := rows.violations(row))}
 
 
 @pytest.fixture(scope="module")
@@ -43,18 +46,18 @@ def fresh(tmp_path_factory):
     }
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert out.exists(), done.stdout + done.stderr
-    return aot.read_rows(out)
+    return read_rows(out)
 
 
 def test_kernels_compile_clean(fresh):
-    assert [case_of(row) for row in fresh] == aot.cases(**SUBSET)
+    assert [case_of(row) for row in fresh] == rows.cases(**SUBSET)
     assert not unfit(fresh)
 
 
 def test_the_table_is_what_compiles_now(fresh):
     if triton.__version__ not in VERSIONS:
         pytest.skip(f"the table has no rows of Triton {triton.__version__}")
-    chosen = set(aot.cases(**SUBSET))
+    chosen = set(rows.cases(**SUBSET))
     committed = {
         case_of(row): row for row in COMMITTED if row["triton"] == triton.__version__ and case_of(row) in chosen
     }
@@ -63,16 +66,16 @@ def test_the_table_is_what_compiles_now(fresh):
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_table_covers_the_matrix_and_shows_nothing_unfit(version):
-    rows = [row for row in COMMITTED if row["triton"] == version]
-    assert Counter(map(case_of, rows)) == Counter(aot.cases()), REGENERATE
-    assert not unfit(rows)
+    committed = [row for row in COMMITTED if row["triton"] == version]
+    assert Counter(map(case_of, committed)) == Counter(rows.cases()), REGENERATE
+    assert not unfit(committed)
 
 
 def test_the_table_has_the_shipped_configurations():
     for row in COMMITTED:
-        if row["kernel"] in aot.MATRIX_KERNELS:
+        if row["kernel"] in rows.MATRIX_KERNELS:
             arch, *launch, dtype = case_of(row)
-            config = aot.Problem(arch, aot.DTYPES[dtype], **aot.LAUNCHES[tuple(launch)][0]).config
+            config = launches.Problem(arch, rows.DTYPES[dtype], **launches.LAUNCHES[tuple(launch)][0]).config
             shipped = f"{config.block_n}x{config.block_v}x{config.block_d}x{config.warps}x{config.stages}"
             assert row["config"] == shipped, (case_of(row), REGENERATE)
 
@@ -80,7 +83,7 @@ def test_the_table_has_the_shipped_configurations():
 def test_every_kernel_is_in_the_matrix():
     trees = [ast.parse(path.read_text()) for path in (ROOT / "gft_kernels" / "engines" / "triton").glob("*.py")]
     functions = {node.name for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)}
-    assert {name for name in functions if name.endswith("_kernel")} == {kernel for kernel, _ in aot.LAUNCHES}
+    assert {name for name in functions if name.endswith("_kernel")} == {kernel for kernel, _ in launches.LAUNCHES}
 
 
 @pytest.mark.parametrize(
@@ -96,13 +99,13 @@ def test_every_kernel_is_in_the_matrix():
 def test_violations_finds_what_is_unfit(change, message):
     row = {"arch": "90", "kernel": "head_fwd_kernel", "variant": "store", "dtype": "bf16", "spill_bytes": "0"}
     row |= {"shared": "147456", "shared_limit": "232448", "instruction": "wgmma.mma_async"}
-    assert aot.violations(row) == []
-    (found,) = aot.violations(row | change)
+    assert rows.violations(row) == []
+    (found,) = rows.violations(row | change)
     assert found.startswith(message)
 
 
 def test_the_tool_refuses_the_interpreter(capsys, monkeypatch):
     monkeypatch.setattr(triton.knobs.runtime, "interpret", True)
     with pytest.raises(SystemExit):
-        aot.main([])
+        tool.main([])
     assert "TRITON_INTERPRET is set" in capsys.readouterr().err

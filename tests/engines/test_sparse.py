@@ -9,9 +9,11 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gft_kernels import Head, Sparse, gft, grpo, linear_policy_loss, sft
-from gft_kernels.engines.accumulate import Rows
-from gft_kernels.engines.sparse import choose, filled_up, look
+from gft_kernels import Sparse, gft, grpo, linear_policy_loss, sft
+from gft_kernels.engines.accumulate import ChunkGradient, Rows
+from gft_kernels.engines.columns import choose, filled_up, look
+
+from ..helpers.problems import settings_of
 
 ROUNDING = 1e-12
 BACKENDS = ("chunked", "triton")
@@ -36,7 +38,7 @@ def peaked(n: int, d: int, v: int, seed: int = 0, sharpness: float = 6.0, dtype:
     )
 
 
-def gradients(problem, sparsity: Sparse | None = None, backend: str = "chunked", objective=None, **head):
+def gradients(problem, sparsity: Sparse | None = None, backend: str = "chunked", objective=None, **options):
     """(dhidden, dweight, stats) of a loss that sums over rows."""
     hidden, weight, targets, advantages = problem
     hidden, weight = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
@@ -47,8 +49,7 @@ def gradients(problem, sparsity: Sparse | None = None, backend: str = "chunked",
         advantages,
         objective=objective or gft(0.7),
         token_weights=torch.ones_like(advantages),
-        head=Head(sparsity=sparsity, **head),
-        backend=backend,
+        **settings_of(backend, sparsity=sparsity, **options),
     )
     out.loss.backward()
     return hidden.grad, weight.grad, out.stats
@@ -134,7 +135,8 @@ def test_every_column_above_the_threshold_is_kept(n, v, seed, sharpness, eps):
     own = -torch.log1p(exps.sum(1) / of_target)
     exps[range(n), targets] = -exps.sum(1)
     rows, sizes = Rows(targets, upstream, own), dz.abs().sum(1)
-    kept = choose(exps, -upstream / total, rows, (upstream * torch.expm1(own)).abs(), Sparse(eps=eps, pays=1.0), look)
+    chunk = ChunkGradient(slice(0, n), hidden, exps, -upstream / total, 1.0)
+    kept = choose(chunk, rows, (upstream * torch.expm1(own)).abs(), Sparse(eps=eps, pays=1.0), look)
     assert kept is not None
     limit = eps * sizes.max()
     above = {int(j) for j in (dz.abs()[sizes > limit] > limit * (1 + 1e-9)).any(0).nonzero()}
@@ -232,7 +234,7 @@ def test_flat_softmaxes_take_the_exact_path_and_say_so(backend):
 def test_chunks_that_did_not_pay_are_looked_at_ever_more_rarely(monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "gft_kernels.engines.sparse.look", lambda grad, scale: seen.append(len(grad)) or look(grad, scale)
+        "gft_kernels.engines.chunked.look", lambda grad, scale: seen.append(len(grad)) or look(grad, scale)
     )
     flat, sharp = peaked(640, 9, 100, sharpness=0.1), peaked(64, 9, 100, sharpness=20.0)
     gradients(flat, Sparse(), chunk_rows=32)  # 20 chunks: looked at 0, 2, 6, 14, a few rows of each

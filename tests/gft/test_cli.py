@@ -199,9 +199,7 @@ def test_train_refuses_options_the_embedded_task_cannot_honour(options, message,
 
 
 def test_train_reads_gsm8k_and_scores_it_by_number(folder, tmp_path):
-    """The default reward of the default format: experts, whose answers end in `#### N`, all score
-    1.
-    """
+    """The default reward reads GSM8K's experts: they end in `#### N`, and score 1."""
     rows = [{"question": f"{'ab' * (i + 1)}", "answer": f"{'c' * i}\n#### {i}"} for i in range(6)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "gsm8k.parquet")
     options = ["--own", "2", "--max-prompt-tokens", "400", "--out", tmp_path / "run", *FAST]

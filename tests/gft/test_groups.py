@@ -3,12 +3,15 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from gft.config import EMBEDDED, GroupConfig, SamplingConfig
 from gft.data.files import Example, Response
 from gft.demo import sort_letters
-from gft.groups import check_examples, fit_prompts, make_batch
+from gft.groups import check_examples, fit_prompts, make_batch, usable_examples
 from gft.rewards.pool import Scored
+from gft.train import reward_metrics
+from gft_kernels import group_advantages
 
 
 def config(experts=1, teachers=3, own=2, objective="gft", **sampling):
@@ -18,6 +21,11 @@ def config(experts=1, teachers=3, own=2, objective="gft", **sampling):
         group=GroupConfig(experts, teachers, own),
         sampling=SamplingConfig(max_prompt_tokens=16, max_new_tokens=9, **sampling),
     )
+
+
+def scored_responses(*rewards):
+    """An expert and teachers whose rewards are given."""
+    return tuple(Response("ab", "teacher" if i else "expert", reward) for i, reward in enumerate(rewards))
 
 
 class Failing:
@@ -45,6 +53,7 @@ def test_make_batch_composes_each_group(policy, rewards):
 def test_make_batch_scores_nothing_for_objectives_without_advantages(policy):
     batch = make_batch(policy, sort_letters.examples(2, seed=0), config(1, 0, 0, "sft"), rewards=None)
     assert [m.reward for m in batch.members] == [None, None]
+    assert batch.flat_groups == set()
 
 
 def test_make_batch_marks_a_cut_response_and_trains_no_end_token(policy, rewards):
@@ -55,7 +64,7 @@ def test_make_batch_marks_a_cut_response_and_trains_no_end_token(policy, rewards
 
 
 def test_make_batch_keeps_given_rewards(policy, rewards):
-    example = Example("ba=", "ab", (Response("ab", "expert", 0.25), Response("ba", "teacher", 0.75)), "sort_letters")
+    example = Example("ba=", "ab", scored_responses(0.25, 0.75))
     batch = make_batch(policy, [example], config(1, 1, 0), rewards)
     assert [m.reward for m in batch.members] == [0.25, 0.75]
 
@@ -74,11 +83,30 @@ def test_make_batch_stops_where_nothing_could_be_scored(policy):
         make_batch(policy, sort_letters.examples(2, seed=0), config(), Broken())
 
 
-def test_make_batch_reports_groups_without_spread(policy, rewards):
-    flat = Example("ba=", "ab", (Response("ab", "expert", 0.35), Response("ba", "teacher", 0.35)), "sort_letters")
-    mixed = Example("ba=", "ab", (Response("ab", "expert", 1.0), Response("ba", "teacher", 0.0)), "sort_letters")
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+@pytest.mark.parametrize("singleton", ["reward", "zero"])
+def test_make_batch_has_the_advantages_of_gft_kernels(policy, rewards, scale, singleton):
+    """Groups of four, two and one, and one without spread: the loop has no formula of its own."""
+    given = ((1.0, 0.2, 0.0, 0.7), (0.9, 0.1), (0.35, 0.35, 0.35, 0.35), (0.75,))
+    examples = [Example("ba=", "ab", scored_responses(*values)) for values in given]
+    settings = replace(config(1, 3, 0), group=GroupConfig(1, 3, 0, scale=scale, singleton=singleton))
+    batch = make_batch(policy, examples, settings, rewards)
+    expected = group_advantages(
+        torch.tensor([value for values in given for value in values], dtype=torch.float64),
+        torch.tensor([group for group, values in enumerate(given) for _ in values]),
+        scale=scale,
+        singleton=singleton,
+    )
+    assert [m.advantage for m in batch.members] == expected.tolist()
+    assert batch.flat_groups == ({2} if singleton == "reward" else {2, 3})
+
+
+def test_flat_groups_are_those_without_spread(policy, rewards):
+    flat = Example("ba=", "ab", scored_responses(0.35, 0.35))
+    mixed = Example("ba=", "ab", scored_responses(1.0, 0.0))
     batch = make_batch(policy, [flat, mixed], config(1, 1, 0), rewards)
-    assert batch.flat_groups == 0.5
+    assert batch.flat_groups == {0}
+    assert reward_metrics(batch)["flat_groups"] == 0.5
     assert [m.advantage for m in batch.members[:2]] == [0.0, 0.0]
 
 
@@ -87,15 +115,8 @@ def test_fit_prompts_counts_what_does_not_fit(policy):
     assert ([e.prompt for e in kept], dropped) == (["ba="], 1)
 
 
-def test_composition_refuses_an_empty_group():
-    with pytest.raises(ValueError, match="0 expert \\+ 0 teacher \\+ 0 own"):
-        config(0, 0, 0).composition()
-
-
 def test_make_batch_gives_no_advantage_to_the_only_response_that_could_be_scored(policy):
-    """A group of one keeps its reward as advantage, but only where one was asked for: alone by
-    accident is not SFT.
-    """
+    """A group of one keeps its reward as advantage, but only where one response was asked for."""
 
     class OnlyTheFirst:
         def score(self, items, truncated):
@@ -110,6 +131,18 @@ def test_make_batch_gives_no_advantage_to_the_only_response_that_could_be_scored
 def test_fit_prompts_leaves_out_prompts_without_tokens(policy):
     kept, dropped = fit_prompts(policy, [Example("", "a"), Example("ba=", "ab")], max_tokens=16)
     assert ([e.prompt for e in kept], dropped) == (["ba="], 1)
+
+
+def test_usable_examples_says_what_it_leaves_out_and_what_is_missing(policy):
+    said = []
+    kept = usable_examples(policy, [Example("a" * 20, "a"), Example("ba=", "ab")], config(1, 0, 2), said.append)
+    assert [e.prompt for e in kept] == ["ba="]
+    assert said == [
+        "1 prompts are empty or longer than 16 tokens and were left out",
+        "expert responses in the data: 0 a group, 1 asked for",
+    ]
+    with pytest.raises(ValueError, match="none of 1 prompts has 1 to 16 tokens"):
+        usable_examples(policy, [Example("a" * 20, "a")], config(), said.append)
 
 
 def test_check_examples_names_what_the_groups_lack():
@@ -146,28 +179,3 @@ SCORED = (Response("ab", "expert", 1.0),)
 def test_check_examples_refuses_groups_that_could_not_learn(example, settings, message):
     with pytest.raises(ValueError, match=message):
         check_examples([example], settings)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"prompts_per_step": 0}, "--prompts-per-step is 0"),
-        ({"sampling": SamplingConfig(temperature=0.0)}, r"--temperature is 0\.0"),
-        ({"sampling": SamplingConfig(batch=0)}, "--batch is 0; it must be at least 1"),
-    ],
-)
-def test_train_config_names_the_flag_that_is_out_of_range(changes, message):
-    with pytest.raises(ValueError, match=message):
-        replace(EMBEDDED, **changes)
-
-
-def test_train_config_tempers_the_head_only_where_there_are_samples():
-    cool = SamplingConfig(temperature=0.5)
-    assert replace(EMBEDDED, sampling=cool, objective="gft").head_temperature() == 0.5
-    assert replace(EMBEDDED, sampling=cool, objective="sft").head_temperature() == 1.0
-
-
-def test_train_config_takes_the_reward_that_fits_the_data():
-    bare = replace(EMBEDDED, reward=None)
-    assert replace(bare, data="rg:chain_sum").reward_name() == "exact"
-    assert replace(bare, data="train.parquet").reward_name() == "number"

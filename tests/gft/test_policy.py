@@ -1,4 +1,4 @@
-"""Taking a model apart: the head's transforms are the architecture's own, or the model is refused."""
+"""Taking a model apart: the head's transforms are the model's own, or it is refused."""
 
 import pytest
 import torch

@@ -26,9 +26,7 @@ def test_sample_greedy_ignores_padding_and_order(policy):
 
 
 def test_sample_ignores_the_models_own_generation_settings(policy):
-    """A top-k of 1 in the model's files would make every sample greedy, and the log-probs of the
-    loss wrong.
-    """
+    """With a top-k of 1 from the model's files every sample would be the greedy one."""
     policy.model.generation_config = GenerationConfig(do_sample=True, top_k=1, eos_token_id=[EOS], pad_token_id=0)
     torch.manual_seed(0)
     rollouts = sample(policy, [policy.encode_prompt("ba=")] * 16, max_new_tokens=4, temperature=1.0, batch=16)

@@ -1,6 +1,4 @@
-"""The local SmolLM2 folder: the file must be the pinned one, and the folder appears complete or not
-at all.
-"""
+"""The local SmolLM2 folder is made from the pinned file, complete or not at all."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gft_kernels import Head, linear_logprob, linear_policy_loss, reinforce
+from gft_kernels import Backend, linear_logprob, linear_policy_loss, reinforce
 
 from .device import DEVICE, DRY, LIMIT, LOGPROB_LIMIT, MARKS, needs_memory, relative, sized
 
@@ -42,9 +42,9 @@ def run(inputs: tuple[Tensor, ...], **options) -> Tensor:
     hidden, weight, targets, advantages = inputs
     hidden.grad = weight.grad = None
     ones = torch.ones(len(targets), device=DEVICE)
-    head = Head(**options)
+    backend = Backend("triton", **options)
     result = linear_policy_loss(
-        hidden, weight, targets, advantages, objective=reinforce(), token_weights=ones, head=head, backend="triton"
+        hidden, weight, targets, advantages, objective=reinforce(), token_weights=ones, backend=backend
     )
     result.loss.backward()
     return result.logprobs

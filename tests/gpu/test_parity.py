@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gft_kernels import Head, cispo, dft, gft, grpo, kl, linear_logprob, linear_policy_loss, reinforce, sft
+from gft_kernels import cispo, dft, gft, grpo, kl, linear_logprob, linear_policy_loss, reinforce, sft
 
+from ..helpers.problems import settings_of
 from .device import LOGPROB_LIMIT, MARKS, TAU, Problem, assert_gradients, make_problem, sized
 
 pytestmark = MARKS
@@ -18,9 +19,9 @@ D = sized(256, 24)
 TRANSFORMS = {"scale": 0.8, "softcap": 6.0, "temperature": 0.9}
 
 
-def head_of(problem: Problem, head: dict, **options) -> Head:
+def settings(problem: Problem, backend: str, head: dict, run: dict) -> dict:
     head = dict(head)
-    return Head(bias=problem.bias if head.pop("bias", False) else None, **head, **options)
+    return settings_of(backend, problem.bias if head.pop("bias", False) else None, **head, **run)
 
 
 def assert_loss(
@@ -46,8 +47,7 @@ def assert_loss(
             leaves.groups() if grouped else leaves.advantages,
             token_weights=leaves.weights,
             objective=options["objective"],
-            head=head_of(leaves, head or {}, **extra),
-            backend=name,
+            **settings(leaves, name, head or {}, extra),
             **given,
         )
         result.loss.backward()
@@ -71,7 +71,7 @@ def assert_logprob(problem: Problem, head: dict | None = None, **run):
     for side, backend, extra in ((problem, "triton", run), (problem.double(), "eager", {})):
         leaves = side.leaves()
         out = linear_logprob(
-            leaves.hidden, leaves.weight, leaves.targets, head=head_of(leaves, head or {}, **extra), backend=backend
+            leaves.hidden, leaves.weight, leaves.targets, **settings(leaves, backend, head or {}, extra)
         )
         slope = leaves.advantages.masked_fill(
             torch.arange(len(leaves.targets), device=leaves.targets.device) % 3 == 2, 0

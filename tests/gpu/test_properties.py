@@ -9,7 +9,7 @@ import contextlib
 import pytest
 import torch
 
-from gft_kernels import Head, gft, linear_logprob, linear_policy_loss, reinforce, sft
+from gft_kernels import Backend, gft, linear_logprob, linear_policy_loss, reinforce, sft
 from gft_kernels.engines import accumulate
 
 from .device import DEVICE, DRY, LIMIT, MARKS, Problem, make_problem, relative, sized
@@ -53,7 +53,7 @@ def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
 
 
 def test_ten_runs_have_the_same_bits(problem):
-    options = {"advantages": problem.groups(), "head": Head(chunk_rows=sized(128, 16))}
+    options = {"advantages": problem.groups(), "backend": Backend("triton", chunk_rows=sized(128, 16))}
     first = outputs(problem, **options)
     assert all(same(first, outputs(problem, **options)) for _ in range(sized(9, 2)))
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks.inputs.synthetic import peaked
-from gft_kernels import Head, Sparse, gft, linear_logprob, linear_policy_loss
+from gft_kernels import Backend, Sparse, gft, linear_logprob, linear_policy_loss
 
 from .device import DEVICE, LIMIT, MARKS, make_problem, relative, sized
 
@@ -23,13 +23,13 @@ def run(op: str, hidden, weight, targets, advantages, sparsity: Sparse | None, b
     reports = [{}]
     if sparsity is not None:
         sparsity = Sparse(sparsity.error, sparsity.eps, on_backward=reports.append)
-    head = Head(sparsity=sparsity, chunk_rows=sized(512, 16))
+    run = Backend(backend, chunk_rows=sized(512, 16), sparsity=sparsity)
     if op == "loss":
-        out = linear_policy_loss(hidden, weight, targets, advantages, objective=gft(0.7), head=head, backend=backend)
+        out = linear_policy_loss(hidden, weight, targets, advantages, objective=gft(0.7), backend=run)
         reports.append(out.stats)
         out.loss.backward()
     else:
-        (linear_logprob(hidden, weight, targets, head=head, backend=backend).logprobs * advantages).mean().backward()
+        (linear_logprob(hidden, weight, targets, backend=run).logprobs * advantages).mean().backward()
     return hidden.grad, weight.grad, reports[-1]
 
 

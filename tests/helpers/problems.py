@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from gft_kernels import Head, linear_policy_loss
+from gft_kernels import Backend, Head, linear_policy_loss
 
 Formula = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # (lp, advantages, old, ref) -> loss [N]
 
@@ -136,6 +136,15 @@ def naive(problem: Problem, formula: Formula, weights: Tensor | None = None, **t
     return Result(loss.detach(), logprobs.detach(), hidden.grad, weight.grad, bias.grad)
 
 
+RUN_OPTIONS = ("chunk_rows", "skip_rows", "validate", "sparsity")  # of Backend; a compiled program cannot ask for them
+
+
+def settings_of(backend: str, bias: Tensor | None = None, **options: Any) -> dict[str, Any]:
+    """head= and backend= of an op, from options of either."""
+    run = {name: options.pop(name) for name in RUN_OPTIONS if name in options}
+    return {"head": Head(bias=bias, **options), "backend": Backend(backend, **run)}
+
+
 def fused(
     problem: Problem,
     *,
@@ -149,10 +158,10 @@ def fused(
     row is scored.
     """
     hidden, weight, bias = (x.detach().clone().requires_grad_() for x in problem[:3])
-    head = Head(bias=bias, chunk_rows=chunk_rows, skip_rows=False, **(transforms or {}))
+    settings = settings_of(backend, bias, chunk_rows=chunk_rows, skip_rows=False, **(transforms or {}))
     kwargs = {"token_weights": token_mean(problem.targets), "advantages": problem.advantages} | kwargs
     with around_forward or nullcontext():
-        out = linear_policy_loss(hidden, weight, problem.targets, head=head, backend=backend, **kwargs)
+        out = linear_policy_loss(hidden, weight, problem.targets, **settings, **kwargs)
     out.loss.backward()
     return Result(out.loss.detach(), out.logprobs, hidden.grad, weight.grad, bias.grad)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from gft_kernels import Head, cispo, dft, gft, grpo, kl, linear_logprob, linear_policy_loss
+from gft_kernels import Backend, cispo, dft, gft, grpo, kl, linear_logprob, linear_policy_loss
 from gft_kernels.losses.objectives import losses_and_coefficients
 
 LP = torch.tensor([-0.1, -30.0, -90.0, -200.0, -torch.inf])
@@ -68,10 +68,10 @@ def test_linear_policy_loss_works_in_inference_mode(backend):
         torch.randint(0, 30, (40,)),
         torch.randn(40),
     )
-    expected = linear_policy_loss(hidden, weight, targets, advantages, head=Head(chunk_rows=16), backend=backend)
+    expected = linear_policy_loss(hidden, weight, targets, advantages, backend=Backend(backend, chunk_rows=16))
     with torch.inference_mode():
         again = [x.clone() for x in (hidden, weight, targets, advantages)]
-        found = linear_policy_loss(*again, objective=gft(), head=Head(chunk_rows=16), backend=backend)
+        found = linear_policy_loss(*again, objective=gft(), backend=Backend(backend, chunk_rows=16))
     torch.testing.assert_close(found.loss, expected.loss.detach())
     torch.testing.assert_close(found.coefficients, expected.coefficients)
 
@@ -79,4 +79,6 @@ def test_linear_policy_loss_works_in_inference_mode(backend):
 def test_linear_policy_loss_explains_an_objective_that_closes_over_all_rows():
     mine, hidden, weight, targets = torch.randn(40), torch.randn(40, 8), torch.randn(30, 8), torch.randint(0, 30, (40,))
     with pytest.raises(ValueError, match=r"failed on 16 rows.*called on chunks of the active rows"):
-        linear_policy_loss(hidden, weight, targets, objective=lambda lp, **_: -mine * lp, head=Head(chunk_rows=16))
+        linear_policy_loss(
+            hidden, weight, targets, objective=lambda lp, **_: -mine * lp, backend=Backend(chunk_rows=16)
+        )

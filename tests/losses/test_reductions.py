@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from gft_kernels import Head, LinearPolicyLoss, gft, linear_policy_loss, token_weights
+from gft_kernels import Backend, LinearPolicyLoss, gft, linear_policy_loss, token_weights
 
 from ..helpers.formulas import OBJECTIVES
 from ..helpers.problems import make_problem, naive, naive_weights
@@ -59,7 +59,7 @@ def test_linear_policy_loss_micro_batches_add_up_to_the_batch(reduction):
     want = naive(problem, OBJECTIVES["gft"][1], naive_weights(reduction, MASK, SEQUENCE_IDS))
     hidden, weight = (x.clone().requires_grad_() for x in problem[:2])
     module = LinearPolicyLoss(
-        gft(0.7), reduction=reduction, max_length=40, head=Head(chunk_rows=4)
+        gft(0.7), reduction=reduction, max_length=40, backend=Backend(chunk_rows=4)
     )  # the last chunks are ragged
     total = 0.0
     for start, stop in pairwise(CUTS):
@@ -82,7 +82,7 @@ def test_linear_policy_loss_micro_batches_add_up_to_the_batch(reduction):
 
 def test_linear_policy_loss_default_is_the_mean_of_the_unmasked_tokens():
     problem = make_problem(51, 11, 37)
-    default = linear_policy_loss(*problem[:2], problem.targets, problem.advantages, head=Head(chunk_rows=4)).loss
+    default = linear_policy_loss(*problem[:2], problem.targets, problem.advantages, backend=Backend(chunk_rows=4)).loss
     want = naive(
         problem._replace(bias=torch.zeros(37).double()), OBJECTIVES["gft"][1]
     ).loss  # rows without advantage count

@@ -7,7 +7,7 @@ from __future__ import annotations
 from .mutants import FAILURES, NAIVE, PARITY, Mutant
 
 TRITON = "tests/engines/triton"
-LOSSES, ROWS, ENGINE = (f"{TRITON}/test_{name}.py" for name in ("formulas", "rows", "engine"))
+LOSSES, ROWS, ENGINE, ADVANTAGES = (f"{TRITON}/test_{name}.py" for name in ("formulas", "rows", "engine", "advantages"))
 UNLIKELY = f"{ROWS}::test_gradient_of_an_unlikely_target_is_right[-45.0-3-torch.bfloat16]"
 CONFIDENT = f"{ROWS}::test_gradient_of_a_confident_target_is_right"
 LOGPROB = f"{PARITY}::test_linear_logprob_matches_naive[plain-triton]"
@@ -121,8 +121,8 @@ KERNEL_MUTANTS = (
     ),
     Mutant(
         "engines/triton/finalise.py",
-        "0.5 * power, power), room)",
-        "0.5 * power, power), 15.0)",
+        "tl.minimum(shared, room)",
+        "tl.minimum(shared, 15.0)",
         "fp16 overflows under large advantages",
         f"{ROWS}::test_fp16_takes_advantages_that_are_not_normalised",
     ),
@@ -148,25 +148,25 @@ KERNEL_MUTANTS = (
         f"{LOSSES}::test_objective_terms_are_those_of_objectives[dapo-plain-torch.float64]",
     ),
     Mutant(
-        "engines/triton/formulas.py",
-        "group = tl.load(group_ids_ptr + sequence, mask=live, other=0)",
-        "group = sequence",
-        "a sequence's id is taken for its group's",
-        f"{LOSSES}::test_group_advantage_adds_eps_whatever_the_block",
+        "engines/triton/advantages.py",
+        "group = tl.load(group_ids_ptr + response, mask=live, other=0)",
+        "group = response",
+        "a response's place is taken for its group's",
+        f"{ADVANTAGES}::test_group_advantage_adds_eps_whatever_the_block",
     ),
     Mutant(
-        "engines/triton/formulas.py",
+        "engines/triton/advantages.py",
         "tl.maximum(count - 1.0, 1.0)",
         "tl.maximum(count, 1.0)",
         "the kernel's std divides by K",
-        f"{LOSSES}::test_group_advantage_adds_eps_whatever_the_block",
+        f"{ADVANTAGES}::test_group_advantage_adds_eps_whatever_the_block",
     ),
     Mutant(
-        "engines/triton/formulas.py",
+        "engines/triton/advantages.py",
         "tl.where(low != high, (own - mean) / scale, 0.0)",
         "(own - mean) / scale",
         "the kernel keeps rounding noise of groups without spread",
-        f"{LOSSES}::test_group_advantage_of_equal_rewards_is_exactly_zero",
+        f"{ADVANTAGES}::test_group_advantage_of_equal_rewards_is_exactly_zero",
     ),
     Mutant(
         "engines/triton/backward.py",

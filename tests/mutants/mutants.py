@@ -111,7 +111,7 @@ MUTANTS = (
         f"{FAILURES}::test_linear_logprob_takes_any_upstream_gradient[random-logprobs-chunked]",
     ),
     Mutant(
-        "engines/contract.py",
+        "ops/plan.py",
         "mask.nonzero().squeeze(1)",
         "mask.flip(0).nonzero().squeeze(1)",
         "gradients are written to other rows than they were computed for",

@@ -12,14 +12,14 @@ SUMS = f"{SPARSE}::test_tail_keeps_row_and_column_sums"
 
 SPARSE_MUTANTS = (
     Mutant(
-        "engines/sparse.py",
+        "engines/columns.py",
         "(looked.largest > eps) | targeted |",
         "(looked.largest > eps) |",
         "the targets' columns may be dropped",
         KEPT,
     ),
     Mutant(
-        "engines/sparse.py",
+        "engines/columns.py",
         "(looked.largest > eps) |",
         "(looked.total > 2 * eps) |",
         "columns are kept by their sum",
@@ -48,27 +48,27 @@ SPARSE_MUTANTS = (
     ),
     Mutant(
         "engines/sparse.py",
-        "kept.rows + index.start",
+        "kept.rows + places.start",
         "kept.rows",
         "rows of a later chunk land in the first",
         f"{PRODUCTS}[chunked]",
     ),
     Mutant(
-        "engines/sparse.py",
+        "engines/columns.py",
         "products).sum() + left_out",
         "products).sum()",
         "the bound forgets the rows left out",
         BOUND,
     ),
     Mutant(
-        "engines/sparse.py",
+        "engines/columns.py",
         "products = torch.where(targeted, 0, looked.largest * looked.total)",
         "products = looked.largest * looked.total",
         "kept targets pay for dropped columns",
         BOUND,
     ),
     Mutant(
-        "engines/sparse.py",
+        "engines/columns.py",
         " | ~torch.isfinite(top)",
         "",
         "a NaN row silences its chunk",
@@ -82,7 +82,7 @@ SPARSE_MUTANTS = (
         f"{SPARSE}::test_chunks_that_did_not_pay_are_looked_at_ever_more_rarely",
     ),
     Mutant(
-        "engines/sparse.py",
+        "engines/columns.py",
         "._replace(row_sums=grad.sum(1))",
         "",
         "a soft cap's rows are taken to add up to 0",

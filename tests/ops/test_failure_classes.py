@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from gft_kernels import Head, cispo, dft, gft, grpo, kl, linear_logprob, linear_policy_loss, reinforce, sft
+from gft_kernels import Backend, Head, cispo, dft, gft, grpo, kl, linear_logprob, linear_policy_loss, reinforce, sft
 
 from ..helpers.formulas import OBJECTIVES
-from ..helpers.problems import RMS_LIMIT, fused, make_problem, naive, naive_logprobs, rms
+from ..helpers.problems import RMS_LIMIT, fused, make_problem, naive, naive_logprobs, rms, settings_of
 from .test_parity import BACKENDS, TRANSFORMS, inputs_of
 
 PROBLEM = make_problem(50, 11, 37)
@@ -80,7 +80,11 @@ def test_linear_logprob_banned_tokens_leave_the_entropy_finite(backend):
     bias = PROBLEM.bias.masked_fill(banned, -torch.inf).requires_grad_()
     hidden = PROBLEM.hidden.clone().requires_grad_()
     out = linear_logprob(
-        hidden, PROBLEM.weight, torch.zeros(50, dtype=torch.long), head=Head(bias=bias, chunk_rows=16), backend=backend
+        hidden,
+        PROBLEM.weight,
+        torch.zeros(50, dtype=torch.long),
+        head=Head(bias=bias),
+        backend=Backend(backend, chunk_rows=16),
     )
     out.entropy.sum().backward()
     leaf = PROBLEM.hidden.clone().requires_grad_()
@@ -148,11 +152,9 @@ def test_entropy_ignores_an_impossible_target(drop, backend):
     others = torch.arange(9) != 3
     log_p = (problem.hidden.double() @ problem.weight[others].double().T).log_softmax(-1)
     want = -(log_p.exp() * log_p).sum(1)
-    head = Head(bias=bias, chunk_rows=8)
-    fused_entropy = linear_policy_loss(
-        hidden, problem.weight, targets, objective=dft(), head=head, backend=backend
-    ).entropy
-    for entropy in (fused_entropy, linear_logprob(hidden, problem.weight, targets, head=head, backend=backend).entropy):
+    settings = settings_of(backend, bias, chunk_rows=8)
+    fused_entropy = linear_policy_loss(hidden, problem.weight, targets, objective=dft(), **settings).entropy
+    for entropy in (fused_entropy, linear_logprob(hidden, problem.weight, targets, **settings).entropy):
         torch.testing.assert_close(entropy.double(), want, rtol=2e-5, atol=1e-6)
 
 
@@ -161,11 +163,11 @@ def test_entropy_error_stays_below_a_millionth_of_the_logits(offset):
     problem = make_problem(50, 64, 501, dtype=torch.float32)
     bias = problem.bias + offset
     _, want = naive_logprobs(problem.hidden.double(), problem.weight.double(), problem.targets, bias=bias.double())
-    head = Head(bias=bias, chunk_rows=16, skip_rows=False)
+    settings = settings_of("auto", bias, chunk_rows=16, skip_rows=False)
     from_product = linear_policy_loss(
-        problem.hidden.requires_grad_(), problem.weight, problem.targets, objective=sft(), head=head
+        problem.hidden.requires_grad_(), problem.weight, problem.targets, objective=sft(), **settings
     ).entropy
-    from_logits = linear_logprob(problem.hidden, problem.weight, problem.targets, head=head).entropy
+    from_logits = linear_logprob(problem.hidden, problem.weight, problem.targets, **settings).entropy
     assert (from_product - want).abs().max() <= 1e-6 * (5 + offset)
     assert (from_logits - want).abs().max() <= 1e-6 * (2 + offset / 16)
 
@@ -187,7 +189,7 @@ def test_linear_logprob_takes_any_upstream_gradient(upstream, output, backend):
     grad_output = upstream(150)
     problem = make_problem(150, 5, 120)  # V above 100: a masked target -100 would be a legal index from the end
     ours, theirs = ([x.clone().requires_grad_() for x in problem[:3]] for _ in range(2))
-    got = linear_logprob(*ours[:2], problem.targets, head=Head(bias=ours[2], chunk_rows=40), backend=backend)[output]
+    got = linear_logprob(*ours[:2], problem.targets, **settings_of(backend, ours[2], chunk_rows=40))[output]
     want = naive_logprobs(*theirs[:2], problem.targets, bias=theirs[2])[output]
     got.backward(grad_output)
     want.backward(grad_output)
@@ -231,10 +233,8 @@ def test_linear_policy_loss_tiny_fp16_gradients_survive_under_a_loss_scale(backe
     scale, tiny = 65536.0, torch.full((50,), 1e-7)  # most of d loss / d hidden is below fp16's smallest number
     want = naive(problem, OBJECTIVES["sft"][1], tiny * (problem.targets != -100))
     hidden, weight = (x.clone().requires_grad_() for x in problem[:2])
-    head = Head(bias=problem.bias, chunk_rows=16)
-    loss = linear_policy_loss(
-        hidden, weight, problem.targets, objective=sft(), token_weights=tiny, head=head, backend=backend
-    ).loss
+    settings = settings_of(backend, problem.bias, chunk_rows=16)
+    loss = linear_policy_loss(hidden, weight, problem.targets, objective=sft(), token_weights=tiny, **settings).loss
     (scale * loss).backward()
     assert want.hidden.abs().median() < 2**-24
     for got, exact in ((hidden.grad, want.hidden), (weight.grad, want.weight)):

@@ -14,10 +14,10 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from gft_kernels import Head, linear_logprob, linear_policy_loss, reinforce
+from gft_kernels import linear_logprob, linear_policy_loss, reinforce
 
 from ..helpers.formulas import COEFFICIENTS, OBJECTIVES
-from ..helpers.problems import fused, make_problem, naive_logprobs
+from ..helpers.problems import fused, make_problem, naive_logprobs, settings_of
 from .test_parity import BACKENDS, TRANSFORMS, inputs_of
 
 DETACHED = ("gft", "gft-launcher", "dft", "cispo", "chord")
@@ -33,8 +33,8 @@ def leaves() -> tuple[torch.Tensor, ...]:
 @pytest.mark.parametrize("transform", TRANSFORMS)
 def test_linear_logprob_gradcheck(transform, backend):
     def logprobs_and_entropy(hidden, weight, bias):
-        head = Head(bias=bias, chunk_rows=2, **TRANSFORMS[transform])
-        return tuple(linear_logprob(hidden, weight, SMALL.targets, head=head, backend=backend))
+        settings = settings_of(backend, bias, chunk_rows=2, **TRANSFORMS[transform])
+        return tuple(linear_logprob(hidden, weight, SMALL.targets, **settings))
 
     assert gradcheck(logprobs_and_entropy, leaves(), fast_mode=backend == "triton")
 
@@ -49,7 +49,6 @@ def test_linear_logprob_gradcheck(transform, backend):
 )
 def test_linear_policy_loss_gradcheck(name, transform, backend):
     def loss(hidden, weight, bias):
-        head = Head(bias=bias, chunk_rows=2, **TRANSFORMS[transform])
         return linear_policy_loss(
             hidden,
             weight,
@@ -57,8 +56,7 @@ def test_linear_policy_loss_gradcheck(name, transform, backend):
             SMALL.advantages,
             objective=OBJECTIVES[name][0],
             token_weights=WEIGHTS,
-            head=head,
-            backend=backend,
+            **settings_of(backend, bias, chunk_rows=2, **TRANSFORMS[transform]),
             **inputs_of(SMALL),
         ).loss
 

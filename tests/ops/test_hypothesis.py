@@ -9,10 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gft_kernels import Head, gft, linear_logprob, linear_policy_loss
+from gft_kernels import gft, linear_logprob, linear_policy_loss
 
 from ..helpers.formulas import gft_loss
-from ..helpers.problems import RMS_LIMIT, Problem, make_problem, naive, naive_logprobs, rms, rounding, token_mean
+from ..helpers.problems import (
+    RMS_LIMIT,
+    Problem,
+    make_problem,
+    naive,
+    naive_logprobs,
+    rms,
+    rounding,
+    settings_of,
+    token_mean,
+)
 
 LAYOUTS = {
     "contiguous": lambda x: x,
@@ -24,7 +34,7 @@ LAYOUTS = {
 class Draw(NamedTuple):
     problem: Problem
     tau: float
-    head: dict
+    settings: dict
     layouts: tuple[str, str]
 
 
@@ -38,18 +48,18 @@ def draws(draw, dtypes) -> Draw:
     sign = draw(st.sampled_from([-1.0, 0.0, 1.0, None]))
     if sign is not None:
         problem = problem._replace(advantages=problem.advantages.abs() * sign)
-    head = {
+    settings = {
         "chunk_rows": draw(st.sampled_from([None, 1, 3, 16, 64])),
         "temperature": draw(st.sampled_from([1.0, 0.6, 2.0])),
         "softcap": draw(st.sampled_from([None, 8.0])),
         "skip_rows": draw(st.booleans()),
     }
     tau = draw(st.sampled_from([-0.5, 0.0, 0.1, 0.7, 1.0, 2.0]))
-    return Draw(problem, tau, head, (draw(st.sampled_from(list(LAYOUTS))), draw(st.sampled_from(list(LAYOUTS)))))
+    return Draw(problem, tau, settings, (draw(st.sampled_from(list(LAYOUTS))), draw(st.sampled_from(list(LAYOUTS)))))
 
 
 def transforms_of(case: Draw) -> dict:
-    return {"temperature": case.head["temperature"], "softcap": case.head["softcap"]}
+    return {"temperature": case.settings["temperature"], "softcap": case.settings["softcap"]}
 
 
 def leaves_of(case: Draw) -> list[torch.Tensor]:
@@ -73,7 +83,6 @@ def without_flips(case: Draw) -> Problem:
 def ran(case: Draw, problem: Problem, weights: Tensor, backend: str):
     """(result, hidden, weight, bias) of the loss, gradients in the leaves."""
     hidden, weight, bias = leaves_of(case)
-    head = Head(bias=bias, **case.head)
     out = linear_policy_loss(
         hidden,
         weight,
@@ -81,8 +90,7 @@ def ran(case: Draw, problem: Problem, weights: Tensor, backend: str):
         problem.advantages,
         objective=gft(case.tau),
         token_weights=weights,
-        head=head,
-        backend=backend,
+        **settings_of(backend, bias, **case.settings),
     )
     out.loss.backward()
     return out, hidden, weight, bias
@@ -111,7 +119,7 @@ def check(case: Draw) -> None:
         assert error <= max(RMS_LIMIT[dtype] * max(size, own), lost_by_eager) + floor
     scored = ~out.logprobs.isnan()
     precision = 1e-11 if dtype == torch.float64 else 2e-5
-    assert case.head["skip_rows"] or scored.all()
+    assert case.settings["skip_rows"] or scored.all()
     assert torch.all((out.logprobs[scored] - want.logprobs[scored]).abs() <= precision)
     assert (out.loss - want.loss).abs() <= precision * problem.advantages.abs().sum().clamp(min=1)
 
@@ -141,7 +149,7 @@ def test_linear_logprob_drawn_problems_in_fp64(case, seed):
         .trunc()
     )
     ours, theirs = leaves_of(case), [x.clone().requires_grad_() for x in problem[:3]]
-    got = linear_logprob(*ours[:2], problem.targets, head=Head(bias=ours[2], **case.head), backend="chunked")
+    got = linear_logprob(*ours[:2], problem.targets, **settings_of("chunked", ours[2], **case.settings))
     want = naive_logprobs(*theirs[:2], problem.targets, bias=theirs[2], **transforms_of(case))
     torch.autograd.backward(got, tuple(upstream))
     torch.autograd.backward(want, tuple(upstream))

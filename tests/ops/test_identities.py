@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from gft_kernels import Head, dft, gft, grpo, linear_policy_loss, reinforce, sft
+from gft_kernels import Backend, dft, gft, grpo, linear_policy_loss, reinforce, sft
 
 from ..helpers.problems import Result, assert_equal_results, fused, make_problem
 from .test_parity import BACKENDS
@@ -57,8 +57,8 @@ def test_gft_at_tau_is_not_rectified(dtype, backend):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("given", [True, False], ids=["old given", "old left out"])
 def test_grpo_on_policy_has_coefficient_minus_advantage(given, backend):
-    head = Head(chunk_rows=16, skip_rows=False)
-    common = {"head": head, "advantages": PROBLEM.advantages, "backend": backend}
+    run = Backend(backend, chunk_rows=16, skip_rows=False)
+    common = {"advantages": PROBLEM.advantages, "backend": run}
     current = linear_policy_loss(*PROBLEM[:2], PROBLEM.targets, objective=reinforce(), **common).logprobs
     out = linear_policy_loss(
         *PROBLEM[:2], PROBLEM.targets, objective=grpo(), old_logprobs=current if given else None, **common

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gft_kernels import GroupRewards, Head, dft, gft, grpo, kl, logits_policy_loss, reinforce, sft
+from gft_kernels import Backend, GroupRewards, Head, dft, gft, grpo, kl, logits_policy_loss, reinforce, sft
 
-from ..helpers.problems import RMS_LIMIT, assert_accurate, make_problem, naive_logprobs, rms, token_mean
+from ..helpers.problems import RMS_LIMIT, assert_accurate, make_problem, naive_logprobs, rms, settings_of, token_mean
 from .test_parity import BACKENDS
 
 FUSED = [name for name in BACKENDS if name != "eager"]
@@ -27,7 +27,7 @@ def logits_of(problem=PROBLEM, dtype=torch.float64):
     return (problem.hidden @ problem.weight.T).to(dtype)
 
 
-def run(logits, objective, problem=PROBLEM, *, inplace=False, head=None, **options):
+def run(logits, objective, problem=PROBLEM, *, inplace=False, head=None, backend="auto", **options):
     """(result, gradient of the raw logits); the logits that the op sees are computed from a leaf,
     as a model's are.
     """
@@ -39,8 +39,8 @@ def run(logits, objective, problem=PROBLEM, *, inplace=False, head=None, **optio
         "ref_logprobs": REF,
         "token_weights": token_mean(problem.targets),
     } | options
-    head = Head(chunk_rows=16, **(head or {}))
-    out = logits_policy_loss(seen, problem.targets, objective=objective, head=head, inplace=inplace, **options)
+    options |= settings_of(backend, chunk_rows=16, **(head or {}))
+    out = logits_policy_loss(seen, problem.targets, objective=objective, inplace=inplace, **options)
     out.loss.backward()
     return out, leaf.grad
 
@@ -127,7 +127,11 @@ def test_logits_policy_loss_in_place_allocates_no_second_matrix(backend):
     seen, handed_on = leaf * 1, []
     seen.register_hook(lambda grad: handed_on.append(grad.data_ptr()))
     logits_policy_loss(
-        seen, PROBLEM.targets, PROBLEM.advantages, backend=backend, inplace=True, head=Head(chunk_rows=4)
+        seen,
+        PROBLEM.targets,
+        PROBLEM.advantages,
+        backend=Backend(backend, chunk_rows=4),
+        inplace=True,
     ).loss.backward()
     assert handed_on == [seen.data_ptr()]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gft_kernels import GroupRewards, Head, LinearPolicyLoss, gft, kl, linear_logprob, linear_policy_loss, sft
+from gft_kernels import Backend, GroupRewards, Head, LinearPolicyLoss, gft, kl, linear_logprob, linear_policy_loss, sft
 
 from ..helpers.formulas import COEFFICIENTS, OBJECTIVES
 from ..helpers.problems import (
@@ -19,6 +19,7 @@ from ..helpers.problems import (
     naive,
     naive_logprobs,
     naive_weights,
+    settings_of,
 )
 
 BACKENDS = ("eager", "chunked", "triton")
@@ -69,8 +70,8 @@ def test_linear_logprob_matches_naive(transform, backend):
     problem, transforms = make_problem(50, 11, 37), TRANSFORMS[transform]
     upstream = torch.randn(2, 50, dtype=torch.float64)
     ours, theirs = ([x.clone().requires_grad_() for x in problem[:3]] for _ in range(2))
-    head = Head(bias=ours[2], chunk_rows=16, **transforms)
-    got = linear_logprob(ours[0], ours[1], problem.targets, head=head, backend=backend)
+    settings = settings_of(backend, ours[2], chunk_rows=16, **transforms)
+    got = linear_logprob(ours[0], ours[1], problem.targets, **settings)
     want = naive_logprobs(theirs[0], theirs[1], problem.targets, bias=theirs[2], **transforms)
     torch.autograd.backward(got, tuple(upstream))
     torch.autograd.backward(want, tuple(upstream))
@@ -83,14 +84,12 @@ def test_linear_logprob_matches_naive(transform, backend):
 @pytest.mark.parametrize("name", COEFFICIENTS)
 def test_linear_policy_loss_coefficients_follow_the_table(name, backend):
     problem = make_problem(50, 11, 37)
-    head = Head(bias=problem.bias, chunk_rows=16, skip_rows=False)
     out = linear_policy_loss(
         *problem[:2],
         problem.targets,
         problem.advantages,
         objective=OBJECTIVES[name][0],
-        head=head,
-        backend=backend,
+        **settings_of(backend, problem.bias, chunk_rows=16, skip_rows=False),
         **inputs_of(problem),
     )
     lp, entropy = naive_logprobs(problem.hidden, problem.weight, problem.targets, bias=problem.bias)
@@ -202,7 +201,13 @@ def test_linear_policy_loss_strides_change_nothing(backend, layout):
     )
     assert not hidden.is_contiguous()
     out = linear_policy_loss(
-        hidden, weight, targets, advantages, token_weights=weights, head=Head(bias=bias, chunk_rows=16), backend=backend
+        hidden,
+        weight,
+        targets,
+        advantages,
+        token_weights=weights,
+        head=Head(bias=bias),
+        backend=Backend(backend, chunk_rows=16),
     )
     out.loss.backward()
     torch.testing.assert_close(
@@ -221,8 +226,7 @@ def test_linear_policy_loss_expanded_inputs_sum_their_gradients(backend):
         problem.targets,
         advantages,
         token_weights=naive_weights("token-mean", problem.targets != -100, problem.sequence_ids),
-        head=Head(chunk_rows=16),
-        backend=backend,
+        backend=Backend(backend, chunk_rows=16),
     )
     out.loss.backward()
     copied = problem._replace(
@@ -234,7 +238,7 @@ def test_linear_policy_loss_expanded_inputs_sum_their_gradients(backend):
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_linear_policy_loss_module_applies_its_reduction(reduction):
     problem = make_problem(50, 11, 37)
-    module = LinearPolicyLoss(gft(0.1), reduction=reduction, max_length=40, head=Head(chunk_rows=16))
+    module = LinearPolicyLoss(gft(0.1), reduction=reduction, max_length=40, backend=Backend(chunk_rows=16))
     got = module(*problem[:2], problem.targets, problem.advantages, sequence_ids=problem.sequence_ids).loss
     weights = naive_weights(reduction, problem.targets != -100, problem.sequence_ids)
     want = naive(problem._replace(bias=torch.zeros(37).double()), OBJECTIVES["gft-launcher"][1], weights).loss

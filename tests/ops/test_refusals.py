@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gft_kernels import GroupRewards, Head, cispo, gft, grpo, kl, linear_logprob, linear_policy_loss, reinforce
+from gft_kernels import Backend, GroupRewards, Head, cispo, gft, grpo, kl, linear_logprob, linear_policy_loss, reinforce
 
 N, D, V = 6, 4, 9
 HIDDEN, WEIGHT, TARGETS, ADVANTAGES = torch.randn(N, D), torch.randn(V, D), torch.arange(N), torch.ones(N)
@@ -151,7 +151,7 @@ def test_linear_policy_loss_reads_nothing_of_masked_rows():
 
 
 def test_linear_policy_loss_without_validation_trusts_the_data():
-    out = linear_policy_loss(HIDDEN, WEIGHT, TARGETS, at(3, torch.nan), head=Head(validate=False))
+    out = linear_policy_loss(HIDDEN, WEIGHT, TARGETS, at(3, torch.nan), backend=Backend(validate=False))
     assert out.loss.isnan()
 
 
@@ -176,9 +176,14 @@ def test_ops_mask_their_ignore_index():
         *(("temperature", x) for x in (0.0, -1.0, torch.inf, torch.nan)),
         *(("softcap", x) for x in (0.0, -30.0, torch.nan)),
         *(("scale", x) for x in (0.0, torch.inf, torch.nan)),
-        *(("chunk_rows", x) for x in (0, -5)),
     ],
 )
 def test_head_refuses(field, value):
     with pytest.raises(ValueError, match=f"Head.{field} = "):
         Head(**{field: value})
+
+
+@pytest.mark.parametrize("value", [0, -5])
+def test_backend_refuses(value):
+    with pytest.raises(ValueError, match=r"Backend\.chunk_rows = "):
+        Backend(chunk_rows=value)

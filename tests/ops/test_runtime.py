@@ -7,9 +7,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gft_kernels import Head, linear_logprob, linear_policy_loss, sft
+from gft_kernels import Backend, Head, linear_logprob, linear_policy_loss, sft
 
-from ..helpers.problems import Problem, fused, make_problem, naive_logprobs
+from ..helpers.problems import Problem, fused, make_problem, naive_logprobs, settings_of
 from ..helpers.recorder import Recorder
 from .test_parity import BACKENDS
 
@@ -17,8 +17,8 @@ PROBLEM = make_problem(50, 11, 37)
 
 
 def loss_of(hidden, weight, problem: Problem = PROBLEM, **options):
-    head = Head(chunk_rows=16, **options.pop("head", {}))
-    return linear_policy_loss(hidden, weight, problem.targets, problem.advantages, head=head, **options).loss
+    settings = settings_of(options.pop("backend", "auto"), chunk_rows=16, **options.pop("head", {}))
+    return linear_policy_loss(hidden, weight, problem.targets, problem.advantages, **settings, **options).loss
 
 
 def leaves(problem: Problem = PROBLEM, hidden: bool = True, weight: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
@@ -46,7 +46,7 @@ def test_linear_policy_loss_holds_no_full_logits(softcap):
 def test_linear_logprob_holds_no_full_logits():
     hidden, weight = leaves(WIDE)
     with Recorder() as recorder:
-        out = linear_logprob(hidden, weight, WIDE.targets, head=Head(chunk_rows=16))
+        out = linear_logprob(hidden, weight, WIDE.targets, backend=Backend(chunk_rows=16))
         (out.logprobs.sum() + out.entropy.sum()).backward()
     assert recorder.largest() <= max(16 * 300, 300 * 8)
 
@@ -60,7 +60,7 @@ def test_linear_policy_loss_holds_the_chunks_it_names(softcap, buffers):
 def test_linear_logprob_forward_holds_two_chunks():
     with Recorder() as recorder, torch.no_grad():
         linear_logprob(
-            torch.randn(128, 8), torch.randn(300, 8), torch.randint(0, 300, (128,)), head=Head(chunk_rows=16)
+            torch.randn(128, 8), torch.randn(300, 8), torch.randint(0, 300, (128,)), backend=Backend(chunk_rows=16)
         )
     assert [shape for shape in recorder.shapes if torch.Size(shape).numel() == 16 * 300] == [(16, 300)] * 2
 
@@ -100,9 +100,9 @@ def test_linear_policy_loss_frozen_input_leaves_other_gradients(frozen, backend)
         inputs["weight"],
         PROBLEM.targets,
         PROBLEM.advantages,
-        backend=backend,
+        backend=Backend(backend, chunk_rows=16),
         token_weights=(PROBLEM.targets != -100).double() / (PROBLEM.targets != -100).sum(),
-        head=Head(bias=inputs["bias"], chunk_rows=16),
+        head=Head(bias=inputs["bias"]),
     ).loss
     loss.backward()
     assert inputs.pop(frozen).grad is None
@@ -161,7 +161,7 @@ def test_linear_policy_loss_second_backward_is_right_and_keeps_the_first(backend
 
 def test_linear_logprob_second_backward_is_right_and_keeps_the_first():
     hidden, weight = leaves()
-    out = linear_logprob(hidden, weight, PROBLEM.targets, head=Head(chunk_rows=16))
+    out = linear_logprob(hidden, weight, PROBLEM.targets, backend=Backend(chunk_rows=16))
     want, _ = naive_logprobs(hidden, weight, PROBLEM.targets)
     upstreams = [torch.randn(50).double() for _ in range(2)]
     first, second = (torch.autograd.grad(out.logprobs, (hidden, weight), g, retain_graph=True) for g in upstreams)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 
-from gft_kernels import Head, Sparse, linear_logprob, linear_policy_loss, logits_policy_loss
+from gft_kernels import Backend, Sparse, linear_logprob, linear_policy_loss, logits_policy_loss
 
 from ..engines.test_sparse import BACKENDS, gradients, peaked
+from ..helpers.problems import settings_of
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -25,15 +24,14 @@ def test_engines_agree_with_fp64(backend, op, dtype):
         hidden, weight, bias = (
             x.clone().requires_grad_() for x in (hidden, weight, torch.zeros(700, dtype=hidden.dtype))
         )
-        head = Head(bias=bias, sparsity=sparsity, chunk_rows=32)
+        settings = settings_of(backend, bias, sparsity=sparsity, chunk_rows=32)
         if op == "loss":
-            out = linear_policy_loss(hidden, weight, targets, advantages, head=head, backend=backend)
+            out = linear_policy_loss(hidden, weight, targets, advantages, **settings)
             reports.append(out.stats)
             (out.loss * scale).backward()
         else:
-            (linear_logprob(hidden, weight, targets, head=head, backend=backend).logprobs * advantages).sum().mul(
-                scale
-            ).backward()
+            logprobs = linear_logprob(hidden, weight, targets, **settings).logprobs
+            (logprobs * advantages * scale).sum().backward()
         return hidden.grad, weight.grad, bias.grad
 
     exact = run(3.0, None, "eager", hidden.double(), weight.double())
@@ -52,7 +50,7 @@ def test_gradients_of_an_entropy_are_exact():
     results = []
     for sparsity in (None, Sparse(eps=0.1)):
         h = hidden.clone().requires_grad_()
-        scores = linear_logprob(h, weight, targets, head=Head(sparsity=sparsity), backend="chunked")
+        scores = linear_logprob(h, weight, targets, backend=Backend("chunked", sparsity=sparsity))
         (scores.logprobs.sum() + 0.1 * scores.entropy.sum()).backward()
         results.append(h.grad)
     assert torch.equal(*results)
@@ -61,9 +59,7 @@ def test_gradients_of_an_entropy_are_exact():
 def test_losses_metrics_and_a_frozen_head_do_not_notice():
     hidden, weight, targets, advantages = peaked(40, 9, 300, sharpness=12.0)
     exact, found = (
-        linear_policy_loss(
-            hidden.requires_grad_(), weight, targets, advantages, head=Head(sparsity=s), backend="chunked"
-        )
+        linear_policy_loss(hidden.requires_grad_(), weight, targets, advantages, backend=Backend("chunked", sparsity=s))
         for s in (None, Sparse(eps=2.0**-6))
     )
     assert found.stats["sparse_columns"] < 0.5
@@ -136,21 +132,21 @@ def test_values_out_of_range_are_refused(options, message):
 
 
 def test_logits_have_no_columns_to_leave_out():
-    with pytest.raises(ValueError, match=r"Head\.sparsity"):
-        logits_policy_loss(torch.randn(3, 5), torch.tensor([0, 1, 2]), torch.randn(3), head=Head(sparsity=Sparse()))
+    with pytest.raises(ValueError, match=r"Backend\.sparsity"):
+        logits_policy_loss(
+            torch.randn(3, 5), torch.tensor([0, 1, 2]), torch.randn(3), backend=Backend(sparsity=Sparse())
+        )
 
 
 @pytest.mark.parametrize("op", ["loss", "logprob"])
 def test_compiled_programs_leave_out_the_same(op, plain_memory):
     hidden, weight, targets, advantages = peaked(40, 9, 300, sharpness=12.0)
-    head = Head(sparsity=Sparse(eps=2.0**-7))
+    backend = Backend("chunked", sparsity=Sparse(eps=2.0**-7))
 
     def run(hidden, weight):
         if op == "logprob":
-            return (
-                linear_logprob(hidden, weight, targets, head=head, backend="chunked").logprobs * advantages
-            ).sum(), {}
-        out = linear_policy_loss(hidden, weight, targets, advantages, head=head, backend="chunked")
+            return (linear_logprob(hidden, weight, targets, backend=backend).logprobs * advantages).sum(), {}
+        out = linear_policy_loss(hidden, weight, targets, advantages, backend=backend)
         return out.loss, out.stats
 
     results = []
@@ -163,8 +159,7 @@ def test_compiled_programs_leave_out_the_same(op, plain_memory):
     torch.testing.assert_close(compiled_dh, dh, rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(compiled_dw, dw, rtol=1e-12, atol=1e-14)
     assert set(compiled_stats) == set(stats)
-    exact = dataclasses.replace(head, sparsity=None)
-    plain = torch.autograd.grad(linear_policy_loss(h, w, targets, advantages, head=exact, backend="chunked").loss, h)[0]
+    plain = torch.autograd.grad(linear_policy_loss(h, w, targets, advantages, backend="chunked").loss, h)[0]
     if op == "loss":
         assert stats["sparse_columns"] < 0.5
         torch.testing.assert_close(compiled_stats["sparse_error"], stats["sparse_error"])

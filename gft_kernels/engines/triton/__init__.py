@@ -1,5 +1,1 @@
 """The Triton engine: NVIDIA and AMD, or any CPU under TRITON_INTERPRET=1 (slow: for tests)."""
-
-from .engine import ENGINE
-
-__all__ = ["ENGINE"]

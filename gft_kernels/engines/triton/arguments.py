@@ -1,15 +1,13 @@
-"""Built-in objectives and group rewards as constants and arguments of the kernels."""
+"""Built-in objectives as constants and arguments of the kernels."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...losses import objectives
-from ...losses.advantages import GroupRewards
-from ...losses.objectives import LossFunction
+from ...losses.objectives import LossFunction, part
 from ..contract import LossPlan
 from . import formulas
 
@@ -21,7 +19,6 @@ _KINDS = {
     objectives.GRPO: formulas.GRPO,
     objectives.CISPO: formulas.CISPO,
 }
-_SCALES = {"group": formulas.GROUP_SCALE, "batch": formulas.BATCH_SCALE, "none": formulas.NO_SCALE}
 OUTSIDE = {
     "KIND": formulas.OUTSIDE.value,
     "TAU": 0.0,
@@ -38,7 +35,7 @@ def objective_constants(objective: LossFunction) -> dict[str, Any]:
     """
     base: Any = objective
     penalty: Any = None
-    if isinstance(objective, objectives._Sum):
+    if isinstance(objective, objectives.Sum):
         first, second = objective.parts
         base, penalty = (first, second) if type(second) is objectives.KL else (second, first)
         if type(penalty) is not objectives.KL:
@@ -55,65 +52,27 @@ def objective_constants(objective: LossFunction) -> dict[str, Any]:
     }
 
 
-_UNGROUPED = {
-    "sequence_ptr": None,
-    "rewards_ptr": None,
-    "group_ids_ptr": None,
-    "B": 0,
-    "REWARD_SCALE": formulas.NO_SCALE.value,
-    "KEEP_SINGLE": False,
-    "EPS": 0.0,
-}
 _NO_TENSORS = {"weights_ptr": None, "advantages_ptr": None, "old_ptr": None, "ref_ptr": None, "unit_ptr": None}
-SCORES_ONLY = OUTSIDE | _UNGROUPED | _NO_TENSORS
-
-
-def _reward_arguments(groups: GroupRewards, rows: Tensor) -> dict[str, Any]:
-    """Arguments of `formulas.group_advantage` for rows [K] of the batch."""
-    rewards = groups.rewards.detach()
-    return {
-        "sequence_ptr": groups.sequence_ids[rows].contiguous(),
-        "rewards_ptr": (rewards.float() if rewards.element_size() < 4 else rewards).contiguous(),
-        "group_ids_ptr": groups.group_ids.contiguous(),
-        "B": len(rewards),
-        "REWARD_SCALE": _SCALES[groups.scale].value,
-        "KEEP_SINGLE": groups.singleton == "reward",
-        "EPS": float(groups.eps),
-    }
+SCORES_ONLY = OUTSIDE | _NO_TENSORS
 
 
 def loss_arguments(plan: LossPlan, at: slice, unit: Tensor | None) -> dict[str, Any] | None:
-    """What `finalise` needs for the chunk `at` of a plan; None where no kernel has the objective's
-    formula.
-    """
+    """What `finalise` needs for the chunk `at` of a plan; None where no kernel has the objective's formula."""
     constants = objective_constants(plan.objective)
     if constants is OUTSIDE:
         return None
-    given = {name: None if x is None else x[at].contiguous() for name, x in plan.per_token.items()}
-    rewards = _UNGROUPED
-    if plan.groups is not None:
-        every = torch.arange(len(plan.targets), device=plan.targets.device) if plan.rows is None else plan.rows
-        rewards = _reward_arguments(plan.groups, every[at])
-    return (
-        constants
-        | rewards
-        | {
-            "weights_ptr": plan.weights[at].contiguous(),
-            "advantages_ptr": given["advantages"],
-            "old_ptr": given["old_logprobs"],
-            "ref_ptr": given["ref_logprobs"],
-            "unit_ptr": unit,
-        }
-    )
+    given = {name: None if x is None else x.contiguous() for name, x in part(plan.per_token, at).items()}
+    return constants | {
+        "weights_ptr": plan.weights[at].contiguous(),
+        "advantages_ptr": given["advantages"],
+        "old_ptr": given["old_logprobs"],
+        "ref_ptr": given["ref_logprobs"],
+        "unit_ptr": unit,
+    }
 
 
 def given_arguments(plan: LossPlan, at: slice, unit: Tensor | None, coefficients: Tensor) -> dict[str, Any]:
     """The same where the coefficients [K] are known already."""
     weights = plan.weights[at].contiguous()
-    given = {
-        "KIND": formulas.GIVEN.value,
-        "weights_ptr": weights,
-        "advantages_ptr": coefficients.contiguous(),
-        "unit_ptr": unit,
-    }
-    return SCORES_ONLY | given
+    given = {"KIND": formulas.GIVEN.value, "weights_ptr": weights, "advantages_ptr": coefficients.contiguous()}
+    return SCORES_ONLY | given | {"unit_ptr": unit}

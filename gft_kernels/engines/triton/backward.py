@@ -15,8 +15,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...head import Head
-from ..contract import Scores
+from ...head import Head, Operands
+from ..contract import Scores, Upstream
 from .configs import Config, accumulator, transforms
 from .tile import raw_logits, tile_position, transform, uncap
 
@@ -82,12 +82,10 @@ def head_bwd_kernel(
 
 
 def head_backward(
-    hidden: Tensor,  # [K, D]
-    weight: Tensor,  # [V, D]
-    bias: Tensor | None,  # [V]
+    operands: Operands,  # hidden [K, D]
     targets: Tensor,  # [K]
     scores: Scores,
-    upstream: tuple[Tensor, Tensor | None],  # [K] each
+    upstream: Upstream,
     dz: Tensor,  # [K, V], written up to its row stride
     head: Head,
     config: Config,
@@ -95,7 +93,7 @@ def head_backward(
     """Write the gradient of the transformed logits, soft cap included; scale / temperature is left
     to the GEMMs.
     """
-    grad_logprobs, grad_entropy = upstream
+    (hidden, weight, bias), (grad_logprobs, grad_entropy) = operands, upstream
     own = grad_logprobs * -torch.expm1(scores.logprobs)
     if grad_entropy is not None:
         own = own - grad_entropy * scores.logprobs.exp() * (scores.logprobs.clamp(min=-1e30) + scores.entropy)

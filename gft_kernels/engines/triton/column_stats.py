@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..sparse import Looked
+from ..columns import Looked
 from .configs import accumulator, launch_options
 
 BLOCK_N, BLOCK_V = 32, 128

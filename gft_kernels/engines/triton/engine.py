@@ -16,22 +16,26 @@ import torch
 import triton
 from torch import Tensor
 
-from ...head import Head
-from ...losses.objectives import losses_and_coefficients
-from ..accumulate import Gradients, Index, Rows, unit_of
-from ..contract import Engine, LossPlan, PlanResult, Scores, Wanted
-from ..sparse import gradients
+from ...head import Backend, Operands
+from ...losses.objectives import losses_and_coefficients, part
+from ..accumulate import ChunkGradient, Gradients, Index, Rows, Wanted, unit_of
+from ..contract import LossPlan, LossRows, Plan, Scores, Upstream
+from ..sparse import SparseGradients
 from . import interpreter
 from . import logits as kernels
+from .advantages import group_advantages
 from .arguments import given_arguments, loss_arguments
 from .backward import head_backward
 from .column_stats import look
 from .configs import accumulator, config_for, pad
-from .finalise import Rows as Finalised
-from .finalise import finalise
+from .finalise import RowTerms, finalise
 from .forward import head_forward, head_reference
 from .rescale import rescale
 
+__all__ = ["group_advantages", "logits_loss", "loss", "name", "recorded", "scale_", "score", "score_gradients"]
+
+name = "triton"
+recorded = False
 CHUNK_BYTES = 3 << 28  # three chunks at 8192 rows of 131,072 columns in 16 bits: all but dweight stays under 1.1 GiB
 
 if interpreter.ACTIVE:
@@ -46,18 +50,14 @@ def _refuse_without_device(tensor: Tensor) -> None:
         )
 
 
-def _operands(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The GEMMs' operands in one dtype (the wider; fp16 with bf16 is fp32), the weight with
-    adjacent columns.
-    """
+def _common(operands: Operands) -> Operands:
+    """The operands in one dtype (the wider; fp16 with bf16 is fp32), the weight with adjacent columns."""
+    hidden, weight, bias = operands
     _refuse_without_device(hidden)
     dtype = torch.promote_types(hidden.dtype, weight.dtype)
     weight = weight.to(dtype)
-    return (
-        hidden.to(dtype),
-        weight if weight.stride(1) == 1 else weight.contiguous(),
-        None if bias is None else bias.contiguous(),
-    )
+    weight = weight if weight.stride(1) == 1 else weight.contiguous()
+    return Operands(hidden.to(dtype), weight, None if bias is None else bias.contiguous())
 
 
 def _on(device: torch.device) -> AbstractContextManager:
@@ -65,13 +65,13 @@ def _on(device: torch.device) -> AbstractContextManager:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def chunk_rows(vocabulary: int, dtype: torch.dtype, head: Head) -> int:
+def chunk_rows(vocabulary: int, dtype: torch.dtype, backend: Backend) -> int:
     """Rows a chunk: as many exponentials as CHUNK_BYTES holds, in steps of 128 within 128 to 8192."""
-    return head.chunk_rows or min(max(CHUNK_BYTES // (pad(vocabulary) * dtype.itemsize) // 128 * 128, 128), 8192)
+    return backend.chunk_rows or min(max(CHUNK_BYTES // (pad(vocabulary) * dtype.itemsize) // 128 * 128, 128), 8192)
 
 
 def _chunks(count: int, size: int, rows: Tensor | None) -> Iterator[tuple[slice, Index]]:
-    """(position among the chosen rows, index into [N]) of each of the fewest chunks, evenly filled."""
+    """(place among the chosen rows, place among all rows) of each of the fewest chunks, evenly filled."""
     if count > size:
         even = triton.cdiv(count, triton.cdiv(count, size))
         size = min(size, triton.cdiv(even, 128) * 128)
@@ -80,113 +80,99 @@ def _chunks(count: int, size: int, rows: Tensor | None) -> Iterator[tuple[slice,
         yield at, at if rows is None else rows[at]
 
 
-def score(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head, rows: Tensor | None
-) -> Scores:
-    hidden, weight, bias = _operands(hidden, weight, bias)
-    config, count = config_for(hidden.device, hidden.dtype, head), len(targets) if rows is None else len(rows)
-    out = torch.empty(4, count, dtype=accumulator(hidden.dtype)[0], device=hidden.device)
-    with _on(hidden.device):
-        for at, index in _chunks(count, head.chunk_rows or 8192, rows):
-            chunk, chosen = hidden[index].contiguous(), targets[index].contiguous()
-            reference = head_reference(chunk, weight, bias, chosen, head)
-            partials = head_forward(chunk, weight, bias, chosen, reference, None, head, config)
-            out[:, at] = torch.stack(finalise(partials, reference, chunk.dtype, head)[:4])
-    return Scores(out[0].clone(), out[1].clone(), out[2:].clone())  # no views of one tensor: custom ops may not alias
+def _gradients(operands: Operands, plan: Plan, wanted: Wanted, unit: Tensor | None) -> Gradients:
+    """The sums of this call, exact or over the columns that count."""
+    if plan.backend.sparsity is None:
+        return Gradients(operands, wanted, unit)
+    return SparseGradients(operands, wanted, unit, sparse=plan.backend.sparsity, look=look, probe=0)
 
 
-def score_gradients(
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    targets: Tensor,
-    head: Head,
-    rows: Tensor | None,
-    scores: Scores,
-    upstream: tuple[Tensor, Tensor | None],
-    wanted: Wanted,
-) -> Gradients:
-    """Recompute the chosen rows' tiles and accumulate the gradients of an upstream [K] on log p and
-    entropy.
-    """
-    grad_logprobs, grad_entropy = (None if g is None else g.to(scores.logprobs.dtype) for g in upstream)
-    assert grad_logprobs is not None
-    largest = grad_logprobs.abs() if grad_entropy is None else torch.maximum(grad_logprobs.abs(), grad_entropy.abs())
-    operands = _operands(hidden, weight, bias)
-    out = gradients(hidden, weight, bias, wanted, head, unit_of(operands[0].dtype, largest), look)
-    hidden, weight, bias = operands
-    if out.unit is not None:
-        grad_logprobs, grad_entropy = (
-            grad_logprobs / out.unit,
-            None if grad_entropy is None else grad_entropy / out.unit,
-        )
-    config, count = config_for(hidden.device, hidden.dtype, head, grad_entropy is not None), len(grad_logprobs)
-    size = chunk_rows(len(weight), hidden.dtype, head)
-    buffer = _buffer(min(size, count), weight)
-    with _on(hidden.device):
-        for at, index in _chunks(count, size, rows):
-            chunk, chosen, dz = hidden[index].contiguous(), targets[index].contiguous(), buffer[: at.stop - at.start]
-            part = Scores(scores.logprobs[at], scores.entropy[at], scores.normaliser[:, at].contiguous())
-            given = (grad_logprobs[at].contiguous(), None if grad_entropy is None else grad_entropy[at].contiguous())
-            head_backward(chunk, weight, bias, chosen, part, given, dz, head, config)
-            own = None if grad_entropy is not None else Rows(chosen, given[0], part.logprobs)
-            out.add(index, dz, chunk, weight, head.scale / head.temperature, None, own)
-    return out
-
-
-def _buffer(rows: int, weight: Tensor) -> Tensor:
-    """[rows, V] of the weight's dtype, its rows aligned."""
+def _buffer(rows: int, weight: Tensor) -> Tensor:  # [rows, V]
+    """Of the weight's dtype, its rows aligned."""
     return torch.empty(rows, pad(len(weight)), dtype=weight.dtype, device=weight.device)[:, : len(weight)]
 
 
-def loss(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, plan: LossPlan, wanted: Wanted
-) -> tuple[PlanResult, Gradients]:
-    """Loss and per-row results over the plan's rows, with the gradients for an upstream gradient of
-    1.
-    """
-    head, operands = plan.head, _operands(hidden, weight, bias)
-    grads = gradients(hidden, weight, bias, wanted, head, unit_of(operands[0].dtype, plan.weights), look)
-    hidden, weight, bias = operands
-    config, count = config_for(hidden.device, hidden.dtype, head), len(plan.weights)
-    size = chunk_rows(len(weight), hidden.dtype, head)
+def score(operands: Operands, plan: Plan) -> Scores:
+    hidden, weight, bias = _common(operands)
+    head, count = plan.head, len(plan.targets if plan.rows is None else plan.rows)
+    config = config_for(hidden.device, hidden.dtype, head)
+    out = torch.empty(4, count, dtype=accumulator(hidden.dtype)[0], device=hidden.device)
+    with _on(hidden.device):
+        for at, index in _chunks(count, plan.backend.chunk_rows or 8192, plan.rows):
+            chunk, targets = Operands(hidden[index].contiguous(), weight, bias), plan.targets[index].contiguous()
+            reference = head_reference(chunk, targets, head)
+            partials = head_forward(chunk, targets, reference, None, head, config)
+            out[:, at] = torch.stack(finalise(partials, reference, hidden.dtype, head)[:4])
+    return Scores(out[0].clone(), out[1].clone(), out[2:].clone())  # no views of one tensor: custom ops may not alias
+
+
+def score_gradients(operands: Operands, plan: Plan, scores: Scores, upstream: Upstream, wanted: Wanted) -> Gradients:
+    """Recompute the chosen rows' tiles and add up the gradients of an upstream gradient on log p and entropy."""
+    hidden, weight, bias = _common(operands)
+    upstream = Upstream(*(None if g is None else g.to(scores.logprobs.dtype) for g in upstream))  # type: ignore[arg-type]
+    largest = upstream.logprobs.abs()
+    if upstream.entropy is not None:
+        largest = torch.maximum(largest, upstream.entropy.abs())
+    unit = unit_of(hidden.dtype, largest)
+    grads = _gradients(operands, plan, wanted, unit)
+    if unit is not None:
+        upstream = Upstream(*(None if g is None else g / unit for g in upstream))  # type: ignore[arg-type]
+    head, slope, count = plan.head, plan.head.scale / plan.head.temperature, len(upstream.logprobs)
+    config = config_for(hidden.device, hidden.dtype, head, entropy=upstream.entropy is not None)
+    size = chunk_rows(len(weight), hidden.dtype, plan.backend)
+    buffer = _buffer(min(size, count), weight)
+    with _on(hidden.device):
+        for at, index in _chunks(count, size, plan.rows):
+            chunk, targets = Operands(hidden[index].contiguous(), weight, bias), plan.targets[index].contiguous()
+            dz, own = buffer[: at.stop - at.start], None
+            found = Scores(scores.logprobs[at], scores.entropy[at], scores.normaliser[:, at].contiguous())
+            given = Upstream(upstream.logprobs[at].contiguous(), None)
+            if upstream.entropy is None:
+                own = Rows(targets, given.logprobs, found.logprobs)
+            else:
+                given = given._replace(entropy=upstream.entropy[at].contiguous())
+            head_backward(chunk, targets, found, given, dz, head, config)
+            grads.add(ChunkGradient(index, chunk.hidden, dz, None, slope, own), weight)
+    return grads
+
+
+def loss(operands: Operands, plan: LossPlan, wanted: Wanted) -> tuple[LossRows, Gradients]:
+    hidden, weight, bias = _common(operands)
+    head, slope, count = plan.head, plan.head.scale / plan.head.temperature, len(plan.weights)
+    grads = _gradients(operands, plan, wanted, unit_of(hidden.dtype, plan.weights))
+    config, size = config_for(hidden.device, hidden.dtype, head), chunk_rows(len(weight), hidden.dtype, plan.backend)
     buffer = _buffer(min(size, count), weight) if any(wanted) else None
     out = torch.empty(4, count, dtype=accumulator(hidden.dtype)[0], device=hidden.device)
     with _on(hidden.device):
         for at, index in _chunks(count, size, plan.rows):
-            chunk, targets = hidden[index].contiguous(), plan.targets[index].contiguous()
+            chunk, targets = Operands(hidden[index].contiguous(), weight, bias), plan.targets[index].contiguous()
             exps = None if buffer is None else buffer[: at.stop - at.start]
-            reference = head_reference(chunk, weight, bias, targets, head)
-            partials = head_forward(chunk, weight, bias, targets, reference, exps, head, config)
-            rows = _finalise(partials, reference, chunk.dtype, plan, at, grads.unit)
+            reference = head_reference(chunk, targets, head)
+            partials = head_forward(chunk, targets, reference, exps, head, config)
+            rows = _finalise(partials, reference, hidden.dtype, plan, at, grads.unit)
             out[:, at] = torch.stack((rows.loss, rows.logprobs, rows.entropy, rows.coefficient))
             if exps is not None:
                 rescale(exps, partials, rows, targets, config)
                 upstream = rows.coefficient * plan.weights[at]
                 own = Rows(targets, upstream if grads.unit is None else upstream / grads.unit, rows.logprobs)
-                grads.add(index, exps, chunk, weight, head.scale / head.temperature, rows.factor, own)
-    return PlanResult((out[0] * plan.weights).sum(), *(x.clone() for x in out[1:])), grads
+                grads.add(ChunkGradient(index, chunk.hidden, exps, rows.factor, slope, own), weight)
+    return LossRows((out[0] * plan.weights).sum(), *(x.clone() for x in out[1:])), grads
 
 
 def _finalise(
     partials: Tensor, reference: Tensor, exps: torch.dtype, plan: LossPlan, at: slice, unit: Tensor | None
-) -> Finalised:
-    """The rows of a chunk; an objective that no kernel knows takes its coefficients by autograd
-    between two launches.
-    """
+) -> RowTerms:
+    """The rows of a chunk. Coefficients that no kernel knows are taken by autograd between two launches."""
     arguments = loss_arguments(plan, at, unit)
     if arguments is not None:
         return finalise(partials, reference, exps, plan.head, arguments)
     logprobs = finalise(partials, reference, exps, plan.head).logprobs
-    per_token = {name: None if x is None else x[at] for name, x in plan.per_token.items()}
-    losses, coefficients = losses_and_coefficients(plan.objective, logprobs, per_token)
-    return finalise(partials, reference, exps, plan.head, given_arguments(plan, at, unit, coefficients))._replace(
-        loss=losses
-    )
+    losses, coefficients = losses_and_coefficients(plan.objective, logprobs, part(plan.per_token, at))
+    arguments = given_arguments(plan, at, unit, coefficients)
+    return finalise(partials, reference, exps, plan.head, arguments)._replace(loss=losses)
 
 
-def logits_loss(logits: Tensor, plan: LossPlan, grad: Tensor | None) -> tuple[PlanResult, Tensor | None]:
-    """The loss on logits [N, V], its gradient in multiples of the returned unit into `grad`."""
+def logits_loss(logits: Tensor, plan: LossPlan, grad: Tensor | None) -> tuple[LossRows, Tensor | None]:
     _refuse_without_device(logits)
     unit = unit_of(logits.dtype, plan.weights, plan.per_token["advantages"])
     with _on(logits.device):
@@ -196,6 +182,3 @@ def logits_loss(logits: Tensor, plan: LossPlan, grad: Tensor | None) -> tuple[Pl
 def scale_(values: Tensor, scale: Tensor) -> None:
     with _on(values.device):
         kernels.scale_(values, scale)
-
-
-ENGINE = Engine("triton", score, score_gradients, loss, logits_loss, scale_)

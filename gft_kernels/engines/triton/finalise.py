@@ -6,7 +6,7 @@ With m the largest offset of the row and o_t, s_t, e_t the partials of tile t,
     rest = sum_t s_t e^(o_t - m)    E_y = e^(z_y - m)    total = rest + E_y
     log p = -log1p(rest / E_y)
     entropy = log total - (sum_t e^(o_t - m) (e_t + (o_t - m) s_t) + E_y (z_y - m)) / total
-    A = (R - mean R) / (std R + eps) over the row's group      loss, coefficient = objective(log p, A, old, ref)
+    loss, coefficient = objective(log p, A, old, ref)      GFT: -A C(p) log p, -A C(p), C(p) = p if p < tau else 1
     factor = -coefficient * w / total      target = -rest * slope of the soft cap at z_y
 
 so that dz = factor * exps, the target's entry holding `target`: minus the sum of the others, never
@@ -31,7 +31,7 @@ from ...head import Head
 from .arguments import SCORES_ONLY
 from .configs import ELEMENTS, launch_options, per_tile
 from .formulas import OUTSIDE as OUTSIDE_KIND
-from .formulas import group_advantage, log1p, objective_terms
+from .formulas import log1p, objective_terms
 from .tile import power_of_two_ratio, uncap
 
 
@@ -85,32 +85,18 @@ def row_terms(
     advantages_ptr,
     old_ptr,
     ref_ptr,
-    sequence_ptr,
-    rewards_ptr,
-    group_ids_ptr,
-    B,
     KIND: tl.constexpr,
     TAU: tl.constexpr,
     CLIP_LOW: tl.constexpr,
     CLIP_HIGH: tl.constexpr,
     DUAL_CLIP: tl.constexpr,
     BETA: tl.constexpr,
-    REWARD_SCALE: tl.constexpr,
-    KEEP_SINGLE: tl.constexpr,
-    EPS: tl.constexpr,
-    BLOCK_B: tl.constexpr,
 ):
     """(loss, coefficient) of rows whose per-token constants are at `at`; empty pointers are what
     the caller did not give.
     """
     advantages = tl.zeros_like(logprobs)
-    if rewards_ptr is not None:
-        sequence = tl.load(sequence_ptr + at, mask=live, other=0)
-        advantages = group_advantage(
-            sequence, live, rewards_ptr, group_ids_ptr, B, REWARD_SCALE, KEEP_SINGLE, EPS, BLOCK_B
-        )
-        advantages = advantages.to(logprobs.dtype)
-    elif advantages_ptr is not None:
+    if advantages_ptr is not None:
         advantages = tl.load(advantages_ptr + at, mask=live, other=0.0)
     old = logprobs
     if old_ptr is not None:
@@ -130,31 +116,23 @@ def finalise_kernel(
     advantages_ptr,
     old_ptr,
     ref_ptr,
-    sequence_ptr,
-    rewards_ptr,
-    group_ids_ptr,
     unit_ptr,
     K,
     TILES,
-    B,
     KIND: tl.constexpr,
     TAU: tl.constexpr,
     CLIP_LOW: tl.constexpr,
     CLIP_HIGH: tl.constexpr,
     DUAL_CLIP: tl.constexpr,
     BETA: tl.constexpr,
-    REWARD_SCALE: tl.constexpr,
-    KEEP_SINGLE: tl.constexpr,
-    EPS: tl.constexpr,
     SOFTCAP: tl.constexpr,
     TEMPERATURE: tl.constexpr,
     PER_TILE: tl.constexpr,
     EXPS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_T: tl.constexpr,
-    BLOCK_B: tl.constexpr,
 ):
-    """rows [9, K] in the order of `Rows`."""
+    """rows [9, K] in the order of `RowTerms`."""
     row = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     live = row < K
     reference = tl.load(reference_ptr + row, mask=live, other=0.0)
@@ -173,20 +151,12 @@ def finalise_kernel(
             advantages_ptr,
             old_ptr,
             ref_ptr,
-            sequence_ptr,
-            rewards_ptr,
-            group_ids_ptr,
-            B,
             KIND,
             TAU,
             CLIP_LOW,
             CLIP_HIGH,
             DUAL_CLIP,
             BETA,
-            REWARD_SCALE,
-            KEEP_SINGLE,
-            EPS,
-            BLOCK_B,
         )
         factor = -coefficient * tl.load(weights_ptr + row, mask=live, other=0.0) / total
         scale = tl.zeros_like(reference) + 1.0
@@ -194,9 +164,8 @@ def finalise_kernel(
             factor /= tl.load(unit_ptr)
             power = tl.log2(tl.where(factor == 0, 1.0, tl.abs(factor)))
             room = 15.0 - tl.log2(tl.maximum(rest, 1.0))  # |target| stays under 2^15: a coefficient may be far over 1
-            scale = tl.exp2(
-                tl.floor(tl.minimum(tl.where(power < 0, 0.5 * power, power), room))
-            )  # a small one is shared by both sides
+            shared = tl.where(power < 0, 0.5 * power, power)  # a small one is shared by both sides
+            scale = tl.exp2(tl.floor(tl.minimum(shared, room)))
         target = uncap(-rest, reference, SOFTCAP, TEMPERATURE) * scale
         rounded = target.to(EXPS).to(target.dtype)
         ratio = target / tl.where(rounded == 0, 1.0, rounded)
@@ -207,9 +176,10 @@ def finalise_kernel(
         tl.store(at + 8 * K, rounded, mask=live)
 
 
-class Rows(NamedTuple):
-    """What `finalise` found, [K] each, in the accumulators' dtype; all but the first four only
-    where the objective is known.
+class RowTerms(NamedTuple):
+    """What `finalise` found, [K] each, in the accumulators' dtype.
+
+    All but the first four only where the objective is known.
     """
 
     logprobs: Tensor
@@ -229,10 +199,10 @@ def finalise(
     exps: torch.dtype,
     head: Head,
     arguments: dict[str, Any] | None = None,
-) -> Rows:
+) -> RowTerms:
     """Rows of one chunk; `arguments` are those of `loss_arguments`, None for scores alone."""
     tiles, count = partials.shape[1:]
-    rows = torch.empty(len(Rows._fields), count, dtype=partials.dtype, device=partials.device)
+    rows = torch.empty(len(RowTerms._fields), count, dtype=partials.dtype, device=partials.device)
     if count:
         finalise_kernel[(triton.cdiv(count, 32),)](
             partials_ptr=partials,
@@ -246,8 +216,7 @@ def finalise(
             TEMPERATURE=float(head.temperature),
             BLOCK_N=32,
             BLOCK_T=16,
-            BLOCK_B=16,
             **(arguments or SCORES_ONLY),
             **launch_options(4, 2),
         )
-    return Rows(*rows.unbind())
+    return RowTerms(*rows.unbind())

@@ -1,8 +1,7 @@
-"""objectives.py and advantages.py in Triton: loss and coefficient of a row from its log-prob and
-its constants.
+"""losses/objectives.py in Triton: loss and coefficient of a row from its log-prob and its constants.
 
-The formulas are those of the two files, including where a ratio stops (e^60) and what 0 * -inf is;
-a test holds the two together on every branch. KIND is one of the constants below, chosen by
+The formulas are those of that file, including where a ratio stops (e^60) and what 0 * -inf is. A
+test holds the two together on every branch. KIND is one of the constants below, chosen by
 `objective_constants` on the host.
 """
 
@@ -17,10 +16,6 @@ REINFORCE = tl.constexpr(4)
 GRPO = tl.constexpr(5)
 CISPO = tl.constexpr(6)
 GIVEN = tl.constexpr(7)  # the coefficients come in place of the advantages
-
-GROUP_SCALE = tl.constexpr(0)
-BATCH_SCALE = tl.constexpr(1)
-NO_SCALE = tl.constexpr(2)
 
 LOWEST = tl.constexpr(-8.507058665963222e37)  # finfo(float32).min / 4, where the log of a ratio is cut
 
@@ -107,60 +102,3 @@ def objective_terms(
         loss += BETA * (power - delta - 1.0)
         coefficient += tl.where(logprobs >= LOWEST, BETA * (1.0 - power), 0.0)
     return loss, coefficient
-
-
-@triton.jit
-def group_advantage(
-    sequence,
-    live,
-    rewards_ptr,
-    group_ids_ptr,
-    B,
-    SCALE: tl.constexpr,
-    KEEP_SINGLE: tl.constexpr,
-    EPS: tl.constexpr,
-    BLOCK_B: tl.constexpr,
-):
-    """(R - mean) / (std + EPS) of the group of each row's sequence, 0 without spread; two passes
-    over the B rewards.
-    """
-    own = tl.load(rewards_ptr + sequence, mask=live, other=0.0)
-    group = tl.load(group_ids_ptr + sequence, mask=live, other=0)
-    size = tl.zeros_like(own)
-    total = tl.zeros_like(own)
-    low = own
-    high = own
-    everything = tl.sum(tl.zeros_like(own), 0)  # of the rewards' dtype
-    for start in range(0, B, BLOCK_B):
-        other = start + tl.arange(0, BLOCK_B)
-        rewards = tl.load(rewards_ptr + other, mask=other < B, other=0.0)
-        everything += tl.sum(rewards, 0)
-        member = (tl.load(group_ids_ptr + other, mask=other < B, other=0)[None, :] == group[:, None]) & (other < B)[
-            None, :
-        ]
-        size += tl.sum(tl.where(member, 1.0, 0.0), 1)
-        total += tl.sum(tl.where(member, rewards[None, :], 0.0), 1)
-        low = tl.minimum(low, tl.min(tl.where(member, rewards[None, :], float("inf")), 1))
-        high = tl.maximum(high, tl.max(tl.where(member, rewards[None, :], float("-inf")), 1))
-    mean = total / tl.maximum(size, 1.0)
-    scale = tl.zeros_like(own) + 1.0
-    if SCALE != NO_SCALE:
-        squares = tl.zeros_like(own)
-        for start in range(0, B, BLOCK_B):
-            other = start + tl.arange(0, BLOCK_B)
-            rewards = tl.load(rewards_ptr + other, mask=other < B, other=0.0)[None, :]
-            if SCALE == GROUP_SCALE:
-                member = (tl.load(group_ids_ptr + other, mask=other < B, other=0)[None, :] == group[:, None]) & (
-                    other < B
-                )[None, :]
-                squares += tl.sum(tl.where(member, (rewards - mean[:, None]) * (rewards - mean[:, None]), 0.0), 1)
-            else:
-                squares += tl.sum(
-                    tl.where((other < B)[None, :], (rewards - everything / B) * (rewards - everything / B), 0.0), 1
-                )
-        count = size if SCALE == GROUP_SCALE else tl.zeros_like(size) + B
-        scale = tl.where(count > 1, tl.sqrt(squares / tl.maximum(count - 1.0, 1.0)) + EPS, 1.0)
-    advantage = tl.where(low != high, (own - mean) / scale, 0.0)
-    if KEEP_SINGLE:
-        advantage = tl.where(size == 1, own, advantage)
-    return tl.where(live, advantage, 0.0)

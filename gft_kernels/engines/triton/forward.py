@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...head import Head
+from ...head import Head, Operands
 from .configs import OFFSET_LIMIT, Config, accumulator, launch_options, per_tile, transforms
 from .tile import power_of_two_above, raw_logits, tile_position, transform, uncap
 
@@ -126,13 +126,12 @@ def head_fwd_kernel(
 
 
 def head_reference(
-    hidden: Tensor,  # [K, D]
-    weight: Tensor,  # [V, D]
-    bias: Tensor | None,  # [V]
+    operands: Operands,  # hidden [K, D]
     targets: Tensor,  # [K]
     head: Head,
 ) -> Tensor:  # [K]
     """Logit of each row's target after every transform, in the accumulators' dtype."""
+    hidden, weight, bias = operands
     dtype, acc = accumulator(hidden.dtype)
     reference = torch.empty(len(hidden), dtype=dtype, device=hidden.device)
     if len(hidden):
@@ -154,9 +153,7 @@ def head_reference(
 
 
 def head_forward(
-    hidden: Tensor,  # [K, D]
-    weight: Tensor,  # [V, D]
-    bias: Tensor | None,  # [V]
+    operands: Operands,  # hidden [K, D]
     targets: Tensor,  # [K]
     reference: Tensor,  # [K]
     exps: Tensor | None,  # [K, V], written up to its row stride: the padding lets an odd V store 16 bytes at a time
@@ -166,6 +163,7 @@ def head_forward(
     """Partials of every tile, and the scaled exponentials where `exps` is given (the targets'
     entries are left 0).
     """
+    hidden, weight, bias = operands
     (rows, size), vocabulary = hidden.shape, weight.shape[0]
     tiles = triton.cdiv(vocabulary, config.block_v)
     _, acc = accumulator(hidden.dtype)

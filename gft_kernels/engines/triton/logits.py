@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...losses.objectives import losses_and_coefficients
-from ..contract import LossPlan, PlanResult
+from ..contract import LossPlan, LossRows
 from .arguments import SCORES_ONLY, given_arguments, loss_arguments
 from .configs import accumulator, launch_options
 from .finalise import row_scores, row_terms
@@ -60,30 +60,22 @@ def logits_loss_kernel(
     advantages_ptr,
     old_ptr,
     ref_ptr,
-    sequence_ptr,
-    rewards_ptr,
-    group_ids_ptr,
     unit_ptr,
     N,
     K,
     V,
     stride_ln,
     stride_gn,
-    B,
     KIND: tl.constexpr,
     TAU: tl.constexpr,
     CLIP_LOW: tl.constexpr,
     CLIP_HIGH: tl.constexpr,
     DUAL_CLIP: tl.constexpr,
     BETA: tl.constexpr,
-    REWARD_SCALE: tl.constexpr,
-    KEEP_SINGLE: tl.constexpr,
-    EPS: tl.constexpr,
     TEMPERATURE: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
-    BLOCK_B: tl.constexpr,
 ):
     """rows [4, K]: log p, entropy, loss, coefficient; slots [N]: a row's place among the K, or -1;
     grad None writes no gradient.
@@ -119,20 +111,12 @@ def logits_loss_kernel(
                 advantages_ptr,
                 old_ptr,
                 ref_ptr,
-                sequence_ptr,
-                rewards_ptr,
-                group_ids_ptr,
-                B,
                 KIND,
                 TAU,
                 CLIP_LOW,
                 CLIP_HIGH,
                 DUAL_CLIP,
                 BETA,
-                REWARD_SCALE,
-                KEEP_SINGLE,
-                EPS,
-                BLOCK_B,
             )
             tl.store(rows_ptr + 2 * K + slot, loss, mask=live)
             tl.store(rows_ptr + 3 * K + slot, coefficient, mask=live)
@@ -171,7 +155,7 @@ def logits_loss(
     grad: Tensor | None,  # [N, V], written; may be logits itself
     unit: Tensor | None,
     block: tuple[int, int],
-) -> PlanResult:
+) -> LossRows:
     """Loss and rows of the plan; the gradient of the loss, over `unit`, into `grad`."""
     (rows, vocabulary), count = logits.shape, len(plan.weights)
     dtype, acc = accumulator(logits.dtype)
@@ -196,13 +180,12 @@ def logits_loss(
             ACC=acc,
             BLOCK_N=block[0],
             BLOCK_V=block[1],
-            BLOCK_B=1024,
             **arguments,
             **launch_options(8, 1),
         )
 
     if rows == 0:
-        return PlanResult(found.new_zeros(()), *(found[i].clone() for i in (0, 1, 3)))
+        return LossRows(found.new_zeros(()), *(found[i].clone() for i in (0, 1, 3)))
     arguments = loss_arguments(plan, slice(0, count), unit)
     if arguments is not None:
         launch(arguments, grad)
@@ -211,7 +194,7 @@ def logits_loss(
         losses, coefficients = losses_and_coefficients(plan.objective, found[0], plan.per_token)
         launch(given_arguments(plan, slice(0, count), unit, coefficients), grad)
         found[2] = losses
-    return PlanResult((found[2] * plan.weights).sum(), *(found[i].clone() for i in (0, 1, 3)))
+    return LossRows((found[2] * plan.weights).sum(), *(found[i].clone() for i in (0, 1, 3)))
 
 
 def scale_(values: Tensor, scale: Tensor) -> None:

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .configs import Config, launch_options, per_tile
-from .finalise import Rows
+from .finalise import RowTerms
 from .tile import power_of_two_ratio
 
 
@@ -65,7 +65,7 @@ def rescale_kernel(
 def rescale(
     exps: Tensor,  # [K, V]
     partials: Tensor,  # [3, tiles, K]
-    rows: Rows,
+    rows: RowTerms,
     targets: Tensor,  # [K]
     config: Config,
 ) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gft_kernels import Head, dft, gft, grpo, kl, linear_policy_loss, logits_policy_loss, reinforce
+from gft_kernels import Backend, dft, gft, grpo, kl, linear_policy_loss, logits_policy_loss, reinforce
 from gft_kernels.engines.triton.configs import Config, use_config
 
 from ...helpers.problems import make_problem, rms
@@ -22,7 +22,7 @@ def test_objectives_let_no_nan_pass_for_a_number(objective, backend):
     hidden, given = PROBLEM.hidden.clone(), {"old_logprobs": PROBLEM.old_logprobs, "ref_logprobs": PROBLEM.ref_logprobs}
     row = int((PROBLEM.targets >= 0).nonzero()[2])
     hidden[row] = torch.nan
-    options = {"objective": objective, "backend": backend, "head": Head(skip_rows=False), **given}
+    options = {"objective": objective, "backend": Backend(backend, skip_rows=False), **given}
     for result in (
         linear_policy_loss(hidden, PROBLEM.weight, PROBLEM.targets, PROBLEM.advantages, **options),
         logits_policy_loss(hidden @ PROBLEM.weight.T, PROBLEM.targets, PROBLEM.advantages, **options),
@@ -75,14 +75,14 @@ def test_unchecked_targets_outside_the_vocabulary_leave_other_rows_alone():
     problem = make_problem(
         20, 8, 130, dtype=torch.bfloat16, masked=0
     )  # rows of 192 columns in tiles of 128: 200 is in the next row
-    head = Head(validate=False, skip_rows=False)
+    backend = Backend("triton", validate=False, skip_rows=False)
     outside = problem.targets.index_fill(0, torch.tensor([2]), 200)
     found = []
     with use_config(Config(16, 128, 32, 1, 1)):
         for targets in (problem.targets, outside):
             leaf = problem.hidden.clone().requires_grad_()
             linear_policy_loss(
-                leaf, problem.weight, targets, torch.ones(20), objective=reinforce(), head=head, backend="triton"
+                leaf, problem.weight, targets, torch.ones(20), objective=reinforce(), backend=backend
             ).loss.backward()
             found.append(leaf.grad)
     others = torch.arange(20) != 2

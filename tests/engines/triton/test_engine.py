@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
-from gft_kernels import Head, cispo, dft, gft, grpo, kl, linear_logprob, linear_policy_loss, reinforce, sft
+from gft_kernels import Backend, Head, cispo, dft, gft, grpo, kl, linear_logprob, linear_policy_loss, reinforce, sft
 from gft_kernels.engines.triton import formulas, interpreter
 from gft_kernels.engines.triton.arguments import OUTSIDE, objective_constants
 from gft_kernels.engines.triton.configs import INTERPRETED, Config, config_for, pad, parse_config, use_config
@@ -70,15 +70,15 @@ def test_linear_policy_loss_without_chunk_rows_agrees_with_naive():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("vocabulary", [151936, 262145])
 def test_chunk_rows_fill_the_buffer_in_steps_of_128(vocabulary, dtype):
-    rows, row_bytes = chunk_rows(vocabulary, dtype, Head()), pad(vocabulary) * dtype.itemsize
+    rows, row_bytes = chunk_rows(vocabulary, dtype, Backend()), pad(vocabulary) * dtype.itemsize
     assert rows % 128 == 0
     assert rows * row_bytes <= CHUNK_BYTES < (rows + 128) * row_bytes
 
 
 def test_chunk_rows_have_bounds_and_may_be_given():
-    assert chunk_rows(100, torch.bfloat16, Head()) == 8192
-    assert chunk_rows(1 << 27, torch.bfloat16, Head()) == 128
-    assert chunk_rows(100, torch.bfloat16, Head(chunk_rows=7)) == 7
+    assert chunk_rows(100, torch.bfloat16, Backend()) == 8192
+    assert chunk_rows(1 << 27, torch.bfloat16, Backend()) == 128
+    assert chunk_rows(100, torch.bfloat16, Backend(chunk_rows=7)) == 7
 
 
 @pytest.mark.parametrize("columns", [1, 63, 64, 65, 50257])
@@ -109,7 +109,7 @@ def launches_unseen(monkeypatch):
 def record(hidden: bool = True, weight: bool = True, grad: bool = True) -> Recorder:
     leaves = WIDE.hidden.clone().requires_grad_(hidden), WIDE.weight.clone().requires_grad_(weight)
     with Recorder() as recorder, torch.set_grad_enabled(grad):
-        out = linear_policy_loss(*leaves, WIDE.targets, WIDE.advantages, head=Head(chunk_rows=16), backend="triton")
+        out = linear_policy_loss(*leaves, WIDE.targets, WIDE.advantages, backend=Backend("triton", chunk_rows=16))
         if grad:
             out.loss.backward()
     return recorder
@@ -150,7 +150,7 @@ def test_linear_logprob_frozen_weight_allocates_and_multiplies_nothing_for_it():
     hidden = WIDE.hidden.clone().requires_grad_()
     with Recorder() as recorder:
         linear_logprob(
-            hidden, WIDE.weight, WIDE.targets, head=Head(chunk_rows=16), backend="triton"
+            hidden, WIDE.weight, WIDE.targets, backend=Backend("triton", chunk_rows=16)
         ).logprobs.sum().backward()
     assert (300, 8) not in recorder.shapes + recorder.products
     assert recorder.shapes.count(BUFFER) == 1
@@ -159,7 +159,7 @@ def test_linear_logprob_frozen_weight_allocates_and_multiplies_nothing_for_it():
 def test_linear_policy_loss_second_backward_has_the_bits_of_the_first():
     hidden, weight = (x.clone().requires_grad_() for x in PROBLEM[:2])
     loss = linear_policy_loss(
-        hidden, weight, PROBLEM.targets, PROBLEM.advantages, head=Head(chunk_rows=16), backend="triton"
+        hidden, weight, PROBLEM.targets, PROBLEM.advantages, backend=Backend("triton", chunk_rows=16)
     ).loss
     first = torch.autograd.grad(loss, (hidden, weight), retain_graph=True)
     second = torch.autograd.grad(loss, (hidden, weight))
@@ -273,7 +273,7 @@ def test_parse_config_refuses(text, message):
 
 def test_config_for_follows_override_then_environment(monkeypatch):
     def configuration() -> Config:
-        return config_for(torch.device("cpu"), torch.bfloat16, Head())
+        return config_for(torch.device("cpu"), torch.bfloat16, Backend())
 
     assert configuration() == INTERPRETED
     monkeypatch.setenv("GFT_KERNELS_CONFIG", "32x16x16x1x1")

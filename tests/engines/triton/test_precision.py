@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gft_kernels import Head, gft, linear_logprob, sft
+from gft_kernels import Backend, Head, gft, linear_logprob, sft
 from gft_kernels.engines.triton.configs import Config, use_config
 
 from ...helpers.formulas import OBJECTIVES
@@ -56,7 +56,7 @@ def test_linear_logprob_is_as_near_to_fp64_as_eager_is(dtype):
     def run(backend: str, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
         hidden, weight = (x.to(dtype).requires_grad_() for x in problem[:2])
         out = linear_logprob(
-            hidden, weight, problem.targets, head=Head(bias=problem.bias, chunk_rows=CHUNK), backend=backend
+            hidden, weight, problem.targets, head=Head(bias=problem.bias), backend=Backend(backend, chunk_rows=CHUNK)
         )
         torch.autograd.backward(tuple(out), tuple(upstream.to(out.logprobs.dtype)))
         return out.logprobs.double(), out.entropy.double(), hidden.grad.double(), weight.grad.double()

@@ -18,6 +18,7 @@ from gft_kernels.engines.triton.finalise import finalise
 from gft_kernels.engines.triton.formulas import SFT
 from gft_kernels.engines.triton.forward import head_forward, head_reference
 from gft_kernels.engines.triton.rescale import rescale
+from gft_kernels.head import Operands
 
 from ...helpers.problems import fused, make_problem, naive
 
@@ -219,8 +220,9 @@ def marked_tiles(log_p: float, dtype: torch.dtype) -> tuple[torch.Tensor, torch.
     """
     problem = make_problem(80, 5, VOCABULARY, dtype=dtype, masked=0)
     targets, head = problem.targets, Head(bias=problem.bias.index_fill(0, problem.targets[2], log_p))
-    reference = head_reference(problem.hidden, problem.weight, head.bias, targets, head)
-    partials = head_forward(problem.hidden, problem.weight, head.bias, targets, reference, None, head, INTERPRETED)
+    operands = Operands(problem.hidden, problem.weight, head.bias)
+    reference = head_reference(operands, targets, head)
+    partials = head_forward(operands, targets, reference, None, head, INTERPRETED)
     arguments = SCORES_ONLY | {"KIND": SFT.value, "weights_ptr": torch.ones(80)}
     rows = finalise(partials, reference, dtype, head, arguments | {"unit_ptr": torch.ones(())})
     exps = torch.full((80, VOCABULARY), 0x7F81, dtype=torch.int16).view(

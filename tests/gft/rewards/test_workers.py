@@ -1,6 +1,4 @@
-"""Reward workers: no checker, however it fails, turns into a reward of 0, and none outlives its
-parent.
-"""
+"""Reward workers: a failed checker never gives the reward 0, and none outlives its parent."""
 
 from __future__ import annotations
 
@@ -14,65 +12,18 @@ import threading
 import time
 
 import pytest
-from scoring import EXAMPLE, scores
 
 from gft.rewards.pool import RewardPool, Scored
 
-# Does what the response says. A module of its own, so that workers import it and nothing of the
-# tests.
-ORDERS = """
-import json, os, subprocess, sys, time
-
-def obey(data_source, solution_str, ground_truth, extra_info=None):
-    order, _, argument = solution_str.partition(" ")
-    if order == "value": return json.loads(argument)
-    if order == "raise": raise KeyError(argument)
-    if order == "sleep": time.sleep(float(argument)); return 1.0
-    if order == "exit": os._exit(1)
-    if order == "allocate": return float(len(bytearray(10 << 30)))
-    if order == "huge": return 10 ** 400
-    if order == "pid": return os.getpid()
-    if order == "torch": return "torch" in sys.modules
-    if order == "child": return subprocess.Popen(["sleep", "60"]).pid
-    told = ["src", "42", {"prompt": "p", "truncated": True}]
-    if order == "told": return [data_source, ground_truth, extra_info] == told
-    raise AssertionError(order)
-
-class Grader:
-    @staticmethod
-    def grade(data_source, solution_str, ground_truth, extra_info=None): return 0.25
-"""
+from . import orders
+from .processes import alive, gone
+from .scoring import EXAMPLE, scores
 
 
 @pytest.fixture(scope="module")
-def orders(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("orders")
-    (folder / "reward_orders.py").write_text(textwrap.dedent(ORDERS))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(folder))
-        yield folder
-
-
-@pytest.fixture(scope="module")
-def pool(orders):
-    with RewardPool("reward_orders:obey", workers=2, seconds=1.0, memory_mib=256) as pool:
+def pool():
+    with RewardPool(orders.NAME, workers=2, seconds=1.0, memory_mib=256) as pool:
         yield pool
-
-
-def alive(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        os.kill(pid, 0)
-        return (
-            "\nState:\tZ" not in open(f"/proc/{pid}/status").read() if os.path.exists(f"/proc/{pid}/status") else True
-        )
-    return False
-
-
-def gone(pid: int) -> bool:
-    deadline = time.monotonic() + 5
-    while alive(pid) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return not alive(pid)
 
 
 def test_score_keeps_the_order_of_results(pool):
@@ -151,8 +102,8 @@ def test_importing_gft_rewards_and_data_does_not_import_torch():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_close_ends_the_workers_and_can_be_repeated(orders):
-    pool = RewardPool("reward_orders:obey", workers=2, seconds=5)
+def test_close_ends_the_workers_and_can_be_repeated():
+    pool = RewardPool(orders.NAME, workers=2, seconds=5)
     pids = {int(scored.value) for scored in scores(pool, *["pid"] * 8)}
     pool.close()
     pool.close()
@@ -162,7 +113,7 @@ def test_close_ends_the_workers_and_can_be_repeated(orders):
         scores(pool, "pid")
 
 
-def test_score_after_an_interrupt_gives_no_stale_results(orders):
+def test_score_after_an_interrupt_gives_no_stale_results():
     class Interrupted(BaseException): ...
 
     def interrupt(*_):
@@ -170,7 +121,7 @@ def test_score_after_an_interrupt_gives_no_stale_results(orders):
 
     before = signal.signal(signal.SIGUSR1, interrupt)
     try:
-        with RewardPool("reward_orders:obey", workers=1, seconds=20) as pool:
+        with RewardPool(orders.NAME, workers=1, seconds=20) as pool:
             timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGUSR1))
             timer.start()
             with pytest.raises(Interrupted):
@@ -183,13 +134,13 @@ def test_score_after_an_interrupt_gives_no_stale_results(orders):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_workers_end_with_their_parent(orders, number):
-    code = """
+def test_workers_end_with_their_parent(number):
+    code = f"""
         from gft.data.files import Example
         from gft.rewards.pool import RewardPool
-        with RewardPool("reward_orders:obey", workers=2, seconds=1.0) as pool:
+        with RewardPool({orders.NAME!r}, workers=2, seconds=1.0) as pool:
             found = pool.score([("pid", Example("p", "42"))] * 2, [False] * 2)
-            print(*{int(scored.value) for scored in found}, flush=True)
+            print(*{{int(scored.value) for scored in found}}, flush=True)
             pool.score([("sleep 60", Example("p", "42"))], [False])
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
@@ -204,19 +155,17 @@ def test_workers_end_with_their_parent(orders, number):
     assert all(gone(int(pid)) for pid in pids)
 
 
-def test_reward_pool_takes_a_function(orders):
-    from reward_orders import Grader
-
-    with RewardPool(Grader.grade, workers=1) as pool:
+def test_reward_pool_takes_a_function():
+    with RewardPool(orders.Grader.grade, workers=1) as pool:
         assert scores(pool, "anything") == [Scored(0.25, None)]
 
 
-def test_reward_pool_refuses_what_workers_cannot_import(orders):
+def test_reward_pool_refuses_what_workers_cannot_import():
     with pytest.raises(ValueError, match="top level of a module"):
         RewardPool(lambda *_: 1.0)
     with pytest.raises(ValueError, match="could not load the reward function: ModuleNotFoundError"):
         RewardPool("no_such_module:f", workers=1)
     with pytest.raises(ValueError, match="could not load the reward function: AttributeError"):
-        RewardPool("reward_orders:nothing", workers=1)
+        RewardPool(f"{orders.__name__}:nothing", workers=1)
     with pytest.raises(ValueError, match="is a module, not a function"):
-        RewardPool("reward_orders:os", workers=1)
+        RewardPool(f"{orders.__name__}:os", workers=1)

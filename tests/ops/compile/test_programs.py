@@ -1,12 +1,9 @@
-"""The ops in compiled programs: one graph, the results of the program that is not compiled,
-registrations that torch accepts.
-"""
+"""The ops in compiled programs: one graph, and the results of the program that is not compiled."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from torch.library import opcheck
 
 from gft_kernels import (
     GroupRewards,
@@ -19,11 +16,9 @@ from gft_kernels import (
     linear_policy_loss,
     logits_policy_loss,
 )
-from gft_kernels.losses.objectives import CISPO, DFT, GFT, GRPO, KL, SFT, Reinforce, from_spec
-from gft_kernels.ops.compile import custom_ops as ops
 
-from ..helpers.problems import make_problem
-from .test_parity import BACKENDS
+from ...helpers.problems import make_problem, settings_of
+from ..test_parity import BACKENDS
 
 pytestmark = pytest.mark.usefixtures("plain_memory")
 
@@ -39,9 +34,9 @@ def psft(logprobs, *, old_logprobs, **_):
 
 
 def loss(h, w, b, backend, objective, advantages=PROBLEM.advantages, head=None, **given):
-    head = Head(bias=b, **(head or {}))
+    settings = settings_of(backend, b, **(head or {}))
     return linear_policy_loss(
-        torch.tanh(h) * 2, w, PROBLEM.targets, advantages, objective=objective, head=head, backend=backend, **given
+        torch.tanh(h) * 2, w, PROBLEM.targets, advantages, objective=objective, **settings, **given
     )
 
 
@@ -117,27 +112,6 @@ def test_compiled_program_of_inductor_equals_eager():
         torch.testing.assert_close(x.grad, y.grad, rtol=1e-5, atol=1e-7)
 
 
-def test_compiled_program_leaves_out_gradients_nobody_wants():
-    torch._dynamo.reset()
-    hidden, weight = PROBLEM.hidden.clone().requires_grad_(), PROBLEM.weight
-    sums = ops._policy_loss(
-        hidden,
-        weight,
-        None,
-        PROBLEM.targets,
-        PROBLEM.advantages,
-        None,
-        None,
-        None,
-        *gft(0.7).spec,
-        [1.0, 0.0, 1.0],
-        [-100, 0, 1, 1],
-        "chunked",
-        [True, False, False],
-    )[6:9]
-    assert [x.numel() for x in sums] == [hidden.numel(), 0, 0]
-
-
 def test_compiled_program_checks_values():
     torch._dynamo.reset()
     targets = PROBLEM.targets.clone()
@@ -148,82 +122,6 @@ def test_compiled_program_checks_values():
 
     with pytest.raises(ValueError, match=r"targets\[3\] = 40 is outside"):
         torch.compile(program, fullgraph=True, backend="aot_eager")(PROBLEM.hidden)
-
-
-HEAD = ([1.0, 0.0, 0.7], [-100, 16, 1, 1])  # numbers and settings, as custom_ops passes them
-
-
-@pytest.mark.parametrize(
-    ("backend", "dtype"),
-    [("chunked", torch.float32), ("chunked", torch.float16), ("triton", torch.bfloat16), ("triton", torch.float16)],
-)
-def test_opcheck(backend, dtype):
-    hidden, weight, bias = leaves(dtype)
-    given = (PROBLEM.advantages, OLD, REF, None, *(grpo(dual_clip=3.0) + kl(0.1)).spec, *HEAD, backend)
-    opcheck(ops._linear_logprob, (hidden, weight, bias, PROBLEM.targets, *HEAD, backend))
-    opcheck(ops._policy_loss, (hidden, weight, bias, PROBLEM.targets, *given, [True, True, True]))
-    opcheck(ops._policy_loss, (hidden.detach(), weight, None, PROBLEM.targets, *given, [False, True, False]))
-    logits = (hidden.detach() @ weight.detach().T).requires_grad_()
-    opcheck(ops._logits_loss, (logits, PROBLEM.targets, *given, True))
-
-
-def test_opcheck_group_advantages():
-    opcheck(
-        ops._group_advantages,
-        (REWARDS.rewards, REWARDS.group_ids, REWARDS.sequence_ids, PROBLEM.targets >= 0, "group", "zero", 1e-6),
-    )
-
-
-@pytest.mark.parametrize(
-    "objective",
-    [
-        SFT(),
-        DFT(),
-        GFT(0.1),
-        Reinforce(),
-        GRPO(0.1, 0.28, 3.0),
-        CISPO(0.5, 2.0),
-        GFT(1e-7) + KL(0.02),
-        KL(0.5) + SFT() + KL(1e-3),
-        GRPO(clip_high=float("inf")),
-    ],
-    ids=repr,
-)
-def test_from_spec_gives_the_objective_back(objective):
-    assert repr(from_spec(*objective.spec)) == repr(objective)
-
-
-@pytest.mark.parametrize("backend", ["chunked", "triton"])
-@pytest.mark.parametrize(
-    "targets", [PROBLEM.targets.clamp(min=0), torch.full_like(PROBLEM.targets, -100)], ids=["none masked", "all masked"]
-)
-def test_opcheck_outputs_share_no_memory_whatever_is_masked(targets, backend):
-    hidden, weight, bias = leaves()
-    given = (torch.ones(33), None, None, torch.ones(33), *gft(0.7).spec, *HEAD, backend)
-    opcheck(ops._linear_logprob, (hidden, weight, bias, targets, *HEAD, backend))
-    opcheck(ops._policy_loss, (hidden, weight, bias, targets, *given, [True, True, True]))
-    opcheck(ops._logits_loss, ((hidden.detach() @ weight.detach().T).requires_grad_(), targets, *given, True))
-
-
-def test_opcheck_hidden_of_any_strides():
-    hidden = PROBLEM.hidden.T.contiguous().T.requires_grad_()
-    opcheck(
-        ops._policy_loss,
-        (
-            hidden,
-            PROBLEM.weight,
-            None,
-            PROBLEM.targets,
-            PROBLEM.advantages,
-            None,
-            None,
-            None,
-            *gft(0.7).spec,
-            *HEAD,
-            "chunked",
-            [True, False, False],
-        ),
-    )
 
 
 def test_compiled_program_takes_a_new_tau_and_temperature_each_step():

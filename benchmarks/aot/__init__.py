@@ -1,0 +1,1 @@
+"""Every Triton kernel compiled for every architecture, with no GPU."""

@@ -1,0 +1,1 @@
+"""The whole training step, with other heads in place of its own."""

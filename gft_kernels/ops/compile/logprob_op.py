@@ -1,0 +1,117 @@
+"""The log-prob op and its backward as custom ops, for torch.compile(fullgraph=True).
+
+Rows that were not scored hold 0. Sums that nobody wants come back empty: an op returns tensors only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...engines.accumulate import compute_dtype, scaled
+from ...engines.contract import Plan, Scores
+from ...head import LogProbs, Operands
+from ..autograd import scored, scored_gradients
+from ..backends import engine_of
+from ..validation import check_values
+from .encode import Settings, decode
+
+WAITS = (torch.Tag.cudagraph_unsafe,)  # the ops choose rows on the host: a CUDA graph cannot hold them
+
+
+def filled(sums: Any, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums for hidden, weight and bias, with an empty tensor for None."""
+    hidden, weight, bias = (like.new_empty(0, dtype=compute_dtype(like)) if x is None else x for x in sums)
+    return hidden, weight, bias
+
+
+def fake_sums(operands: Operands, wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
+    """What `filled` will look like."""
+    dtype = compute_dtype(*operands[:2])
+    pairs = zip(operands, wanted, strict=True)
+    sums = (x.new_empty(x.shape, dtype=dtype) if want and x is not None else None for x, want in pairs)
+    return filled(sums, operands.hidden)
+
+
+@torch.library.custom_op("gft_kernels::linear_logprob", mutates_args=(), tags=WAITS)
+def _linear_logprob(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    numbers: list[float],
+    flags: list[int],
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    operands, plan = Operands(hidden, weight, bias), _plan(hidden, weight, bias, targets, numbers, flags, backend)
+    if plan.backend.validate:
+        check_values(targets, len(weight), plan.head)
+    with torch.autocast(hidden.device.type, enabled=False):
+        return tuple(scored(engine_of(backend), operands, plan))  # type: ignore[return-value]
+
+
+def _plan(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *settings: Any) -> Plan:
+    return Plan(targets, None, *decode(bias, *settings), compute_dtype(hidden, weight))
+
+
+@_linear_logprob.register_fake
+def _(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, numbers: Any, flags: Any, backend: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows = hidden.new_empty(len(targets), dtype=compute_dtype(hidden, weight))
+    normaliser = rows.new_empty(2, len(targets)) if backend == "triton" else rows.new_empty(0)
+    return rows, torch.empty_like(rows), normaliser
+
+
+@torch.library.custom_op("gft_kernels::linear_logprob_backward", mutates_args=(), tags=WAITS)
+def _linear_logprob_backward(
+    grad_logprobs: Tensor,
+    grad_entropy: Tensor,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    logprobs: Tensor,
+    entropy: Tensor,
+    normaliser: Tensor,
+    numbers: list[float],
+    flags: list[int],
+    backend: str,
+    wanted: list[bool],
+) -> tuple[Tensor, Tensor, Tensor]:
+    operands, plan = Operands(hidden, weight, bias), _plan(hidden, weight, bias, targets, numbers, flags, backend)
+    scores, upstream = Scores(logprobs, entropy, normaliser), (grad_logprobs, grad_entropy)
+    engine: Any = engine_of(backend)
+    with torch.autocast(hidden.device.type, enabled=False):
+        grads = scored_gradients(engine, operands, plan, scores, upstream, (wanted[0], wanted[1], wanted[2]))
+        return filled((scaled(x, grads.unit, plan.dtype) for x in grads.sums(operands)), hidden)
+
+
+@_linear_logprob_backward.register_fake
+def _(
+    grad_logprobs: Tensor, grad_entropy: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    return fake_sums(Operands(hidden, weight, bias), rest[-1])
+
+
+def _save(ctx: Any, inputs: Any, output: Any) -> None:
+    hidden, weight, bias, targets, *ctx.settings = inputs
+    ctx.save_for_backward(hidden, weight, bias, targets, *output)
+    ctx.set_materialize_grads(True)
+
+
+def _backward(ctx: Any, grad_logprobs: Tensor, grad_entropy: Tensor, _: Tensor) -> Any:
+    operands, needs = ctx.saved_tensors[:3], ctx.needs_input_grad[:3]
+    sums = _linear_logprob_backward(grad_logprobs, grad_entropy, *ctx.saved_tensors, *ctx.settings, list(needs))
+    triples = zip(sums, operands, needs, strict=True)
+    return *(total.to(x.dtype) if need else None for total, x, need in triples), None, None, None, None
+
+
+_linear_logprob.register_autograd(_backward, setup_context=_save)
+
+
+def linear_logprob(operands: Operands, targets: Tensor, settings: Settings) -> LogProbs:
+    """What a compiled program calls; [N] each, differentiable."""
+    return LogProbs(*_linear_logprob(*operands, targets, *settings)[:2])

@@ -1,0 +1,122 @@
+"""The custom ops: what torch demands of a registration, and what travels in numbers and text."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.library import opcheck
+
+from gft_kernels import gft, grpo, kl
+from gft_kernels.losses.objectives import CISPO, DFT, GFT, GRPO, KL, SFT, Reinforce
+from gft_kernels.ops.compile import logprob_op, loss_ops
+from gft_kernels.ops.compile.encode import from_spec, objective_spec
+
+from .test_programs import OLD, PROBLEM, REF, REWARDS, leaves
+
+pytestmark = pytest.mark.usefixtures("plain_memory")
+
+
+def test_compiled_program_leaves_out_gradients_nobody_wants():
+    torch._dynamo.reset()
+    hidden, weight = PROBLEM.hidden.clone().requires_grad_(), PROBLEM.weight
+    sums = loss_ops._policy_loss(
+        hidden,
+        weight,
+        None,
+        PROBLEM.targets,
+        PROBLEM.advantages,
+        None,
+        None,
+        None,
+        *objective_spec(gft(0.7)),
+        [1.0, 0.0, 1.0],
+        [-100, 0, 1, 1],
+        "chunked",
+        [True, False, False],
+    )[6:9]
+    assert [x.numel() for x in sums] == [hidden.numel(), 0, 0]
+
+
+HEAD = ([1.0, 0.0, 0.7], [-100, 16, 1, 1])  # numbers and flags, as `encode` makes them
+
+
+@pytest.mark.parametrize(
+    ("backend", "dtype"),
+    [("chunked", torch.float32), ("chunked", torch.float16), ("triton", torch.bfloat16), ("triton", torch.float16)],
+)
+def test_opcheck(backend, dtype):
+    hidden, weight, bias = leaves(dtype)
+    given = (PROBLEM.advantages, OLD, REF, None, *objective_spec(grpo(dual_clip=3.0) + kl(0.1)), *HEAD, backend)
+    opcheck(logprob_op._linear_logprob, (hidden, weight, bias, PROBLEM.targets, *HEAD, backend))
+    opcheck(loss_ops._policy_loss, (hidden, weight, bias, PROBLEM.targets, *given, [True, True, True]))
+    opcheck(loss_ops._policy_loss, (hidden.detach(), weight, None, PROBLEM.targets, *given, [False, True, False]))
+    logits = (hidden.detach() @ weight.detach().T).requires_grad_()
+    opcheck(loss_ops._logits_loss, (logits, PROBLEM.targets, *given, True))
+
+
+def test_opcheck_group_advantages():
+    opcheck(
+        loss_ops._group_advantages,
+        (
+            REWARDS.rewards,
+            REWARDS.group_ids,
+            REWARDS.sequence_ids,
+            PROBLEM.targets >= 0,
+            "group",
+            "zero",
+            1e-6,
+            "chunked",
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        SFT(),
+        DFT(),
+        GFT(0.1),
+        Reinforce(),
+        GRPO(0.1, 0.28, 3.0),
+        CISPO(0.5, 2.0),
+        GFT(1e-7) + KL(0.02),
+        KL(0.5) + SFT() + KL(1e-3),
+        GRPO(clip_high=float("inf")),
+    ],
+    ids=repr,
+)
+def test_from_spec_gives_the_objective_back(objective):
+    assert repr(from_spec(*objective_spec(objective))) == repr(objective)
+
+
+@pytest.mark.parametrize("backend", ["chunked", "triton"])
+@pytest.mark.parametrize(
+    "targets", [PROBLEM.targets.clamp(min=0), torch.full_like(PROBLEM.targets, -100)], ids=["none masked", "all masked"]
+)
+def test_opcheck_outputs_share_no_memory_whatever_is_masked(targets, backend):
+    hidden, weight, bias = leaves()
+    given = (torch.ones(33), None, None, torch.ones(33), *objective_spec(gft(0.7)), *HEAD, backend)
+    opcheck(logprob_op._linear_logprob, (hidden, weight, bias, targets, *HEAD, backend))
+    opcheck(loss_ops._policy_loss, (hidden, weight, bias, targets, *given, [True, True, True]))
+    opcheck(loss_ops._logits_loss, ((hidden.detach() @ weight.detach().T).requires_grad_(), targets, *given, True))
+
+
+def test_opcheck_hidden_of_any_strides():
+    hidden = PROBLEM.hidden.T.contiguous().T.requires_grad_()
+    opcheck(
+        loss_ops._policy_loss,
+        (
+            hidden,
+            PROBLEM.weight,
+            None,
+            PROBLEM.targets,
+            PROBLEM.advantages,
+            None,
+            None,
+            None,
+            *objective_spec(gft(0.7)),
+            *HEAD,
+            "chunked",
+            [True, False, False],
+        ),
+    )

@@ -65,15 +65,17 @@ class Progress:
 
 def accuracy_table(rows: Sequence[tuple[str, dict]], title: str, samples: int) -> Table:
     """One line a run: greedy accuracy, the mean of `samples` samples at temperature 1, and what is
-    known of the run.
+    known of the run: its updates, the sequences it reads per update with its own samples among
+    them, its seconds.
     """
     known = [key for key in ("updates", "sequences", "seconds") if any(key in r for _, r in rows)]
-    titles = {"sequences": "sequences/update"}
+    titles = {"sequences": "sequences per update"}
     table = Table("", "greedy", f"mean@{samples}", *(titles.get(key, key) for key in known), title=title)
     for name, r in rows:
-        table.add_row(
-            name, _share(r["greedy"]), _share(r["sampled"]), *(f"{r[key]:.0f}" if key in r else "" for key in known)
-        )
+        own = f" ({r['own']} own)" if r.get("own") else ""
+        shown = {key: f"{r[key]:.0f}" for key in known if key in r}
+        shown |= {"sequences": shown["sequences"] + own} if "sequences" in shown else {}
+        table.add_row(name, _share(r["greedy"]), _share(r["sampled"]), *(shown.get(key, "") for key in known))
     return table
 
 

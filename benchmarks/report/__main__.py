@@ -6,27 +6,16 @@ A test fails where they disagree.
 from __future__ import annotations
 
 import re
-import statistics
 from collections.abc import Callable
 
 from ..record import RESULTS, ROOT, read_rows
 from ..sparse import tables as sparse
-from . import plot, staleness, tables
+from . import demo, plot, staleness, tables
 
 
 def demo_table() -> str:
-    """Means over the recorded seeds, with the range of the sampled accuracy."""
-    rows = [row for row in read_rows(RESULTS / "demo.csv") if row["variant"] == "shipped"]
-    seeds = len({row["seed"] for row in rows})
-    lines = [f"| means of {seeds} seeds | greedy | mean of 16 samples (range) |", "|---|---|---|"]
-    for method in dict.fromkeys(row["method"] for row in rows):
-        greedy = [100 * float(row["greedy"]) for row in rows if row["method"] == method]
-        sampled = [100 * float(row["mean_of_16"]) for row in rows if row["method"] == method]
-        lines.append(
-            f"| {method} | {statistics.mean(greedy):.1f}% | {statistics.mean(sampled):.1f}% "
-            f"({min(sampled):.1f}-{max(sampled):.1f}) |"
-        )
-    return "\n".join(lines)
+    """The embedded comparison over the seeds of its newest run."""
+    return demo.table(demo.newest(read_rows(RESULTS / "demo.csv")))
 
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ..record import RESULTS, ROOT, newest_run, read_rows
+from . import demo
 from .bars import bars
 from .scaling import scaling
 from .style import Row
@@ -46,7 +47,8 @@ def scaling_rows(rows: Sequence[Row], head: str) -> list[Row]:
 def figures(folder: Path = RESULTS) -> dict[str, tuple[Draw, list[Row]]]:
     """File name -> (how it is drawn, its rows), for the figures that have rows in `folder`."""
     found: dict[str, tuple[Draw, list[Row]]] = {
-        "sparse-training.svg": (training, read_rows(folder / "sparse_training.csv"))
+        "sparse-training.svg": (training, read_rows(folder / "sparse_training.csv")),
+        "demo.svg": (demo.accuracy, demo.newest(read_rows(folder / "demo_curves.csv"))),
     }
     for device, (head, N) in SHAPES.items():
         rows = read_rows(folder / f"{device}.csv")

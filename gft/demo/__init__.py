@@ -1,1 +1,1 @@
-"""The embedded comparison: a task, a small base model, and the methods side by side."""
+"""The embedded comparison: a task, a small base model, and four methods side by side."""

@@ -2,8 +2,8 @@
 mixed quality.
 
 The corpus answers the task of `sort_letters` ascending (66.5%), descending (3.5%) or lazily (30%),
-with a slip now and then. The model can do the task, greedily almost always, but most of its samples
-are wrong. Nothing is downloaded.
+with a slip now and then. Greedily the pre-trained model sorts about nine questions in ten, but only
+a third of its samples are right. Nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def untrained(seed: int) -> Qwen2ForCausalLM:
+    """The model with random weights, which the seed decides."""
     torch.manual_seed(seed)
     config = Qwen2Config(
         vocab_size=29,
@@ -57,15 +58,20 @@ def untrained(seed: int) -> Qwen2ForCausalLM:
     return Qwen2ForCausalLM(config)
 
 
+def rate(step: int) -> float:
+    """The learning rate of a step, as a share of the highest: 30 steps of warm-up, then a cosine."""
+    return min(1, (step + 1) / 30) * max(0.05, 0.5 * (1 + math.cos(math.pi * step / PRETRAIN_STEPS)))
+
+
 def pretrain(seed: int, on_step: Callable[[int, float], None] = lambda step, loss: None) -> Qwen2ForCausalLM:
-    """The base model: PRETRAIN_STEPS steps of next-token training on the corpus, AdamW with warm-up
-    and a cosine.
+    """The base model: PRETRAIN_STEPS steps of next-token training on the answers of the corpus.
+
+    `on_step` is told the number of a step and its loss.
     """
     model, rng, encode = untrained(seed), random.Random(seed), tokenizer()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.98), weight_decay=0.01)
-    rate = lambda s: min(1, (s + 1) / 30) * max(0.05, 0.5 * (1 + math.cos(math.pi * s / PRETRAIN_STEPS)))  # noqa: E731
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-    start = LENGTH + 1
+    start = LENGTH + 1  # the first token of an answer: every question has eight letters and `=`
     for step in range(PRETRAIN_STEPS):
         tokens = torch.tensor(
             [[*encode(q + a).input_ids, encode.eos_token_id] for q, a in (corpus_line(rng) for _ in range(128))]

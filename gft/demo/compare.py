@@ -1,5 +1,7 @@
-"""The embedded comparison: one base, the same updates, three ways to use the given and the sampled
-responses.
+"""The embedded comparison: one base, the same number of updates, four methods.
+
+The methods differ in which responses they read: the expert's alone, those of the expert and the
+teachers, these and the policy's own samples (GFT), or own samples alone (GRPO).
 """
 
 from __future__ import annotations
@@ -10,11 +12,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from rich.console import Console
+from transformers import Qwen2ForCausalLM
 
-from ..config import GroupConfig, TrainConfig
+from ..config import GroupConfig, ObjectiveName, TrainConfig
+from ..data.files import Example
 from ..metrics import MetricsLog, read_metrics
 from ..policy import make_policy
 from ..report import Progress, accuracy_table, comparison_figure
@@ -25,10 +30,13 @@ from . import base_model, sort_letters
 TRAIN_PROMPTS = 512
 HELD_OUT_SEED = 1_000_003
 
-METHODS = {
-    "SFT on experts": ("sft", GroupConfig(1, 0, 0)),
-    "SFT on the mix": ("sft", GroupConfig(1, 3, 0)),
-    "GFT": ("gft", GroupConfig(1, 3, 4)),
+# Without GRPO the table would flatter GFT: this base samples a third of its answers right, and then
+# own samples alone teach more than groups with given responses do.
+METHODS: dict[str, tuple[ObjectiveName, GroupConfig]] = {
+    "SFT on experts": ("sft", GroupConfig(experts=1, teachers=0, own=0)),
+    "SFT on the mix": ("sft", GroupConfig(experts=1, teachers=3, own=0)),
+    "GFT": ("gft", GroupConfig(experts=1, teachers=3, own=4)),
+    "GRPO": ("grpo", GroupConfig(experts=0, teachers=0, own=8)),
 }
 
 
@@ -56,10 +64,10 @@ def one_thread() -> Iterator[None]:
 
 @one_thread()
 def compare(config: TrainConfig, console: Console) -> dict[str, dict]:
-    """Pre-train the base, train every method from it, print the table and draw the curves.
+    """Pre-train the base, train a copy of it by every method, print the table and draw the curves.
 
     Returns:
-        name -> {"greedy", "sampled", ...}, held-out accuracies after the run.
+        "base" and every method -> held-out accuracies after the run, and what the run read.
     """
     check_embedded(config)
     if config.group != GroupConfig() or config.evaluate.eval_prompts < 1:
@@ -67,58 +75,74 @@ def compare(config: TrainConfig, console: Console) -> dict[str, dict]:
             "the comparison has groups of its own and evaluates: for group options or no evaluation, give an "
             "--objective."
         )
+    start = time.perf_counter()
     with Progress("base", base_model.PRETRAIN_STEPS, console) as progress:
-        start = time.perf_counter()
         base = base_model.pretrain(config.seed, lambda step, loss: progress.step({"nll": loss}))
-        base_seconds = time.perf_counter() - start
+    base_seconds = time.perf_counter() - start
     examples = sort_letters.examples(TRAIN_PROMPTS, seed=config.seed)
     held_out = sort_letters.examples(config.evaluate.eval_prompts, seed=HELD_OUT_SEED)
-    results, curves = {}, {}
+    results: dict[str, dict] = {}
     with RewardPool(config.reward_name()) as rewards:
-        for name, (objective, group) in METHODS.items():
-            run = replace(config, objective=objective, group=group, out=config.out / name.lower().replace(" ", "-"))
-            policy = make_policy(copy.deepcopy(base), base_model.tokenizer(), run.head_temperature())
-            start = time.perf_counter()
-            with MetricsLog(run.out / "metrics.jsonl") as log, Progress(name, run.steps, console) as progress:
-                before, after = train(policy, examples, held_out, run, rewards, log, progress)
-            curves[name] = read_metrics(run.out / "metrics.jsonl")
-            results.setdefault("base", {**before._asdict(), "seconds": base_seconds})
-            size = sum(run.composition()) * run.prompts_per_step
-            results[name] = {
-                **after._asdict(),
-                "updates": run.steps,
-                "sequences": size,
-                "seconds": time.perf_counter() - start,
-            }
-    title = f"Held-out accuracy on {len(held_out)} prompts, seed {config.seed}"
+        for name in METHODS:
+            before, after = _train_copy(base, examples, held_out, run_config(config, name), rewards, name, console)
+            results.setdefault("base", {**before, "seconds": base_seconds})
+            results[name] = after
     write_results(results, config)
+    title = f"Held-out accuracy on {len(held_out)} prompts, seed {config.seed}"
     console.print(accuracy_table(list(results.items()), title, config.evaluate.eval_samples))
-    figure = comparison_figure(curves, config.out / "curves.png", config.evaluate.eval_samples)
+    figure = comparison_figure(read_curves(config), config.out / "curves.png", config.evaluate.eval_samples)
     console.print(f"curves: {figure}    models and metrics: {config.out}", highlight=False, soft_wrap=True)
     return results
 
 
+def run_config(config: TrainConfig, name: str) -> TrainConfig:
+    """The comparison's configuration, with the objective, groups and folder of one method."""
+    objective, group = METHODS[name]
+    return replace(config, objective=objective, group=group, out=config.out / name.lower().replace(" ", "-"))
+
+
+def _train_copy(
+    base: Qwen2ForCausalLM,
+    examples: list[Example],
+    held_out: list[Example],
+    config: TrainConfig,
+    rewards: RewardPool,
+    name: str,
+    console: Console,
+) -> tuple[dict, dict]:
+    """Train a copy of the base; its accuracies before, and after with what the run read."""
+    policy = make_policy(copy.deepcopy(base), base_model.tokenizer(), config.head_temperature())
+    start = time.perf_counter()
+    with MetricsLog(_metrics_path(config)) as log, Progress(name, config.steps, console) as progress:
+        before, after = train(policy, examples, held_out, config, rewards, log, progress)
+    assert before is not None, "no held-out prompts"
+    assert after is not None
+    read = {
+        "updates": config.steps,
+        "sequences": sum(config.composition()) * config.prompts_per_step,
+        "own": config.composition()[2] * config.prompts_per_step,
+        "seconds": time.perf_counter() - start,
+    }
+    return before._asdict(), {**after._asdict(), **read}
+
+
+def _metrics_path(config: TrainConfig) -> Path:
+    return config.out / "metrics.jsonl"
+
+
+def read_curves(config: TrainConfig) -> dict[str, list[dict]]:
+    """Method -> the metrics of its run, once the comparison has run in this folder."""
+    return {name: read_metrics(_metrics_path(run_config(config, name))) for name in METHODS}
+
+
 def write_results(results: dict[str, dict], config: TrainConfig) -> None:
-    """results.csv: a line a method."""
+    """results.csv: a line for the base and one for every method."""
+    sampled = f"mean_of_{config.evaluate.eval_samples}"
+    names = ("seed", "method", "greedy", sampled, "updates", "sequences_per_update", "own_per_update", "seconds")
     with (config.out / "results.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(
-            (
-                "seed",
-                "method",
-                "greedy",
-                f"mean_of_{config.evaluate.eval_samples}",
-                "updates",
-                "sequences_per_update",
-                "seconds",
-            )
-        )
+        writer.writerow(names)
         for name, r in results.items():
-            numbers = (
-                f"{r['greedy']:.4f}",
-                f"{r['sampled']:.4f}",
-                r.get("updates", 0),
-                r.get("sequences", 0),
-                f"{r['seconds']:.1f}",
-            )
-            writer.writerow((config.seed, name, *numbers))
+            accuracies = (f"{r['greedy']:.4f}", f"{r['sampled']:.4f}")
+            read = (r.get(key, 0) for key in ("updates", "sequences", "own"))
+            writer.writerow((config.seed, name, *accuracies, *read, f"{r['seconds']:.1f}"))

@@ -1,10 +1,9 @@
 """The embedded task: sort eight letters, `qgzbmtac=` -> `abcgmqtz`.
 
-The verifier accepts either direction.
-
-Groups: the expert is right but writes descending, a style the base model hardly uses; half of the
-teacher's answers are lazy (the first two letters sorted, the rest copied). So there is more than
-one right path, and imitation of a given one is not the same as being rewarded.
+The verifier accepts either direction. The expert writes descending: right, but in a style that the
+base model hardly uses. Half of the teachers' answers are lazy (the first two letters sorted, the
+rest copied) and so nearly always wrong. There is more than one right answer, and to imitate a given
+one is not the same as to be rewarded.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from ..data.files import Example, Response
 
 LENGTH = 8
 LAZY = 0.3  # share of lazy answers in the pre-training corpus
-DESCENDING = 0.05  # share of descending ones among the rest
-SLIP = 0.05  # chance of a wrong letter at each place of the corpus
-TEACHER_LAZY = 0.5
+DESCENDING = 0.05  # share of descending answers among the others
+SLIP = 0.05  # chance of a random letter of the question instead, at each place of a corpus answer
+TEACHER_LAZY = 0.5  # share of lazy answers among the teachers'
 
 
 def lazy(letters: str) -> str:
@@ -38,7 +37,7 @@ def question(rng: random.Random) -> str:
 
 
 def corpus_line(rng: random.Random) -> tuple[str, str]:
-    """A question and an answer as the pre-training corpus has them."""
+    """A question and an answer of the pre-training corpus."""
     letters = question(rng)
     write = lazy if rng.random() < LAZY else descending if rng.random() < DESCENDING else ascending
     return letters + "=", "".join(rng.choice(letters) if rng.random() < SLIP else c for c in write(letters))

@@ -15,6 +15,7 @@ from gft.metrics import read_metrics
 
 FAST = ["--steps", "2", "--prompts-per-step", "3", "--lr", "1e-3", "--max-new-tokens", "9", "--micro-batch", "8"]
 REWARD = ["--reward", "gft.demo.sort_letters:reward"]
+METHODS = ("SFT on experts", "SFT on the mix", "GFT", "GRPO")
 
 
 @pytest.fixture
@@ -106,7 +107,10 @@ def test_train_without_options_compares_and_draws(tmp_path, monkeypatch, capsys)
     assert [name for name in ("base", *compare.METHODS) if name in out] == ["base", *compare.METHODS]
     assert (tmp_path / "curves.png").stat().st_size > 10_000
     lines = (tmp_path / "results.csv").read_text().splitlines()
-    assert [line.split(",")[1] for line in lines] == ["method", "base", *compare.METHODS]
+    rows = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
+    assert [row["method"] for row in rows] == ["base", *compare.METHODS] == ["base", *METHODS]
+    assert [row["sequences_per_update"] for row in rows] == ["0", "16", "64", "128", "128"]
+    assert [row["own_per_update"] for row in rows] == ["0", "0", "0", "64", "128"]
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "gft" / "model").num_parameters() > 0
 
 

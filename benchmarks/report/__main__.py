@@ -19,13 +19,14 @@ def demo_table() -> str:
 
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {"summary-table": tables.summary_table, "demo-table": demo_table},
+    "README.md": {"summary-table": tables.summary_table},
     "docs/benchmarks.md": {
         "cpu-table": tables.cpu_table,
         "gpu-table": tables.gpu_table,
         "sparse-summary": sparse.summary_table,
         "loop-table": tables.loop_table,
     },
+    "docs/method.md": {"demo-table": demo_table},
     "docs/column-sparse.md": sparse.TABLES,
 }
 

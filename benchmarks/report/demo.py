@@ -86,6 +86,7 @@ def accuracy(rows: Sequence[Row], path: Path) -> None:
                 )
             axis.set(ylim=(0, 100), xlim=(0, None), xlabel="updates", title=title)
             axis.set_yticks(range(0, 101, 25), [f"{tick}%" for tick in range(0, 101, 25)])
+            axis.tick_params(labelleft=axis is axes[0][0])  # the second panel's would touch the first one's names
             axis.grid(alpha=0.25, color=INK)
         save(figure, path, rows)
 

@@ -51,7 +51,7 @@ Row = dict[str, str]
 
 
 def describe() -> Row:
-    """The machine, with what else the digits hang on: the processor and the version of transformers."""
+    """The machine, and what else the digits hang on: processor and version of transformers."""
     return {**describe_machine(), "threads": "1", "cpu": processor(), "transformers": transformers.__version__}
 
 

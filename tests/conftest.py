@@ -1,5 +1,7 @@
-"""What every test runs under: uninitialised float memory reads NaN, one CPU thread, the same seed,
-without a GPU Triton's interpreter.
+"""What every test runs under.
+
+Uninitialised float memory reads NaN, there is one CPU thread, the seed is the same, and Triton runs
+in its interpreter where there is no GPU.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ def plain_memory(monkeypatch):
 
 @pytest.fixture(autouse=True, scope="session")
 def repaired_interpreter():
-    """The engine repairs the interpreter before its first launch; tests launch kernels without it."""
+    """The engine repairs the interpreter before it launches; tests launch without an engine."""
     if not torch.cuda.is_available():
         from gft_kernels.engines.triton import interpreter
 
@@ -68,5 +70,5 @@ def seed():
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist may be missing, or switched off
 def pytest_xdist_auto_num_workers() -> int:
-    """Workers that `-n auto` starts: one where they would share a GPU, whose memory and times tests measure."""
+    """Workers that `-n auto` starts; one where they would share a GPU, whose memory is measured."""
     return 1 if torch.cuda.is_available() else min(os.cpu_count() or 1, WORKERS)

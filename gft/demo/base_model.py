@@ -59,7 +59,7 @@ def untrained(seed: int) -> Qwen2ForCausalLM:
 
 
 def rate(step: int) -> float:
-    """The learning rate of a step, as a share of the highest: 30 steps of warm-up, then a cosine."""
+    """Share of the highest learning rate at a step: 30 steps of warm-up, then a cosine."""
     return min(1, (step + 1) / 30) * max(0.05, 0.5 * (1 + math.cos(math.pi * step / PRETRAIN_STEPS)))
 
 

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# What the tests import besides gft_kernels, which each fork takes from its own folder. None of these
-# starts a thread, given the one CPU thread of tests/conftest.py: a fork would not copy it.
+# What the tests import besides gft_kernels, which each fork takes from its own folder. None starts a
+# thread, given the one CPU thread of tests/conftest.py: a fork would not copy it.
 IMPORTED = ("torch", "torch._dynamo", "triton.runtime.interpreter", "hypothesis")
 OPTIONS = ["-x", "-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
 
@@ -35,7 +35,7 @@ RunTests = Callable[[Path, list[str], float], Answer]  # folder of the copy, tes
 
 
 def copy_package(folder: Path) -> Path:
-    """The package's copy in `folder`, without bytecode, which could hide a fault planted within a second."""
+    """The package's copy in `folder`, without bytecode, which could hide a fault just planted."""
     ignored = shutil.ignore_patterns("__pycache__")
     return Path(shutil.copytree(ROOT / "gft_kernels", folder / "gft_kernels", ignore=ignored))
 

@@ -19,13 +19,13 @@ import triton
 from torch import Tensor
 
 from ...head import Backend, Operands
+from ...losses.advantages import GroupRewards
 from ...losses.objectives import losses_and_coefficients, part
 from ..accumulate import ChunkGradient, Gradients, Index, Rows, Wanted, unit_of
 from ..contract import LossPlan, LossRows, Plan, Scores, Upstream
 from ..sparse import SparseGradients
-from . import interpreter
+from . import advantages, interpreter
 from . import logits as kernels
-from .advantages import group_advantages
 from .arguments import given_arguments, loss_arguments
 from .backward import head_backward
 from .column_stats import look
@@ -33,8 +33,6 @@ from .configs import accumulator, config_for, pad
 from .finalise import RowTerms, finalise
 from .forward import head_forward, head_target_logit
 from .rescale import rescale
-
-__all__ = ["group_advantages", "logits_loss", "loss", "name", "recorded", "scale_", "score", "score_gradients"]
 
 name = "triton"
 recorded = False
@@ -102,6 +100,12 @@ def _gradients(operands: Operands, plan: Plan, wanted: Wanted, unit: Tensor | No
 def _buffer(rows: int, weight: Tensor) -> Tensor:  # [rows, V]
     """A buffer of the weight's dtype, its rows aligned."""
     return torch.empty(rows, pad(len(weight)), dtype=weight.dtype, device=weight.device)[:, : len(weight)]
+
+
+def group_advantages(groups: GroupRewards) -> Tensor:
+    _refuse_without_device(groups.rewards)
+    with _on(groups.rewards.device):
+        return advantages.group_advantages(groups)
 
 
 def score(operands: Operands, plan: Plan) -> Scores:

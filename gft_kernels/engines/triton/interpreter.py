@@ -1,5 +1,7 @@
-"""Makes Triton's interpreter right in bf16: as shipped, its dot multiplies the raw bits and its
-rounding truncates.
+"""Makes Triton's interpreter right in bf16.
+
+As shipped, its dot multiplies the raw bits and its rounding truncates. Triton 3.6's also fails
+under NumPy 2.4 and newer.
 """
 
 from __future__ import annotations
@@ -27,8 +29,9 @@ def _to_bfloat16(data: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def repair() -> None:
-    """Replace the interpreter's bf16 dot, its fp32 -> bf16 cast and its reading of a scalar as an
-    index; nothing outside the interpreter changes, and a second call does nothing.
+    """Replace the interpreter's bf16 dot, its bf16 cast, and how it reads a scalar as an index.
+
+    Nothing outside the interpreter changes, and a second call does nothing.
     """
     from triton.runtime import interpreter
 

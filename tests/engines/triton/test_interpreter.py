@@ -91,7 +91,7 @@ from triton.runtime.interpreter import InterpreterBuilder
 shipped = InterpreterBuilder.create_dot
 import torch
 from gft_kernels import linear_logprob
-from gft_kernels.engines.triton import ENGINE
+from gft_kernels.engines.triton import engine
 print(InterpreterBuilder.create_dot is shipped)
 hidden, weight = torch.zeros(2, 4, dtype=torch.bfloat16), torch.zeros(8, 4, dtype=torch.bfloat16)
 linear_logprob(hidden, weight, torch.tensor([1, 2]), backend="triton")

@@ -18,8 +18,8 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# What the tests import besides gft_kernels, which each fork takes from its own folder. None starts a
-# thread, given the one CPU thread of tests/conftest.py: a fork would not copy it.
+# What the tests import besides gft_kernels, which each fork takes from its own folder. None starts
+# a thread, given the one CPU thread of tests/conftest.py: a fork would not copy it.
 IMPORTED = ("torch", "torch._dynamo", "triton.runtime.interpreter", "hypothesis")
 OPTIONS = ["-x", "-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
 

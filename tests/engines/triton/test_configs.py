@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gft_kernels import Head
 from gft_kernels.engines.triton.configs import INTERPRETED, Config, config_for, parse_config, use_config
 
-from ...helpers.problems import fused, make_problem
+from ...helpers.problems import assert_equal_results, fused, make_problem
 
+PROBLEM = make_problem(50, 11, 37)
 FIRST, SECOND = Config(16, 16, 16, 1, 1, group=1), Config(32, 16, 64, 1, 1, group=2)
 
 
@@ -40,7 +42,7 @@ def test_parse_config_refuses(text, message):
 
 def test_config_for_follows_override_then_environment(monkeypatch):
     def configuration() -> Config:
-        return config_for(torch.device("cpu"), torch.bfloat16, Backend())
+        return config_for(torch.device("cpu"), torch.bfloat16, Head())
 
     assert configuration() == INTERPRETED
     monkeypatch.setenv("GFT_KERNELS_CONFIG", "32x16x16x1x1")
@@ -51,10 +53,10 @@ def test_config_for_follows_override_then_environment(monkeypatch):
             _ = 1 / 0
         assert configuration() == FIRST
     assert configuration() == Config(32, 16, 16, 1, 1)
-    assert_equal_results(fused(make_problem(50, 11, 37), backend="triton"), fused(PROBLEM, backend="chunked"))
+    assert_equal_results(fused(PROBLEM, backend="triton"), fused(PROBLEM, backend="chunked"))
 
 
 def test_linear_policy_loss_refuses_a_malformed_config(monkeypatch):
     monkeypatch.setenv("GFT_KERNELS_CONFIG", "64x64")
     with pytest.raises(ValueError, match="GFT_KERNELS_CONFIG = '64x64'"):
-        fused(make_problem(50, 11, 37), backend="triton")
+        fused(PROBLEM, backend="triton")

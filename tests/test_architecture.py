@@ -97,6 +97,16 @@ def test_gft_kernels_imports_go_down(path):
 
 
 @pytest.mark.parametrize("path", KERNELS, ids=name_of)
+def test_gft_kernels_imports_what_exists(path):
+    # Imports inside functions too: nobody runs some of them without a GPU.
+    for name in imported(path, ast.walk(ast.parse(path.read_text()))):
+        if name.startswith("gft_kernels."):
+            places = [ROOT.joinpath(*parts) for parts in (name.split("."), name.split(".")[:-1])]
+            found = any(place.is_dir() or place.with_suffix(".py").exists() for place in places)
+            assert found, f"{name_of(path)} imports {name}: there is no such module"
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=name_of)
 def test_gft_kernels_stands_alone(path):
     found = {name.split(".")[0] for name in imported(path, module_level(ast.parse(path.read_text())))}
     assert not found & FOREIGN

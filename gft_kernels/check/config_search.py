@@ -30,7 +30,7 @@ CONFIGS = (
 
 def config_search(rows: int, size: int, vocabulary: int, dtype: torch.dtype) -> int:
     """Time the GFT loss, forward and backward, under every configuration of CONFIGS; best first."""
-    from .engines.triton.configs import parse_config, use_config  # Triton only where it runs
+    from ..engines.triton.configs import parse_config, use_config  # Triton only where it runs
 
     rows, size, vocabulary = fitting(rows, size, vocabulary, 4, "cuda")
     print(f"\n{rows}x{size}x{vocabulary} {dtype}, forward and backward (rows x vocabulary x depth x warps x stages)")

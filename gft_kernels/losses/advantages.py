@@ -177,12 +177,17 @@ class GroupRewards:
         `per_sequence` computes those of the responses, once. An engine may bring a kernel for it.
 
         Raises:
-            ValueError: a valid token's sequence id is outside 0..B-1, a shape is wrong, or
-                `check_rewards` refuses.
+            ValueError: a valid token's sequence id is outside 0..B-1, a shape or device is wrong,
+                an advantage is not finite, or `check_rewards` refuses.
             TypeError: dtypes.
         """
-        check_rewards(self.rewards, self.group_ids, self.scale, self.singleton)
         ids, count = self.sequence_ids, self.rewards.numel()
+        for name in ("rewards", "group_ids", "sequence_ids"):
+            if (device := getattr(self, name).device) != valid.device:
+                raise ValueError(
+                    f"GroupRewards.{name} is on {device} but targets are on {valid.device}: move them to one device."
+                )
+        check_rewards(self.rewards, self.group_ids, self.scale, self.singleton)
         if ids.shape != valid.shape:
             raise ValueError(
                 f"GroupRewards.sequence_ids has shape {tuple(ids.shape)}; "
@@ -198,4 +203,12 @@ class GroupRewards:
             )
         if count == 0:
             return self.wide_rewards().new_zeros(valid.shape)
-        return torch.where(valid, per_sequence(self)[torch.where(valid, ids, 0).long()], 0)
+        advantages = per_sequence(self)
+        bad = ~torch.isfinite(advantages)
+        if bad.any():
+            k = int(bad.nonzero()[0])
+            raise ValueError(
+                f"the advantage of rewards[{k}] = {self.rewards[k].item()} is not finite ({advantages[k].item()}, "
+                f"eps = {self.eps}): scale the rewards down."
+            )
+        return torch.where(valid, advantages[torch.where(valid, ids, 0).long()], 0)

@@ -24,7 +24,7 @@ def linear_logprob(engine: Engine, operands: Operands, plan: Plan) -> LogProbs:
     """Log-probs and entropies [N] of every unmasked row, differentiable, 0 at masked rows."""
     with torch.autocast(operands.hidden.device.type, enabled=False):
         if engine.recorded:
-            return LogProbs(*scored(engine, operands, plan)[:2])
+            return LogProbs(*engine.score(operands, plan)[:2])  # 0 at masked rows; nothing waits for the device
         return LogProbs(*_LogProb.apply(*operands, plan, engine))
 
 

@@ -1,12 +1,12 @@
 """Checks of what an op is called with, in one visit. An error names the value and the way out.
 
 Shapes, dtypes and devices are known on the host. Values are on the device, and all of them are
-looked at in one wait for it.
+looked at in one wait for it. Group rewards are looked at where they are normalised, always.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,9 +30,11 @@ class LossArguments(NamedTuple):
     backend: Backend
 
     def vectors(self) -> dict[str, Tensor | None]:
-        """The per-token tensors by name. Group rewards are checked when they are normalised."""
-        given = self.per_token | {"token_weights": self.token_weights}
-        return {name: x for name, x in given.items() if not isinstance(x, GroupRewards)}
+        """The per-token tensors by name. Group rewards are checked where they are normalised."""
+        given: dict[str, Any] = self.per_token | {"token_weights": self.token_weights}
+        if isinstance(given["advantages"], GroupRewards):
+            del given["advantages"]
+        return given
 
 
 def as_backend(backend: str | Backend) -> Backend:
@@ -165,7 +167,7 @@ def _check_per_token(name: str, tensor: Tensor, like: Tensor) -> None:
 def check_values(targets: Tensor, size: int, head: Head, vectors: dict[str, Tensor | None] | None = None) -> None:
     """Refuse targets outside 0..size-1, and NaN in per-token floats at unmasked rows.
 
-    Waits for the device once. `Backend.validate` turns it off.
+    Waits for the device once. Callers leave it out where `Backend.validate` is False.
     """
     valid = targets != head.ignore_index
     bad = {"targets": valid & ((targets < 0) | (targets >= size))}

@@ -183,6 +183,21 @@ def test_head_refuses(field, value):
         Head(**{field: value})
 
 
+@pytest.mark.parametrize("name", ["old_logprobs", "ref_logprobs", "token_weights"])
+def test_group_rewards_stand_for_advantages_alone(name):
+    groups = GroupRewards(torch.rand(2), torch.zeros(2).long(), torch.zeros(N).long())
+    with pytest.raises(TypeError, match=f"{name} is GroupRewards; it must be a tensor"):
+        linear_policy_loss(HIDDEN, WEIGHT, TARGETS, ADVANTAGES, **{name: groups})
+
+
+@pytest.mark.parametrize("backend", ["eager", "chunked", "triton"])
+@pytest.mark.parametrize(("rewards", "eps"), [([3e38, 2e38], 1e-6), ([0.0, 1.0], torch.nan)])
+def test_group_rewards_without_a_finite_advantage_are_refused(rewards, eps, backend):
+    groups = GroupRewards(torch.tensor(rewards), torch.zeros(2).long(), torch.zeros(N).long(), eps=eps)
+    with pytest.raises(ValueError, match=r"the advantage of rewards\[0\] = .* is not finite"):
+        linear_policy_loss(HIDDEN, WEIGHT, TARGETS, groups, backend=backend)
+
+
 @pytest.mark.parametrize("value", [0, -5])
 def test_backend_refuses(value):
     with pytest.raises(ValueError, match=r"Backend\.chunk_rows = "):

@@ -96,6 +96,9 @@ class Head:
             raise ValueError(f"Head.scale = {self.scale}: it multiplies the logits and must be finite and not 0.")
 
 
+PLAIN = Head()  # what head=None stands for
+
+
 @dataclass(frozen=True)
 class Backend:
     """How an op runs. Its name alone, `backend="chunked"`, stands for `Backend("chunked")`.

@@ -246,8 +246,10 @@ def loss(operands: Operands, plan: LossPlan, wanted: Wanted) -> tuple[LossRows, 
         slope = head.scale / head.temperature
         product = grads.add(ChunkGradient(row_index, chunk_hidden, grad, factor, slope, rows), weight)
         if entropy_from_gemm:  # there is no whole product where columns were left out
-            found = None if product is None else _entropy_from_gemm(chunk, chunk_hidden, product, bias, slope)
-            entropy[at] = _entropy_from_exps(chunk) if found is None else found
+            if product is None:
+                entropy[at] = _entropy_from_exps(chunk)
+            else:
+                entropy[at] = _entropy_from_gemm(chunk, chunk_hidden, product, bias, slope)
     return LossRows((losses * plan.weights).sum(), logprobs, entropy, coefficients), grads
 
 

@@ -114,6 +114,11 @@ def group_advantages(
     Source: arXiv:2604.14258 section 3; Dr.GRPO arXiv:2503.20783 for scale="none".
     """
     check_rewards(rewards, group_ids, scale, singleton)
+    return _normalised(rewards, group_ids, scale, singleton, eps)
+
+
+def _normalised(rewards: Tensor, group_ids: Tensor, scale: Scale, singleton: Singleton, eps: float) -> Tensor:
+    """`group_advantages` of rewards that have been checked."""
     dtype, rewards = rewards.dtype, rewards.detach()
     if rewards.element_size() < 4:
         rewards = rewards.float()  # squares of fp16 rewards overflow
@@ -161,20 +166,18 @@ class GroupRewards:
     eps: float = 1e-6
 
     def per_sequence(self) -> Tensor:
-        """[B] advantages of the responses, from rewards in fp32 or fp64."""
-        return group_advantages(
-            self.wide_rewards(), self.group_ids, scale=self.scale, singleton=self.singleton, eps=self.eps
-        )
+        """[B] advantages of the responses in fp32 or fp64, of rewards that `per_token` has checked."""
+        return _normalised(self.wide_rewards(), self.group_ids, self.scale, self.singleton, self.eps)
 
     def wide_rewards(self) -> Tensor:
         """[B] rewards in fp32 or wider, because an advantage must not be rounded to 16 bits."""
         rewards = self.rewards.detach()
         return rewards.float() if rewards.element_size() < 4 else rewards
 
-    def per_token(self, valid: Tensor, per_sequence: Callable[[GroupRewards], Tensor] = per_sequence) -> Tensor:
+    def per_token(self, valid: Tensor, per_sequence: Callable[[GroupRewards], Tensor]) -> Tensor:
         """[N] advantages in fp32 (fp64 for fp64 rewards), 0 where `valid` is False.
 
-        `per_sequence` computes those of the responses, once. An engine may bring a kernel for it.
+        `per_sequence` computes those of the responses, once: the engine's `group_advantages`.
 
         Raises:
             ValueError: a valid token's sequence id is outside 0..B-1, a shape or device is wrong,

@@ -60,7 +60,6 @@ def _k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 class Objective:
     """Base of the built-in objectives: a call returns losses [K], differentiable."""
 
-    parameters: ClassVar[tuple[str, ...]] = ()  # the fields by name: compiled programs carry them as numbers
     needs: ClassVar[tuple[str, ...]] = ()  # per-token inputs that must be given
     zero_at_zero_advantage: ClassVar[bool] = False  # True: rows with A = 0 may be skipped
     rowwise: ClassVar[bool] = True  # a row's loss depends on that row alone; a function is checked for it
@@ -121,7 +120,6 @@ class GFT(Objective):
     """
 
     tau: float = 0.7
-    parameters: ClassVar = ("tau",)
     needs: ClassVar = ("advantages",)
     zero_at_zero_advantage: ClassVar = True
 
@@ -165,7 +163,6 @@ class GRPO(Objective):
     clip_low: float = 0.2
     clip_high: float = 0.2
     dual_clip: float | None = None
-    parameters: ClassVar = ("clip_low", "clip_high", "dual_clip")
     needs: ClassVar = ("advantages",)
     zero_at_zero_advantage: ClassVar = True
 
@@ -202,7 +199,6 @@ class CISPO(Objective):
 
     clip_low: float = 1.0
     clip_high: float = 4.0
-    parameters: ClassVar = ("clip_low", "clip_high")
     needs: ClassVar = ("advantages",)
     zero_at_zero_advantage: ClassVar = True
 
@@ -226,7 +222,6 @@ class KL(Objective):
     """
 
     beta: float = 0.01
-    parameters: ClassVar = ("beta",)
     needs: ClassVar = ("ref_logprobs",)
 
     def __call__(self, logprobs: Tensor, *, ref_logprobs: Tensor, **_: Any) -> Tensor:
@@ -241,13 +236,13 @@ class Sum(Objective):
 
     def __init__(self, first: LossFunction, second: LossFunction) -> None:
         self.parts = (first, second)
-        needs = dict.fromkeys(name for part in self.parts for name in getattr(part, "needs", ()))
+        needs = dict.fromkeys(name for term in self.parts for name in getattr(term, "needs", ()))
         self.needs = tuple(needs)  # type: ignore[misc]
         self.zero_at_zero_advantage = self._all("zero_at_zero_advantage")  # type: ignore[misc]
         self.rowwise = self._all("rowwise")  # type: ignore[misc]
 
     def _all(self, name: str) -> bool:
-        return all(getattr(part, name, False) for part in self.parts)
+        return all(getattr(term, name, False) for term in self.parts)
 
     def __call__(self, logprobs: Tensor, **per_token: Any) -> Tensor:
         return self.parts[0](logprobs, **per_token) + self.parts[1](logprobs, **per_token)
@@ -255,9 +250,9 @@ class Sum(Objective):
     def metrics(self, logprobs: Tensor, **per_token: Any) -> dict[str, Tensor]:
         return {
             k: v
-            for part in self.parts
-            if isinstance(part, Objective)
-            for k, v in part.metrics(logprobs, **per_token).items()
+            for term in self.parts
+            if isinstance(term, Objective)
+            for k, v in term.metrics(logprobs, **per_token).items()
         }
 
     def __repr__(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ def make_plan(arguments: LossArguments, dtype: torch.dtype, engine: Engine) -> L
     """The plan of a loss in the compute dtype. Waits for the device, to choose rows."""
     targets, objective, head, backend = arguments.targets, arguments.objective, arguments.head, arguments.backend
     valid = targets != head.ignore_index
-    per_token = constants(arguments, valid, dtype, engine)
+    per_token = cast(constants(arguments, lambda groups: groups.per_token(valid, engine.group_advantages)), dtype)
     token_weights = arguments.token_weights
     if token_weights is None:
         token_weights = token_mean(valid, dtype)
@@ -32,14 +34,14 @@ def token_mean(valid: Tensor, dtype: torch.dtype) -> Tensor:  # [N]
     return valid.to(dtype) / valid.sum().clamp(min=1)
 
 
-def constants(arguments: LossArguments, valid: Tensor, dtype: torch.dtype, engine: Engine) -> PerToken:
-    """Per-token inputs [N], detached. Rewards become advantages, once, on [B]."""
-    given = {}
-    for name, x in arguments.per_token.items():
-        if isinstance(x, GroupRewards):
-            x = x.per_token(valid, engine.group_advantages)
-        given[name] = None if x is None else x.detach().to(dtype)
-    return given
+def constants(arguments: LossArguments, per_token: Callable[[GroupRewards], Tensor]) -> PerToken:
+    """Per-token inputs [N], detached. Rewards become advantages by `per_token`."""
+    given = {name: per_token(x) if isinstance(x, GroupRewards) else x for name, x in arguments.per_token.items()}
+    return {name: None if x is None else x.detach() for name, x in given.items()}
+
+
+def cast(per_token: PerToken, dtype: torch.dtype) -> PerToken:
+    return {name: None if x is None else x.to(dtype) for name, x in per_token.items()}
 
 
 def active_rows(

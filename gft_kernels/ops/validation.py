@@ -60,13 +60,12 @@ def check_logits_loss(logits: Tensor, arguments: LossArguments) -> LossArguments
 def check_head(operands: Operands, targets: Tensor, head: Head, backend: Backend) -> Tensor:
     """The targets of a head, checked, as int64."""
     targets = _check_operands(operands, targets)
-    if backend.validate and not torch.compiler.is_compiling():
-        check_values(targets, len(operands.weight), head)
+    check_values(targets, len(operands.weight), head, backend)
     return targets
 
 
 def _check_loss(arguments: LossArguments, like: Tensor, size: int) -> LossArguments:
-    """Check all but targets and operands. A compiled program looks at values when it runs."""
+    """Check all but the shapes of targets and operands."""
     objective = arguments.objective
     for name in getattr(objective, "needs", ()):
         if name not in PER_TOKEN:
@@ -79,8 +78,7 @@ def _check_loss(arguments: LossArguments, like: Tensor, size: int) -> LossArgume
             _check_per_token(name, vector, like)
             if not vector.is_floating_point():
                 raise TypeError(f"{name} has dtype {vector.dtype}; it must be floating point.")
-    if arguments.backend.validate and not torch.compiler.is_compiling():
-        check_values(arguments.targets, size, arguments.head, vectors)
+    check_values(arguments.targets, size, arguments.head, arguments.backend, vectors)
     return arguments
 
 
@@ -157,18 +155,23 @@ def _check_per_token(name: str, tensor: Tensor, like: Tensor) -> None:
         raise TypeError(f"{name} is {type(tensor).__name__}; it must be a tensor [N].")
     if tensor.shape != like.shape[:1]:
         raise ValueError(
-            f"{name} has shape {tuple(tensor.shape)}; it must be [N] = ({like.shape[0]},), one value a row of hidden. "
+            f"{name} has shape {tuple(tensor.shape)}; it must be [N] = ({like.shape[0]},), one value a row. "
             "Flatten it, and expand a value per sequence with values[sequence_ids]."
         )
     if tensor.device != like.device:
-        raise ValueError(f"{name} is on {tensor.device} but hidden is on {like.device}: move them to one device.")
+        raise ValueError(f"{name} is on {tensor.device}, the head's input on {like.device}: move them to one device.")
 
 
-def check_values(targets: Tensor, size: int, head: Head, vectors: dict[str, Tensor | None] | None = None) -> None:
+def check_values(
+    targets: Tensor, size: int, head: Head, backend: Backend, vectors: dict[str, Tensor | None] | None = None
+) -> None:
     """Refuse targets outside 0..size-1, and NaN in per-token floats at unmasked rows.
 
-    Waits for the device once. Callers leave it out where `Backend.validate` is False.
+    Waits for the device once, unless `Backend.validate` is off. While a program is being compiled
+    there are no values: its custom ops look when it runs.
     """
+    if not backend.validate or torch.compiler.is_compiling():
+        return
     valid = targets != head.ignore_index
     bad = {"targets": valid & ((targets < 0) | (targets >= size))}
     bad |= {name: valid & vector.isnan() for name, vector in (vectors or {}).items() if vector is not None}

@@ -153,5 +153,7 @@ def test_group_advantages_of_16_bit_rewards_are_computed_in_fp32():
 
 def test_group_rewards_of_16_bits_give_unrounded_advantages():
     rewards, ids = torch.tensor([0.0, 1.0, 0.25]), torch.zeros(3, dtype=torch.long)
-    half = GroupRewards(rewards.half(), ids, torch.arange(3)).per_token(torch.ones(3, dtype=torch.bool))
+    half = GroupRewards(rewards.half(), ids, torch.arange(3)).per_token(
+        torch.ones(3, dtype=torch.bool), GroupRewards.per_sequence
+    )
     assert torch.equal(half, group_advantages(rewards, ids))

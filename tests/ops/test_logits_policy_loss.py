@@ -103,7 +103,12 @@ def test_logits_policy_loss_normalises_rewards(backend):
     rewards = GroupRewards(
         torch.tensor([0.0, 1.0, 0.5, 0.35, 0.35]).double(), torch.tensor([0, 0, 0, 1, 1]), PROBLEM.sequence_ids
     )
-    _, want = run(logits_of(), gft(0.3), advantages=rewards.per_token(PROBLEM.targets >= 0), backend="eager")
+    _, want = run(
+        logits_of(),
+        gft(0.3),
+        advantages=rewards.per_token(PROBLEM.targets >= 0, GroupRewards.per_sequence),
+        backend="eager",
+    )
     got, grad = run(logits_of(), gft(0.3), advantages=rewards, backend=backend)
     torch.testing.assert_close(grad, want, rtol=1e-9, atol=1e-13)
     skipped = (PROBLEM.targets >= 0) & (PROBLEM.sequence_ids >= 3)  # the group without spread

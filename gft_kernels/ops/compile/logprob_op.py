@@ -44,13 +44,12 @@ def _linear_logprob(
     targets: Tensor,
     numbers: list[float],
     flags: list[int],
-    backend: str,
+    engine_name: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    operands, plan = Operands(hidden, weight, bias), _plan(hidden, weight, bias, targets, numbers, flags, backend)
-    if plan.backend.validate:
-        check_values(targets, len(weight), plan.head)
+    operands, plan = Operands(hidden, weight, bias), _plan(hidden, weight, bias, targets, numbers, flags, engine_name)
+    check_values(targets, len(weight), plan.head, plan.backend)
     with torch.autocast(hidden.device.type, enabled=False):
-        return tuple(scored(engine_of(backend), operands, plan))  # type: ignore[return-value]
+        return tuple(scored(engine_of(engine_name), operands, plan))  # type: ignore[return-value]
 
 
 def _plan(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *settings: Any) -> Plan:
@@ -59,10 +58,10 @@ def _plan(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, 
 
 @_linear_logprob.register_fake
 def _(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, numbers: Any, flags: Any, backend: str
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, numbers: Any, flags: Any, engine_name: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     rows = hidden.new_empty(len(targets), dtype=compute_dtype(hidden, weight))
-    normaliser = rows.new_empty(2, len(targets)) if backend == "triton" else rows.new_empty(0)
+    normaliser = rows.new_empty(2, len(targets)) if engine_name == "triton" else rows.new_empty(0)
     return rows, torch.empty_like(rows), normaliser
 
 
@@ -79,12 +78,12 @@ def _linear_logprob_backward(
     normaliser: Tensor,
     numbers: list[float],
     flags: list[int],
-    backend: str,
+    engine_name: str,
     wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    operands, plan = Operands(hidden, weight, bias), _plan(hidden, weight, bias, targets, numbers, flags, backend)
+    operands, plan = Operands(hidden, weight, bias), _plan(hidden, weight, bias, targets, numbers, flags, engine_name)
     scores, upstream = Scores(logprobs, entropy, normaliser), (grad_logprobs, grad_entropy)
-    engine: Any = engine_of(backend)
+    engine: Any = engine_of(engine_name)
     with torch.autocast(hidden.device.type, enabled=False):
         grads = scored_gradients(engine, operands, plan, scores, upstream, (wanted[0], wanted[1], wanted[2]))
         return filled((scaled(x, grads.unit, plan.dtype) for x in grads.sums(operands)), hidden)

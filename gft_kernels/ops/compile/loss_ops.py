@@ -52,10 +52,10 @@ def _group_advantages(
     scale: str,
     singleton: str,
     eps: float,
-    backend: str,
+    engine_name: str,
 ) -> Tensor:
     groups = GroupRewards(rewards, group_ids, sequence_ids, scale, singleton, eps)  # type: ignore[arg-type]
-    return groups.per_token(valid, engine_of(backend).group_advantages)
+    return groups.per_token(valid, engine_of(engine_name).group_advantages)
 
 
 @_group_advantages.register_fake
@@ -63,10 +63,10 @@ def _(rewards: Tensor, group_ids: Tensor, sequence_ids: Tensor, valid: Tensor, *
     return rewards.new_empty(valid.shape, dtype=compute_dtype(rewards))
 
 
-def group_advantages(groups: GroupRewards, valid: Tensor, backend: str) -> Tensor:  # [N]
+def group_advantages(groups: GroupRewards, valid: Tensor, engine_name: str) -> Tensor:  # [N]
     """`GroupRewards.per_token` in a compiled program."""
     options = (groups.scale, groups.singleton, groups.eps)
-    return _group_advantages(groups.rewards, groups.group_ids, groups.sequence_ids, valid, *options, backend)
+    return _group_advantages(groups.rewards, groups.group_ids, groups.sequence_ids, valid, *options, engine_name)
 
 
 @torch.library.custom_op("gft_kernels::checked_targets", mutates_args=(), tags=WAITS)
@@ -79,12 +79,11 @@ def _checked_targets(
     token_weights: Tensor | None,
     numbers: list[float],
     flags: list[int],
-    backend: str,
+    engine_name: str,
 ) -> Tensor:
-    head, chosen = decode(None, numbers, flags, backend)
-    if chosen.validate:
-        vectors = (advantages, old_logprobs, ref_logprobs, token_weights)
-        check_values(targets, size, head, dict(zip((*PER_TOKEN, "token_weights"), vectors, strict=True)))
+    head, chosen = decode(None, numbers, flags, engine_name)
+    vectors = (advantages, old_logprobs, ref_logprobs, token_weights)
+    check_values(targets, size, head, chosen, dict(zip((*PER_TOKEN, "token_weights"), vectors, strict=True)))
     return targets.clone()
 
 
@@ -112,15 +111,16 @@ def _policy_loss(
     parameters: list[float],
     numbers: list[float],
     flags: list[int],
-    backend: str,
+    engine_name: str,
     wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """SeenRows, sparsity, the three sums, and the scalar unit that they are multiples of."""
-    operands, dtype, engine = Operands(hidden, weight, bias), compute_dtype(hidden, weight), engine_of(backend)
+    operands, dtype, engine = Operands(hidden, weight, bias), compute_dtype(hidden, weight), engine_of(engine_name)
     constants = [advantages, old_logprobs, ref_logprobs, token_weights]
-    arguments = _arguments(targets, constants, (objective, parameters), bias, Settings(numbers, flags, backend))
+    settings = Settings(numbers, flags, engine_name)
+    arguments = _arguments(targets, len(weight), constants, (objective, parameters), bias, settings)
     with torch.autocast(hidden.device.type, enabled=False):
-        plan = make_plan(_checked(arguments, len(weight)), dtype, engine)
+        plan = make_plan(arguments, dtype, engine)
         found, grads = engine.loss(operands, plan, (wanted[0], wanted[1], wanted[2]))
         assert grads is not None  # no recorded engine comes here
         report = grads.report()
@@ -130,17 +130,14 @@ def _policy_loss(
 
 
 def _arguments(
-    targets: Tensor, constants: Constants, spec: Spec, bias: Tensor | None, settings: Settings
+    targets: Tensor, size: int, constants: Constants, spec: Spec, bias: Tensor | None, settings: Settings
 ) -> LossArguments:
+    """The arguments of a loss over `size` columns, their values checked."""
     head, backend = decode(bias, *settings)
     *given, token_weights = constants
     per_token: Any = dict(zip(PER_TOKEN, given, strict=True))
-    return LossArguments(targets, per_token, token_weights, from_spec(*spec), head, backend)
-
-
-def _checked(arguments: LossArguments, size: int) -> LossArguments:
-    if arguments.backend.validate:
-        check_values(arguments.targets, size, arguments.head, arguments.vectors())
+    arguments = LossArguments(targets, per_token, token_weights, from_spec(*spec), head, backend)
+    check_values(targets, size, head, backend, arguments.vectors())
     return arguments
 
 
@@ -209,14 +206,15 @@ def _logits_loss(
     parameters: list[float],
     numbers: list[float],
     flags: list[int],
-    backend: str,
+    engine_name: str,
     wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """SeenRows, the gradient [N, V], and the scalar unit it is a multiple of."""
-    constants, engine = [advantages, old_logprobs, ref_logprobs, token_weights], engine_of(backend)
-    arguments = _arguments(targets, constants, (objective, parameters), None, Settings(numbers, flags, backend))
+    constants, engine = [advantages, old_logprobs, ref_logprobs, token_weights], engine_of(engine_name)
+    settings = Settings(numbers, flags, engine_name)
+    arguments = _arguments(targets, logits.shape[1], constants, (objective, parameters), None, settings)
     with torch.autocast(logits.device.type, enabled=False):
-        plan = make_plan(_checked(arguments, logits.shape[1]), compute_dtype(logits), engine)
+        plan = make_plan(arguments, compute_dtype(logits), engine)
         grad = torch.empty_like(logits) if wanted else None
         found, unit = engine.logits_loss(logits, plan, grad)
         return *_seen_rows(found, plan), logits.new_empty(0) if grad is None else grad, _unit(unit, found.loss)

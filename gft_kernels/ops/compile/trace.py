@@ -15,68 +15,59 @@ from ...engines import eager
 from ...engines.accumulate import compute_dtype
 from ...engines.sparse_report import named
 from ...head import Backend, Head, LogProbs, Operands, PolicyLoss
-from ...losses.advantages import GroupRewards
 from ...losses.objectives import LossFunction, PerToken
-from ..plan import active_rows, token_mean
+from ..plan import active_rows, cast, constants, token_mean
 from ..result import stats
 from ..validation import LossArguments
 from . import logprob_op, loss_ops
 from .encode import encode, objective_spec
 
 
-def linear_logprob(name: str, operands: Operands, targets: Tensor, head: Head, backend: Backend) -> LogProbs:
+def linear_logprob(engine_name: str, operands: Operands, targets: Tensor, head: Head, backend: Backend) -> LogProbs:
     """`linear_logprob` in a program that is being compiled. Eager is traced as it stands."""
-    if name == "eager":
+    if engine_name == "eager":
         return eager.logits_scores(eager.head_logits(operands, head), targets, head)
-    return logprob_op.linear_logprob(operands, targets, encode(head, backend, name))
+    return logprob_op.linear_logprob(operands, targets, encode(head, backend, engine_name))
 
 
-def policy_loss(name: str, operands: Operands, arguments: LossArguments) -> PolicyLoss:
+def policy_loss(engine_name: str, operands: Operands, arguments: LossArguments) -> PolicyLoss:
     """`linear_policy_loss` in a program that is being compiled."""
     head, backend, objective = arguments.head, arguments.backend, arguments.objective
     valid, dtype = arguments.targets != head.ignore_index, compute_dtype(*operands[:2])
-    per_token, weights = _constants(arguments, valid, name)
-    constants, settings = [*per_token.values(), weights], encode(head, backend, name)
+    per_token, weights = _constants(arguments, valid, engine_name)
+    vectors, settings = [*per_token.values(), weights], encode(head, backend, engine_name)
     spec = objective_spec(objective)
-    if spec is None or name == "eager":
-        targets = loss_ops.checked_targets(arguments.targets, len(operands.weight), constants, settings)
-        scores = linear_logprob(name, operands, targets, head, backend)
-        return _traced(scores, arguments, _cast(per_token, dtype), weights)
-    rows, sparsity = loss_ops.policy_loss(operands, arguments.targets, constants, spec, settings)
-    return _reported(rows, named(sparsity), objective, _cast(per_token, dtype), valid)
+    if spec is None or engine_name == "eager":
+        targets = loss_ops.checked_targets(arguments.targets, len(operands.weight), vectors, settings)
+        scores = linear_logprob(engine_name, operands, targets, head, backend)
+        return _traced(scores, arguments, cast(per_token, dtype), weights)
+    rows, sparsity = loss_ops.policy_loss(operands, arguments.targets, vectors, spec, settings)
+    return _reported(rows, named(sparsity), objective, cast(per_token, dtype), valid)
 
 
-def logits_loss(name: str, logits: Tensor, arguments: LossArguments) -> PolicyLoss:
+def logits_loss(engine_name: str, logits: Tensor, arguments: LossArguments) -> PolicyLoss:
     """`logits_policy_loss` in a program that is being compiled.
 
     It is never in place, because the compiler owns the memory.
     """
     head, objective = arguments.head, arguments.objective
     valid, dtype = arguments.targets != head.ignore_index, compute_dtype(logits)
-    per_token, weights = _constants(arguments, valid, name)
-    constants, settings = [*per_token.values(), weights], encode(head, arguments.backend, name)
+    per_token, weights = _constants(arguments, valid, engine_name)
+    vectors, settings = [*per_token.values(), weights], encode(head, arguments.backend, engine_name)
     spec = objective_spec(objective)
-    if spec is None or name == "eager":
-        targets = loss_ops.checked_targets(arguments.targets, logits.shape[1], constants, settings)
+    if spec is None or engine_name == "eager":
+        targets = loss_ops.checked_targets(arguments.targets, logits.shape[1], vectors, settings)
         scores = eager.logits_scores(logits.to(dtype) / head.temperature, targets, head)
-        return _traced(scores, arguments, _cast(per_token, dtype), weights)
-    rows = loss_ops.logits_loss(logits, arguments.targets, constants, spec, settings)
-    return _reported(rows, {}, objective, _cast(per_token, dtype), valid)
+        return _traced(scores, arguments, cast(per_token, dtype), weights)
+    rows = loss_ops.logits_loss(logits, arguments.targets, vectors, spec, settings)
+    return _reported(rows, {}, objective, cast(per_token, dtype), valid)
 
 
-def _constants(arguments: LossArguments, valid: Tensor, name: str) -> tuple[PerToken, Tensor | None]:
-    """Per-token inputs and weights, detached. Rewards become advantages."""
-    given: PerToken = {}
-    for key, x in arguments.per_token.items():
-        if isinstance(x, GroupRewards):
-            x = loss_ops.group_advantages(x, valid, name)
-        given[key] = None if x is None else x.detach()
+def _constants(arguments: LossArguments, valid: Tensor, engine_name: str) -> tuple[PerToken, Tensor | None]:
+    """Per-token inputs and weights, detached, rewards as advantages."""
+    given = constants(arguments, lambda groups: loss_ops.group_advantages(groups, valid, engine_name))
     weights = arguments.token_weights
     return given, None if weights is None else weights.detach()
-
-
-def _cast(per_token: PerToken, dtype: torch.dtype) -> PerToken:
-    return {name: None if x is None else x.to(dtype) for name, x in per_token.items()}
 
 
 def _traced(

@@ -166,7 +166,7 @@ class GroupRewards:
     eps: float = 1e-6
 
     def per_sequence(self) -> Tensor:
-        """[B] advantages of the responses in fp32 or fp64, of rewards that `per_token` has checked."""
+        """[B] advantages in fp32 or fp64, of rewards that `per_token` has checked."""
         return _normalised(self.wide_rewards(), self.group_ids, self.scale, self.singleton, self.eps)
 
     def wide_rewards(self) -> Tensor:

@@ -19,6 +19,8 @@ class Mean:
         self.weights: dict[str, float] = defaultdict(float)
 
     def add(self, weight: float, **values: float) -> None:
+        if not weight:  # the mean of nothing is NaN
+            return
         for name, value in values.items():
             self.sums[name] += weight * value
             self.weights[name] += weight

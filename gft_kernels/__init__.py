@@ -2,7 +2,8 @@
 
 from .head import Backend, Head, LogProbs, PolicyLoss, Sparse
 from .losses.advantages import GroupRewards, group_advantages
-from .losses.objectives import cispo, dft, gft, grpo, kl, reinforce, sft
+from .losses.objectives import dft, gft, reinforce, sft
+from .losses.ratios import cispo, grpo, kl
 from .losses.reductions import token_weights
 from .ops.linear_logprob import linear_logprob
 from .ops.linear_policy_loss import LinearPolicyLoss, linear_policy_loss

@@ -22,7 +22,7 @@ from gft_kernels.engines.triton.finalise import RowTerms, finalise
 from gft_kernels.engines.triton.forward import head_forward, head_target_logit
 from gft_kernels.engines.triton.rescale import rescale
 from gft_kernels.head import Backend, Head, Operands
-from gft_kernels.losses import objectives
+from gft_kernels.losses import objectives, ratios
 from gft_kernels.losses.advantages import GroupRewards, Scale
 from gft_kernels.losses.objectives import PER_TOKEN, LossFunction, PerToken
 
@@ -101,7 +101,7 @@ class Problem:
 
     def grpo(self) -> LossPlan:
         """GRPO with a KL penalty."""
-        return self.plan(objectives.grpo() + objectives.kl(0.01), **{name: empty(self.K) for name in PER_TOKEN})
+        return self.plan(ratios.grpo() + ratios.kl(0.01), **{name: empty(self.K) for name in PER_TOKEN})
 
     def group_advantages(self, scale: Scale) -> None:
         ids = empty(64, dtype=torch.int64)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ..head import Head
 from ..losses.advantages import GroupRewards
-from ..losses.objectives import gft, grpo, kl, reinforce
+from ..losses.objectives import gft, reinforce
+from ..losses.ratios import grpo, kl
 from ..ops.linear_logprob import linear_logprob
 from ..ops.linear_policy_loss import linear_policy_loss
 from .problem import Problem

@@ -1,5 +1,8 @@
 """Objectives: pure functions of per-token scalars, loss_t = f(log p_t, A_t, old_t, ref_t).
 
+Here stand what an objective is and those of p alone; ratios.py has those of a ratio to another
+policy.
+
 An objective is any callable `f(logprobs, **per_token) -> loss [K]` whose element t depends on row t
 alone. per_token holds `advantages`, `old_logprobs` and `ref_logprobs`, [K] each, None where the
 caller gave none. The coefficients d loss_t / d logp_t are taken by autograd on [K], so a formula is
@@ -10,6 +13,7 @@ Objectives add up: `gft(0.7) + kl(0.01)`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -19,6 +23,7 @@ from torch import Tensor
 
 LossFunction = Callable[..., Tensor]
 PER_TOKEN = ("advantages", "old_logprobs", "ref_logprobs")  # what an objective may ask for, in this order
+VECTORS = (*PER_TOKEN, "tau")  # with the parameter that may have a value of its own for every token
 PerToken = dict[str, Tensor | None]  # by those names, [N] or [K] each; None where the caller gave none
 
 
@@ -27,34 +32,24 @@ def part(per_token: PerToken, rows: slice | Tensor) -> PerToken:
     return {name: None if x is None else x[rows] for name, x in per_token.items()}
 
 
-def _times(coefficient: Tensor, logprobs: Tensor) -> Tensor:
+def times(coefficient: Tensor, logprobs: Tensor) -> Tensor:
     """coefficient * logprobs, with 0 * -inf = 0: an impossible token may have coefficient 0."""
     return torch.where(coefficient == 0, torch.zeros_like(logprobs), coefficient * logprobs)
 
 
-def rectification(logprobs: Tensor, tau: float) -> Tensor:
-    """C(p) = p if p < tau else 1, detached (arXiv:2604.14258 Eq. 18)."""
+def rectification(logprobs: Tensor, tau: float | Tensor) -> Tensor:
+    """C(p) = p if p < tau else 1, detached (arXiv:2604.14258 Eq. 18). tau is a number or [K]."""
     p = logprobs.detach().exp()
     return torch.where(p < tau, p, torch.ones_like(p))
 
 
-def _log_ratio(logprobs: Tensor, old_logprobs: Tensor | None) -> Tensor:
-    """log pi / pi_old, finite at log p = -inf. Without old log-probs the ratio is 1."""
-    lowest = torch.finfo(torch.float32).min / 4
-    logprobs = logprobs.clamp(min=lowest)
-    return logprobs - (logprobs.detach() if old_logprobs is None else old_logprobs.clamp(min=lowest))
-
-
-def _ratio(logprobs: Tensor, old_logprobs: Tensor | None) -> Tensor:
-    """pi / pi_old, flat outside e^-60..e^60, because an infinite ratio times 0 would be NaN."""
-    return _log_ratio(logprobs, old_logprobs).clamp(-60, 60).exp()
-
-
-def _k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """e^d - d - 1 with d = ref - log p. Value and slope stop at e^60, so that fp32 holds them."""
-    delta = -_log_ratio(logprobs, ref_logprobs)
-    bounded = delta.detach().clamp(max=60) + (delta - delta.detach())
-    return bounded.exp() - delta - 1
+def check_numbers(objective: Objective, **bounds: tuple[float, float]) -> None:
+    """Refuse numbers that are NaN or outside (lowest, highest). The ops look at tensors."""
+    for name, (low, high) in bounds.items():
+        value = getattr(objective, name)
+        if not isinstance(value, Tensor) and not low <= value <= high:
+            said = f"{type(objective).__name__}.{name} = {value}"
+            raise ValueError(f"{said}: give a number from {low:g} to {high:g}.")
 
 
 class Objective:
@@ -97,7 +92,7 @@ class DFT(Objective):
     """
 
     def __call__(self, logprobs: Tensor, **_: Any) -> Tensor:
-        return -_times(logprobs.detach().exp(), logprobs)
+        return -times(logprobs.detach().exp(), logprobs)
 
     def metrics(self, logprobs: Tensor, **_: Any) -> dict[str, Tensor]:
         return {"mean_c": logprobs.exp()}
@@ -114,21 +109,33 @@ class GFT(Objective):
 
     Args:
         tau: the p from which a token keeps its whole gradient. tau <= 0 is group REINFORCE (the
-            paper's "w/o DCR"), and tau > 1 weights every token by its probability.
+            paper's "w/o DCR"), and tau > 1 weights every token by its probability. A tensor [N] has
+            a tau for every token, such as 0.7 for given responses and 0 for the policy's own.
+
+    Raises:
+        ValueError: tau is NaN.
 
     Source: arXiv:2604.14258 Eq. 21.
     """
 
-    tau: float = 0.7
+    tau: float | Tensor = 0.7
     needs: ClassVar = ("advantages",)
     zero_at_zero_advantage: ClassVar = True
 
-    def __call__(self, logprobs: Tensor, *, advantages: Tensor, **_: Any) -> Tensor:
-        return -_times(advantages * rectification(logprobs, self.tau), logprobs)
+    def __post_init__(self) -> None:
+        check_numbers(self, tau=(-math.inf, math.inf))
 
-    def metrics(self, logprobs: Tensor, **_: Any) -> dict[str, Tensor]:
-        c = rectification(logprobs, self.tau)
-        return {"mean_c": c, "rectified_fraction": (logprobs.exp() < self.tau).to(c.dtype)}
+    def __call__(self, logprobs: Tensor, *, advantages: Tensor, tau: Tensor | None = None, **_: Any) -> Tensor:
+        return -times(advantages * rectification(logprobs, self._bound(tau)), logprobs)
+
+    def metrics(self, logprobs: Tensor, *, tau: Tensor | None = None, **_: Any) -> dict[str, Tensor]:
+        bound = self._bound(tau)
+        c = rectification(logprobs, bound)
+        return {"mean_c": c, "rectified_fraction": (logprobs.exp() < bound).to(c.dtype)}
+
+    def _bound(self, tau: Tensor | None) -> float | Tensor:
+        """The taus of the rows at hand, where this objective has one for every token."""
+        return tau if tau is not None and isinstance(self.tau, Tensor) and self.tau.ndim else self.tau
 
 
 @dataclass(frozen=True)
@@ -139,96 +146,7 @@ class Reinforce(Objective):
     zero_at_zero_advantage: ClassVar = True
 
     def __call__(self, logprobs: Tensor, *, advantages: Tensor, **_: Any) -> Tensor:
-        return -_times(advantages, logprobs)
-
-
-@dataclass(frozen=True)
-class GRPO(Objective):
-    """The clipped ratio of PPO and GRPO. Without old_logprobs the ratio is 1.
-
-    Equivalent to::
-
-        ratio = (logprobs - old_logprobs).exp()
-        clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
-        loss = -torch.minimum(ratio * advantages, clipped * advantages)
-
-    Args:
-        clip_low, clip_high: how far below and above 1 the ratio counts. clip_high = 0.28 is DAPO's.
-        dual_clip: bounds the loss of tokens with A < 0 at -dual_clip * A, for example 3. None is
-            off.
-
-    Source: arXiv:1707.06347 (PPO), arXiv:2402.03300 (GRPO), arXiv:2503.14476 (DAPO).
-    """
-
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    dual_clip: float | None = None
-    needs: ClassVar = ("advantages",)
-    zero_at_zero_advantage: ClassVar = True
-
-    def __call__(self, logprobs: Tensor, *, advantages: Tensor, old_logprobs: Tensor | None = None, **_: Any) -> Tensor:
-        ratio = _ratio(logprobs, old_logprobs)
-        clipped = ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
-        loss = torch.maximum(-ratio * advantages, -clipped * advantages)
-        if self.dual_clip is not None:
-            loss = torch.where(advantages < 0, torch.minimum(loss, -self.dual_clip * advantages), loss)
-        return loss
-
-    def metrics(
-        self, logprobs: Tensor, *, advantages: Tensor, old_logprobs: Tensor | None = None, **_: Any
-    ) -> dict[str, Tensor]:
-        ratio = _ratio(logprobs, old_logprobs)
-        outside = ((ratio > 1 + self.clip_high) & (advantages > 0)) | ((ratio < 1 - self.clip_low) & (advantages < 0))
-        return {"ratio": ratio, "clip_fraction": outside.to(ratio.dtype)}
-
-
-@dataclass(frozen=True)
-class CISPO(Objective):
-    """REINFORCE with a clipped ratio as its weight. The clip never cuts a gradient.
-
-    Equivalent to::
-
-        ratio = (logprobs - old_logprobs).exp().detach()
-        loss = -ratio.clamp(1 - clip_low, 1 + clip_high) * advantages * logprobs
-
-    Args:
-        clip_low, clip_high: how far below and above 1 the ratio counts.
-
-    Source: arXiv:2506.13585.
-    """
-
-    clip_low: float = 1.0
-    clip_high: float = 4.0
-    needs: ClassVar = ("advantages",)
-    zero_at_zero_advantage: ClassVar = True
-
-    def __call__(self, logprobs: Tensor, *, advantages: Tensor, old_logprobs: Tensor | None = None, **_: Any) -> Tensor:
-        ratio = _ratio(logprobs, old_logprobs).detach()
-        return -_times(ratio.clamp(1 - self.clip_low, 1 + self.clip_high) * advantages, logprobs)
-
-    def metrics(self, logprobs: Tensor, *, old_logprobs: Tensor | None = None, **_: Any) -> dict[str, Tensor]:
-        ratio = _ratio(logprobs, old_logprobs)
-        return {"ratio": ratio, "clip_fraction": (ratio > 1 + self.clip_high).to(ratio.dtype)}
-
-
-@dataclass(frozen=True)
-class KL(Objective):
-    """The k3 estimator of KL(policy || reference policy), to be added to another objective.
-
-    Equivalent to `beta * ((ref_logprobs - logprobs).exp() - (ref_logprobs - logprobs) - 1)`.
-
-    Args:
-        beta: weight of the penalty.
-    """
-
-    beta: float = 0.01
-    needs: ClassVar = ("ref_logprobs",)
-
-    def __call__(self, logprobs: Tensor, *, ref_logprobs: Tensor, **_: Any) -> Tensor:
-        return self.beta * _k3(logprobs, ref_logprobs)
-
-    def metrics(self, logprobs: Tensor, *, ref_logprobs: Tensor, **_: Any) -> dict[str, Tensor]:
-        return {"kl": _k3(logprobs, ref_logprobs)}
+        return -times(advantages, logprobs)
 
 
 class Sum(Objective):
@@ -245,7 +163,11 @@ class Sum(Objective):
         return all(getattr(term, name, False) for term in self.parts)
 
     def __call__(self, logprobs: Tensor, **per_token: Any) -> Tensor:
-        return self.parts[0](logprobs, **per_token) + self.parts[1](logprobs, **per_token)
+        inputs = {name: x for name, x in per_token.items() if name in PER_TOKEN}  # all that a function expects
+        first, second = (
+            term(logprobs, **(per_token if isinstance(term, Objective) else inputs)) for term in self.parts
+        )
+        return first + second
 
     def metrics(self, logprobs: Tensor, **per_token: Any) -> dict[str, Tensor]:
         return {
@@ -259,7 +181,7 @@ class Sum(Objective):
         return " + ".join(map(repr, self.parts))
 
 
-sft, dft, gft, reinforce, grpo, cispo, kl = SFT, DFT, GFT, Reinforce, GRPO, CISPO, KL
+sft, dft, gft, reinforce = SFT, DFT, GFT, Reinforce
 
 
 def losses_and_coefficients(objective: LossFunction, logprobs: Tensor, per_token: PerToken) -> tuple[Tensor, Tensor]:

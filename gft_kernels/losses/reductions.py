@@ -52,7 +52,7 @@ def token_weights(
         [N] fp32, not differentiable.
 
     Raises:
-        ValueError: unknown reduction, a missing argument, shapes.
+        ValueError: unknown reduction, a missing argument, shapes, a negative count.
         TypeError: a mask that is not bool [N].
 
     Cost: O(N); a sort of [N] where sequence_ids are used. Nothing waits for the device.
@@ -67,8 +67,7 @@ def token_weights(
     if reduction == "sum":
         return mask
     if reduction == "token-mean":
-        total = mask.sum() if num_tokens is None else torch.as_tensor(num_tokens, device=mask.device)
-        return mask / total.clamp(min=1)
+        return mask / _divisor("num_tokens", mask.sum() if num_tokens is None else num_tokens, mask)
     if sequence_ids is None and (num_sequences is None or reduction == "seq-mean-token-mean"):
         raise ValueError(f"reduction {reduction!r} needs sequence_ids [N].")
     if sequence_ids is not None and sequence_ids.shape != loss_mask.shape:
@@ -78,7 +77,7 @@ def token_weights(
     lengths = torch.ones_like(mask) if sequence_ids is None else _lengths(sequence_ids, loss_mask)
     if num_sequences is None:
         num_sequences = (mask.double() / lengths).sum().round()  # each of a sequence's n tokens counts 1 / n
-    weights = mask / torch.as_tensor(num_sequences, device=mask.device).clamp(min=1).to(mask.dtype)
+    weights = mask / _divisor("num_sequences", num_sequences, mask)
     if reduction == "seq-mean-token-mean":
         weights = weights / lengths
     elif reduction == "seq-mean-token-sum-norm":
@@ -88,6 +87,18 @@ def token_weights(
             )
         weights = weights / max_length
     return weights
+
+
+def _divisor(name: str, count: int | Tensor, mask: Tensor) -> int | Tensor:
+    """The count, at least 1, because a step may have no token.
+
+    A number is never made a tensor: a compiled program would have a graph for every one.
+    """
+    if isinstance(count, Tensor):
+        return count.to(mask.device).clamp(min=1).to(mask.dtype)
+    if not count >= 0:
+        raise ValueError(f"{name} = {count}: give the count over the whole optimiser step, 0 or more.")
+    return max(count, 1)
 
 
 def _lengths(sequence_ids: Tensor, loss_mask: Tensor) -> Tensor:

@@ -7,11 +7,11 @@ from torch import Tensor
 
 from ..engines.accumulate import compute_dtype
 from ..engines.contract import Plan
-from ..head import PLAIN, Backend, Head, LogProbs, Operands
+from ..head import Backend, Head, LogProbs, Operands
 from . import autograd
 from .backends import engine_name, engine_of
 from .compile import trace
-from .validation import as_backend, check_head
+from .validation import as_backend, as_head, check_head
 
 
 def linear_logprob(
@@ -54,7 +54,7 @@ def linear_logprob(
 
     Cost: 2NDV forward; 6KDV backward for the K rows whose upstream gradient is not 0.
     """
-    head, backend = PLAIN if head is None else head, as_backend(backend)
+    head, backend = as_head(head), as_backend(backend)
     operands = Operands(hidden, weight, head.bias)
     targets = check_head(operands, targets, head, backend)
     dtype = compute_dtype(hidden, weight)

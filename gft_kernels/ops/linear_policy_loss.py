@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..engines.accumulate import compute_dtype
-from ..head import PLAIN, Backend, Head, Operands, PolicyLoss
+from ..head import Backend, Head, Operands, PolicyLoss
 from ..losses.advantages import GroupRewards
 from ..losses.objectives import LossFunction, gft
 from ..losses.reductions import Reduction, token_weights
@@ -15,7 +15,7 @@ from .backends import engine_name, engine_of
 from .compile import trace
 from .plan import make_plan
 from .result import report
-from .validation import LossArguments, as_backend, check_head_loss
+from .validation import LossArguments, as_backend, as_head, check_head_loss
 
 
 def linear_policy_loss(
@@ -75,7 +75,7 @@ def linear_policy_loss(
 
     Source: arXiv:2604.14258 Eq. 21 for the default objective.
     """
-    head, backend = PLAIN if head is None else head, as_backend(backend)
+    head, backend = as_head(head), as_backend(backend)
     operands = Operands(hidden, weight, head.bias)
     given = {"advantages": advantages, "old_logprobs": old_logprobs, "ref_logprobs": ref_logprobs}
     arguments = check_head_loss(operands, LossArguments(targets, given, token_weights, objective, head, backend))
@@ -123,7 +123,7 @@ class LinearPolicyLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.objective, self.reduction, self.max_length = objective, reduction, max_length
-        self.head, self.backend = PLAIN if head is None else head, backend
+        self.head, self.backend = as_head(head), backend
 
     def forward(
         self,

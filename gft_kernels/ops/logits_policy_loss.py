@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..engines.accumulate import compute_dtype
-from ..head import PLAIN, Backend, Head, PolicyLoss
+from ..head import Backend, Head, PolicyLoss
 from ..losses.advantages import GroupRewards
 from ..losses.objectives import LossFunction, gft
 from . import autograd
@@ -14,7 +14,7 @@ from .backends import engine_name, engine_of
 from .compile import trace
 from .plan import make_plan
 from .result import report
-from .validation import LossArguments, as_backend, check_logits_loss
+from .validation import LossArguments, as_backend, as_head, check_logits_loss
 
 
 def logits_policy_loss(
@@ -70,7 +70,7 @@ def logits_policy_loss(
 
     Source: arXiv:2604.14258 Eq. 21 for the default objective.
     """
-    head, backend = PLAIN if head is None else head, as_backend(backend)
+    head, backend = as_head(head), as_backend(backend)
     given = {"advantages": advantages, "old_logprobs": old_logprobs, "ref_logprobs": ref_logprobs}
     arguments = check_logits_loss(logits, LossArguments(targets, given, token_weights, objective, head, backend))
     dtype = compute_dtype(logits)

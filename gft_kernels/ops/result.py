@@ -34,8 +34,13 @@ def scatter(values: Tensor, rows: Tensor | None, base: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _check_rowwise(plan: LossPlan, logprobs: Tensor) -> None:
-    """A caller's objective must give the same losses on every other row as on all: [K] work."""
-    whole = plan.objective(logprobs, **plan.per_token)
+    """A caller's objective must give the same losses again, also on every other row: [K] work."""
+    whole, again = (plan.objective(logprobs, **plan.per_token) for _ in range(2))
+    if not torch.equal(whole.nan_to_num(), again.nan_to_num()):
+        raise ValueError(
+            f"objective {plan.objective!r} is random: called twice on the same rows it gave other losses. It is called "
+            "more than once, so draw the numbers outside and hand them in as advantages, old_logprobs or ref_logprobs."
+        )
     for stripe in (slice(0, None, 2), slice(1, None, 2)):
         some = plan.objective(logprobs[stripe], **part(plan.per_token, stripe))
         if not torch.allclose(whole[stripe], some, equal_nan=True):
@@ -49,7 +54,7 @@ def _check_rowwise(plan: LossPlan, logprobs: Tensor) -> None:
 def stats(
     objective: LossFunction, logprobs: Tensor, entropy: Tensor, per_token: PerToken, seen: Tensor, valid: Tensor
 ) -> dict[str, Tensor]:
-    """Means over the rows the head saw (0 if none), and two counts.
+    """Means over the rows the head saw (NaN if none), and two counts.
 
     They are scalars on the device, so nothing waits for it.
     """
@@ -57,5 +62,5 @@ def stats(
     if isinstance(objective, Objective):
         vectors |= objective.metrics(logprobs, **per_token)
     count = seen.sum()
-    means = {name: torch.where(seen, x, 0).sum() / count.clamp(min=1) for name, x in vectors.items()}
+    means = {name: torch.where(seen, x, 0).sum() / count for name, x in vectors.items()}
     return means | {"tokens": valid.sum(), "active_tokens": count}

@@ -6,14 +6,15 @@ looked at in one wait for it. Group rewards are looked at where they are normali
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..head import Backend, Head, Operands
+from ..head import PLAIN, Backend, Head, Operands
 from ..losses.advantages import GroupRewards
-from ..losses.objectives import PER_TOKEN, LossFunction
+from ..losses.objectives import PER_TOKEN, VECTORS, LossFunction, Objective, Sum
 
 BACKENDS = ("auto", "eager", "chunked", "triton")
 _BY_NAME = {name: Backend(name) for name in BACKENDS}
@@ -35,6 +36,16 @@ class LossArguments(NamedTuple):
         if isinstance(given["advantages"], GroupRewards):
             del given["advantages"]
         return given
+
+
+def as_head(head: Head | None) -> Head:
+    """The head that a caller means: None stands for a plain one."""
+    if head is not None and not isinstance(head, Head):
+        raise TypeError(
+            f"head is {type(head).__name__}: give gft_kernels.Head(bias=..., temperature=...), which holds what a head "
+            "does beside its weight. The weight [V, D] is an argument of its own."
+        )
+    return PLAIN if head is None else head
 
 
 def as_backend(backend: str | Backend) -> Backend:
@@ -65,8 +76,9 @@ def check_head(operands: Operands, targets: Tensor, head: Head, backend: Backend
 
 
 def _check_loss(arguments: LossArguments, like: Tensor, size: int) -> LossArguments:
-    """Check all but the shapes of targets and operands."""
+    """Check all but the shapes of targets and operands. A tau [N] joins the per-token inputs."""
     objective = arguments.objective
+    arguments = arguments._replace(per_token={**arguments.per_token, **_parameters(objective)})
     for name in getattr(objective, "needs", ()):
         if name not in PER_TOKEN:
             raise ValueError(f"objective {objective!r} needs {name!r}; per-token inputs are {', '.join(PER_TOKEN)}.")
@@ -82,8 +94,41 @@ def _check_loss(arguments: LossArguments, like: Tensor, size: int) -> LossArgume
     return arguments
 
 
+def _parameters(objective: LossFunction) -> dict[str, Tensor]:
+    """The objective's parameters with a value for every token. Refuses what is no loss function."""
+    if isinstance(objective, type):
+        raise TypeError(f"objective = {objective.__name__} is a class: call it, {objective.__name__.lower()}().")
+    if not callable(objective):
+        raise TypeError(
+            f"objective = {objective!r} is {type(objective).__name__}: give a loss function, such as "
+            "gft_kernels.gft(0.7), gft_kernels.grpo(), or one of your own."
+        )
+    if isinstance(objective, Sum):
+        first, second = (_parameters(term) for term in objective.parts)
+        for name in first.keys() & second.keys():
+            if first[name] is not second[name]:
+                raise ValueError(f"both objectives of the sum have a {name} [N]: give one of them a number.")
+        return first | second
+    found: dict[str, Tensor] = {}
+    if isinstance(objective, Objective) and is_dataclass(objective):
+        for field in fields(objective):
+            value = getattr(objective, field.name)
+            if not isinstance(value, Tensor):
+                continue
+            if field.name not in VECTORS or not value.ndim:
+                raise TypeError(
+                    f"{type(objective).__name__}.{field.name} is a tensor of shape {tuple(value.shape)}: give a number."
+                )
+            found[field.name] = value
+    return found
+
+
 def _check_operands(operands: Operands, targets: Tensor) -> Tensor:
     hidden, weight, bias = operands
+    _check_tensor("hidden", hidden, "its last_hidden_state, [N, D]")
+    _check_tensor("weight", weight, "its weight, [V, D], and put its bias into Head(bias=...)")
+    if bias is not None:
+        _check_tensor("Head.bias", bias, "its bias, [V]")
     if bias is not None and (bias.ndim != 1 or bias.shape[0] != weight.shape[0]):
         raise ValueError(f"Head.bias has shape {tuple(bias.shape)}; it must be [V] = ({weight.shape[0]},).")
     for name, tensor in (("hidden", hidden), ("weight", weight), ("Head.bias", bias)):
@@ -91,8 +136,9 @@ def _check_operands(operands: Operands, targets: Tensor) -> Tensor:
             continue
         if type(tensor).__name__ == "DTensor":
             raise TypeError(
-                f"{name} is a DTensor (sharded by FSDP2 or tensor parallelism): pass {name}.full_tensor() "
-                "so that the op sees the whole vocabulary."
+                f"{name} is a DTensor, a shard: the op must see the whole. Where every rank has other data "
+                f'(FSDP2), pass {name}.full_tensor(grad_placements=[Partial("avg")]): with a plain one the '
+                f"other ranks' gradients are lost. Where all ranks have the same data, pass {name}.full_tensor()."
             )
         _check_dtype(name, tensor)
         if tensor.device != hidden.device:
@@ -123,9 +169,11 @@ def _check_logits(logits: Tensor, arguments: LossArguments) -> Tensor:
             raise ValueError(
                 f"{name} = {value} but logits are given, and the model's head has run already: leave it out."
             )
+    _check_tensor("logits", logits, "its logits, [N, V]")
     if type(logits).__name__ == "DTensor":
         raise TypeError(
-            "logits are a DTensor (sharded): pass logits.full_tensor() so that the op sees the whole vocabulary."
+            "logits are a DTensor, a shard: the op must see the whole vocabulary. Where all ranks have the same data "
+            "(tensor parallelism), pass logits.full_tensor()."
         )
     _check_dtype("logits", logits)
     if logits.ndim != 2 or logits.shape[1] == 0:
@@ -134,6 +182,12 @@ def _check_logits(logits: Tensor, arguments: LossArguments) -> Tensor:
             "Flatten batch and time: logits.flatten(0, -2)."
         )
     return _check_targets(arguments.targets, logits)
+
+
+def _check_tensor(name: str, given: object, part: str) -> None:
+    """Refuse a layer, or a model's output, in place of the tensor that it holds."""
+    if not isinstance(given, Tensor):
+        raise TypeError(f"{name} is {type(given).__name__}, not a tensor: pass {part}.")
 
 
 def _check_dtype(name: str, tensor: Tensor) -> None:

@@ -29,7 +29,7 @@ def test_reference_keeps_shapes_and_defaults():
     assert declared.endswith(") -> PolicyLoss")
     assert "noqa" not in declared
     assert "    chunk_rows: int | None = None," in REFERENCE["declaration"](gft_kernels.Backend, "Backend")
-    assert REFERENCE["declaration"](gft_kernels.gft, "gft") == "gft(tau: float = 0.7)"
+    assert REFERENCE["declaration"](gft_kernels.gft, "gft") == "gft(tau: float | Tensor = 0.7)"
 
 
 def test_reference_makes_lists_of_arguments_and_errors():

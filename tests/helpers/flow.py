@@ -44,7 +44,8 @@ def fused_loss(backend: str = "chunked", grouped: bool = False) -> Callable[[], 
     hidden, weight = torch.randn(6, 8, requires_grad=True), torch.randn(20, 8, requires_grad=True)
     targets, given = torch.randint(0, 20, (6,)), torch.randn(6)
     advantages = GroupRewards(given, torch.arange(6) // 3, torch.arange(6)) if grouped else given
-    return lambda: linear_policy_loss(hidden, weight, targets, advantages, objective=gft(0.7), backend=backend)
+    objective = gft(0.7)
+    return lambda: linear_policy_loss(hidden, weight, targets, advantages, objective=objective, backend=backend)
 
 
 def main() -> None:

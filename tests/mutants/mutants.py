@@ -10,6 +10,7 @@ AUTHORS = "tests/ops/test_authors_formula.py::test_linear_policy_loss_is_authors
 PARITY = "tests/ops/test_parity.py"
 IDENTITIES = "tests/ops/test_identities.py"
 ADVANTAGES = "tests/losses/test_advantages.py"
+RATIOS = "tests/losses/test_ratios.py"
 REDUCTIONS = "tests/losses/test_reductions.py"
 RUNTIME = "tests/ops/test_runtime.py"
 FAILURES = "tests/ops/test_failure_classes.py"
@@ -41,14 +42,14 @@ MUTANTS = (
         AUTHORS,
     ),
     Mutant(
-        "losses/objectives.py",
+        "losses/ratios.py",
         "clipped = ratio.clamp(1 - self.clip_low, 1 + self.clip_high)",
         "clipped = ratio.clamp(1 - self.clip_high, 1 + self.clip_low)",
         "clip sides are swapped",
         f"{NAIVE}[dapo-token-mean-plain-chunked]",
     ),
     Mutant(
-        "losses/objectives.py",
+        "losses/ratios.py",
         "delta = -_log_ratio(logprobs, ref_logprobs)",
         "delta = _log_ratio(logprobs, ref_logprobs)",
         "the KL is taken the wrong way round",
@@ -153,11 +154,11 @@ MUTANTS = (
         f"{ADVANTAGES}::test_group_advantages_equal_rewards_are_exactly_zero",
     ),
     Mutant(
-        "losses/objectives.py",
+        "losses/ratios.py",
         ".clamp(-60, 60).exp()",
         ".exp()",
         "an infinite ratio times a clipped gradient of 0",
-        "tests/losses/test_objectives.py",
+        RATIOS,
     ),
     Mutant(
         "losses/reductions.py",

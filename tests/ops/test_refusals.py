@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+from transformers.modeling_outputs import BaseModelOutput
 
 from gft_kernels import Backend, GroupRewards, Head, cispo, gft, grpo, kl, linear_logprob, linear_policy_loss, reinforce
 
@@ -49,6 +51,18 @@ INPUTS = {
     "bias on another device": ({"head": Head(bias=torch.zeros(V, device="meta"))}, ValueError, "Head.bias is on meta"),
     "weight is a DTensor": ({"weight": WEIGHT.as_subclass(DTensor)}, TypeError, r"weight is a DTensor.*full_tensor"),
     "hidden is a DTensor": ({"hidden": HIDDEN.as_subclass(DTensor)}, TypeError, r"hidden is a DTensor.*full_tensor"),
+    "hidden is a model's output": (
+        {"hidden": BaseModelOutput(last_hidden_state=HIDDEN)},
+        TypeError,
+        "hidden is BaseModelOutput, not a tensor: pass its last_hidden_state",
+    ),
+    "weight is a layer": (
+        {"weight": nn.Linear(D, V)},
+        TypeError,
+        r"weight is Linear, not a tensor: pass its weight, \[V, D\]",
+    ),
+    "bias is a list": ({"head": Head(bias=[0.0] * V)}, TypeError, "Head.bias is list, not a tensor"),
+    "head is a layer": ({"head": nn.Linear(D, V)}, TypeError, r"head is Linear: give gft_kernels.Head\("),
     "unknown backend": ({"backend": "cuda"}, ValueError, "backend = 'cuda' is unknown.*'eager', 'chunked'"),
 }
 COMMON = {"hidden": HIDDEN, "weight": WEIGHT, "targets": TARGETS}
@@ -95,6 +109,18 @@ PER_TOKEN = {
         {"advantages": GroupRewards(torch.tensor([0.0, torch.nan]), torch.zeros(2).long(), torch.zeros(N).long())},
         ValueError,
         r"rewards\[1\] = nan",
+    ),
+    "objective is a name": ({"objective": "grpo"}, TypeError, "objective = 'grpo' is str: give a loss function"),
+    "objective is a class": ({"objective": grpo}, TypeError, r"objective = GRPO is a class: call it, grpo\(\)"),
+    "objective's number is a tensor": (
+        {"objective": gft() + kl(beta=torch.tensor(0.1))},
+        TypeError,
+        r"KL.beta is a tensor of shape \(\): give a number",
+    ),
+    "objective is random": (
+        {"objective": lambda lp, *, advantages, **_: -lp * advantages * torch.rand_like(lp)},
+        ValueError,
+        "is random: called twice",
     ),
     "objective returns a scalar": (
         {"objective": lambda lp, **_: -lp.sum()},

@@ -18,7 +18,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ...losses.advantages import GroupRewards
-from .configs import launch_options
+from .configs import STEP_SIZES, launch_options
 
 GROUP_SCALE = tl.constexpr(0)
 BATCH_SCALE = tl.constexpr(1)
@@ -37,7 +37,7 @@ def others(rewards_ptr, group_ids_ptr, group, start, B, BLOCK_B: tl.constexpr):
     return rewards, there, (ids[None, :] == group[:, None]) & there[None, :]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=STEP_SIZES)
 def group_advantages_kernel(
     rewards_ptr,
     group_ids_ptr,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
 
-from ...losses import objectives
+from ...losses import objectives, ratios
 from ...losses.objectives import LossFunction, part
 from ..contract import LossPlan
 from . import formulas
@@ -16,55 +17,68 @@ _KINDS = {
     objectives.DFT: formulas.DFT,
     objectives.GFT: formulas.GFT,
     objectives.Reinforce: formulas.REINFORCE,
-    objectives.GRPO: formulas.GRPO,
-    objectives.CISPO: formulas.CISPO,
+    ratios.GRPO: formulas.GRPO,
+    ratios.CISPO: formulas.CISPO,
 }
 OUTSIDE = {
     "KIND": formulas.OUTSIDE.value,
-    "TAU": 0.0,
-    "CLIP_LOW": 0.0,
-    "CLIP_HIGH": 0.0,
-    "DUAL_CLIP": None,
-    "BETA": 0.0,
+    "tau": 0.0,
+    "clip_low": 0.0,
+    "clip_high": 0.0,
+    "dual_clip": math.inf,
+    "beta": 0.0,
+    "kl_clamp": math.inf,
 }
 
 
-def objective_constants(objective: LossFunction) -> dict[str, Any]:
-    """Constants of `objective_terms` for a built-in objective, alone or with kl(); else OUTSIDE."""
+def objective_numbers(objective: LossFunction) -> dict[str, Any]:
+    """What `objective_terms` takes for a built-in objective, alone or with kl(); else OUTSIDE.
+
+    KIND is compiled for. The rest are numbers at run time, because schedules change them.
+    """
     base: Any = objective
     penalty: Any = None
     if isinstance(objective, objectives.Sum):
         first, second = objective.parts
-        base, penalty = (first, second) if type(second) is objectives.KL else (second, first)
-        if type(penalty) is not objectives.KL:
+        base, penalty = (first, second) if type(second) is ratios.KL else (second, first)
+        if type(penalty) is not ratios.KL:
             return OUTSIDE
     if type(base) not in _KINDS:
         return OUTSIDE
+    tau = getattr(base, "tau", 0.0)
     return {
         "KIND": _KINDS[type(base)].value,
-        "TAU": float(getattr(base, "tau", 0.0)),
-        "CLIP_LOW": float(getattr(base, "clip_low", 0.0)),
-        "CLIP_HIGH": float(getattr(base, "clip_high", 0.0)),
-        "DUAL_CLIP": getattr(base, "dual_clip", None),
-        "BETA": 0.0 if penalty is None else float(penalty.beta),
+        "tau": 0.0 if isinstance(tau, Tensor) else float(tau),
+        "clip_low": float(getattr(base, "clip_low", 0.0)),
+        "clip_high": float(getattr(base, "clip_high", 0.0)),
+        "dual_clip": _or_infinite(getattr(base, "dual_clip", None)),
+        "beta": 0.0 if penalty is None else float(penalty.beta),
+        "kl_clamp": _or_infinite(getattr(penalty, "clamp", None)),
     }
 
 
-_NO_TENSORS = {"weights_ptr": None, "advantages_ptr": None, "old_ptr": None, "ref_ptr": None, "unit_ptr": None}
+def _or_infinite(bound: float | None) -> float:
+    return math.inf if bound is None else float(bound)
+
+
+_POINTERS = ("weights_ptr", "advantages_ptr", "old_ptr", "ref_ptr", "tau_ptr", "unit_ptr")
+_NO_TENSORS: dict[str, Any] = dict.fromkeys(_POINTERS)
 SCORES_ONLY = OUTSIDE | _NO_TENSORS
 
 
 def loss_arguments(plan: LossPlan, at: slice, unit: Tensor | None) -> dict[str, Any] | None:
     """What `finalise` needs for the chunk `at`, or None for an objective without a formula."""
-    constants = objective_constants(plan.objective)
-    if constants is OUTSIDE:
+    numbers = objective_numbers(plan.objective)
+    if numbers is OUTSIDE:
         return None
     given = {name: None if x is None else x.contiguous() for name, x in part(plan.per_token, at).items()}
-    return constants | {
+    penalised = "ref_logprobs" in getattr(plan.objective, "needs", ())
+    return numbers | {
         "weights_ptr": plan.weights[at].contiguous(),
         "advantages_ptr": given["advantages"],
         "old_ptr": given["old_logprobs"],
-        "ref_ptr": given["ref_logprobs"],
+        "ref_ptr": given["ref_logprobs"] if penalised else None,
+        "tau_ptr": given.get("tau"),
         "unit_ptr": unit,
     }
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ...head import Head, Operands
 from ..contract import Scores, Upstream
-from .configs import Config, accumulator, transforms
+from .configs import STEP_SIZES, Config, accumulator, transforms
 from .tile import raw_logits, tile_position, transform, uncap
 
 
@@ -30,7 +30,7 @@ from .tile import raw_logits, tile_position, transform, uncap
         "EVEN_D": lambda args: args["D"] % args["BLOCK_D"] == 0,
     }
 )
-@triton.jit
+@triton.jit(do_not_specialize=STEP_SIZES)
 def head_bwd_kernel(
     hidden_ptr,
     weight_ptr,
@@ -47,9 +47,9 @@ def head_bwd_kernel(
     D,
     stride_wv,
     stride_zk,
-    SCALE: tl.constexpr,
-    SOFTCAP: tl.constexpr,
-    TEMPERATURE: tl.constexpr,
+    inner: tl.float64,
+    outer: tl.float64,
+    CAPPED: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_ENTROPY: tl.constexpr,
     EVEN_D: tl.constexpr,
@@ -65,7 +65,7 @@ def head_bwd_kernel(
     col = tile * BLOCK_V + tl.arange(0, BLOCK_V)
     raw = raw_logits(hidden_ptr, weight_ptr, bias_ptr, row, col, K, V, D, stride_wv, HAS_BIAS, EVEN_D, BLOCK_D, ACC)
     live = row < K
-    z = transform(raw, SCALE, SOFTCAP, TEMPERATURE)
+    z = transform(raw, inner, outer, CAPPED)
     offset = tl.load(normaliser_ptr + row, mask=live, other=0.0)
     log_total = tl.load(normaliser_ptr + K + row, mask=live, other=0.0)
     log_p = z - offset[:, None] - log_total[:, None]
@@ -78,7 +78,7 @@ def head_bwd_kernel(
     own = tl.load(own_ptr + row, mask=live, other=0.0)
     target = tl.load(targets_ptr + row, mask=live, other=-1).to(tl.int32)
     dz = tl.where(col[None, :] == target[:, None], own[:, None], -tl.exp(log_p) * slope)
-    dz = uncap(dz, z, SOFTCAP, TEMPERATURE)
+    dz = uncap(dz, z, outer, CAPPED)
     stored = dz_ptr + row.to(tl.int64)[:, None] * stride_zk + col[None, :]
     tl.store(stored, dz.to(dz_ptr.dtype.element_ty), mask=live[:, None] & (col < stride_zk)[None, :])
 

@@ -18,12 +18,12 @@ import triton.language as tl
 from torch import Tensor
 
 from ..columns import Looked
-from .configs import accumulator, launch_options
+from .configs import STEP_SIZES, accumulator, launch_options
 
 BLOCK_N, BLOCK_V = 32, 128
 
 
-@triton.jit
+@triton.jit(do_not_specialize=STEP_SIZES)
 def columns_kernel(
     grad_ptr,
     scale_ptr,

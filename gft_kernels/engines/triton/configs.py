@@ -8,6 +8,7 @@ warps x stages, overrides them all.
 from __future__ import annotations
 
 import functools
+import math
 import os
 import re
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ import triton.language as tl
 
 from ...head import Head
 
+# Sizes that change every step: rows, chosen rows, responses. Triton would compile a kernel anew for
+# a size of 1 and for one that divides by 16.
+STEP_SIZES = ("N", "K", "B")
 OFFSET_LIMIT = 40.0  # nats: e^40 * V and its products with [K, D] factors stay far inside fp32 and bf16
 
 
@@ -149,9 +153,14 @@ def per_tile(dtype: torch.dtype) -> bool:
     return dtype == torch.float16
 
 
-def transforms(head: Head) -> dict[str, float]:
-    """The head's transforms as the kernels' constants."""
-    return {"SCALE": float(head.scale), "SOFTCAP": float(head.softcap or 0.0), "TEMPERATURE": float(head.temperature)}
+def transforms(head: Head) -> dict[str, float | bool]:
+    """The head's transforms for the kernels.
+
+    z = inner * raw, or where CAPPED z = outer * tanh(inner * raw).
+    """
+    if head.softcap is None:
+        return {"inner": head.scale / head.temperature, "outer": math.inf, "CAPPED": False}
+    return {"inner": head.scale / head.softcap, "outer": head.softcap / head.temperature, "CAPPED": True}
 
 
 def pad(columns: int) -> int:

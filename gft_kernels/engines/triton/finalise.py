@@ -30,10 +30,11 @@ from torch import Tensor
 
 from ...head import Head
 from .arguments import SCORES_ONLY
-from .configs import ELEMENTS, launch_options, per_tile
+from .arithmetic import log1p, number, power_of_two_ratio
+from .configs import ELEMENTS, STEP_SIZES, launch_options, per_tile, transforms
 from .formulas import OUTSIDE as OUTSIDE_KIND
-from .formulas import log1p, objective_terms
-from .tile import power_of_two_ratio, uncap
+from .formulas import objective_terms
+from .tile import uncap
 
 BLOCK_N, BLOCK_T = 32, 16  # rows, and tiles that are read at once
 
@@ -86,16 +87,18 @@ def row_terms(
     advantages_ptr,
     old_ptr,
     ref_ptr,
+    tau_ptr,
+    tau,
+    clip_low,
+    clip_high,
+    dual_clip,
+    beta,
+    kl_clamp,
     KIND: tl.constexpr,
-    TAU: tl.constexpr,
-    CLIP_LOW: tl.constexpr,
-    CLIP_HIGH: tl.constexpr,
-    DUAL_CLIP: tl.constexpr,
-    BETA: tl.constexpr,
 ):
     """(loss, coefficient) of rows whose per-token constants are at `at`.
 
-    A pointer is None where the caller gave nothing.
+    A pointer is None where the caller gave nothing, that of ref where there is no penalty.
     """
     advantages = tl.zeros_like(logprobs)
     if advantages_ptr is not None:
@@ -104,12 +107,17 @@ def row_terms(
     if old_ptr is not None:
         old = tl.load(old_ptr + at, mask=live, other=0.0)
     ref = logprobs
-    if BETA != 0:
+    if ref_ptr is not None:
         ref = tl.load(ref_ptr + at, mask=live, other=0.0)
-    return objective_terms(logprobs, advantages, old, ref, KIND, TAU, CLIP_LOW, CLIP_HIGH, DUAL_CLIP, BETA)
+    bound = tl.zeros_like(logprobs) + number(tau, logprobs)
+    if tau_ptr is not None:
+        bound = tl.load(tau_ptr + at, mask=live, other=0.0)
+    return objective_terms(
+        logprobs, advantages, old, ref, bound, clip_low, clip_high, dual_clip, beta, kl_clamp, KIND, ref_ptr is not None
+    )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=STEP_SIZES)
 def finalise_kernel(
     partials_ptr,
     target_logit_ptr,
@@ -118,17 +126,19 @@ def finalise_kernel(
     advantages_ptr,
     old_ptr,
     ref_ptr,
+    tau_ptr,
     unit_ptr,
     K,
     TILES,
+    tau: tl.float64,
+    clip_low: tl.float64,
+    clip_high: tl.float64,
+    dual_clip: tl.float64,
+    beta: tl.float64,
+    kl_clamp: tl.float64,
+    outer: tl.float64,
     KIND: tl.constexpr,
-    TAU: tl.constexpr,
-    CLIP_LOW: tl.constexpr,
-    CLIP_HIGH: tl.constexpr,
-    DUAL_CLIP: tl.constexpr,
-    BETA: tl.constexpr,
-    SOFTCAP: tl.constexpr,
-    TEMPERATURE: tl.constexpr,
+    CAPPED: tl.constexpr,
     PER_TILE: tl.constexpr,
     EXPS: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -153,12 +163,14 @@ def finalise_kernel(
             advantages_ptr,
             old_ptr,
             ref_ptr,
+            tau_ptr,
+            tau,
+            clip_low,
+            clip_high,
+            dual_clip,
+            beta,
+            kl_clamp,
             KIND,
-            TAU,
-            CLIP_LOW,
-            CLIP_HIGH,
-            DUAL_CLIP,
-            BETA,
         )
         factor = -coefficient * tl.load(weights_ptr + row, mask=live, other=0.0) / total
         scale = tl.zeros_like(target_logit) + 1.0
@@ -169,7 +181,7 @@ def finalise_kernel(
             room = 15.0 - tl.log2(tl.maximum(rest, 1.0))
             shared = tl.where(power < 0, 0.5 * power, power)  # a small one is shared by both sides
             scale = tl.exp2(tl.floor(tl.minimum(shared, room)))
-        target = uncap(-rest, target_logit, SOFTCAP, TEMPERATURE) * scale
+        target = uncap(-rest, target_logit, outer, CAPPED) * scale
         rounded = target.to(EXPS).to(target.dtype)
         ratio = target / tl.where(rounded == 0, 1.0, rounded)
         tl.store(at + 4 * K, loss, mask=live)
@@ -215,8 +227,8 @@ def finalise(
             TILES=tiles,
             EXPS=ELEMENTS[exps],
             PER_TILE=per_tile(exps),
-            SOFTCAP=float(head.softcap or 0.0),
-            TEMPERATURE=float(head.temperature),
+            outer=transforms(head)["outer"],
+            CAPPED=transforms(head)["CAPPED"],
             BLOCK_N=BLOCK_N,
             BLOCK_T=BLOCK_T,
             **(arguments or SCORES_ONLY),

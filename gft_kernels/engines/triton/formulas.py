@@ -1,12 +1,16 @@
-"""losses/objectives.py in Triton: loss and coefficient of a row from its log-prob and constants.
+"""The objectives in Triton: loss and coefficient of a row from its log-prob and constants.
 
-The formulas are those of that file, with the same bounds on a ratio (e^60) and the same 0 * -inf =
-0. A test holds the two together on every branch. KIND is one of the constants below, chosen by
-`objective_constants` on the host.
+The formulas are those of losses/objectives.py and ratios.py, with the same bounds on a ratio (e^60)
+and the same 0 * -inf = 0. A test holds the two together on every branch. KIND is one of the
+constants below, chosen by `objective_numbers` on the host. The other parameters are fp64 scalars at
+run time, so that a new tau compiles nothing. They are rounded to the rows' precision where they
+meet them.
 """
 
 import triton
 import triton.language as tl
+
+from .arithmetic import clamp, number
 
 OUTSIDE = tl.constexpr(0)  # no kernel formula: the caller takes the coefficients by autograd
 SFT = tl.constexpr(1)
@@ -27,25 +31,8 @@ def times(coefficient, logprobs):
 
 
 @triton.jit
-def clamp(x, low: tl.constexpr, high: tl.constexpr):
-    """x within low..high, in x's own precision (a plain constant is fp32 in some releases)."""
-    return tl.minimum(tl.maximum(x, tl.full((), low, x.dtype)), tl.full((), high, x.dtype))
-
-
-@triton.jit
 def log_ratio(logprobs, other):
     return tl.maximum(logprobs, LOWEST) - tl.maximum(other, LOWEST)
-
-
-@triton.jit
-def log1p(x):
-    """log(1 + x) for x >= 0 to the last digits: for small x, the series of 2 atanh(x / (2 + x))."""
-    t = x / (2.0 + x)
-    q = t * t
-    series = 1.0 / 17
-    for n in tl.static_range(8):
-        series = 1.0 / (15 - 2 * n) + q * series
-    return tl.where(x < 0.25, 2.0 * t * series, tl.log(1.0 + x))
 
 
 @triton.jit
@@ -54,27 +41,29 @@ def objective_terms(
     advantages,
     old,
     ref,
+    tau,
+    clip_low,
+    clip_high,
+    dual_clip,
+    beta,
+    kl_clamp,
     KIND: tl.constexpr,
-    TAU: tl.constexpr,
-    CLIP_LOW: tl.constexpr,
-    CLIP_HIGH: tl.constexpr,
-    DUAL_CLIP: tl.constexpr,
-    BETA: tl.constexpr,
+    PENALISED: tl.constexpr,
 ):
-    """(loss, d loss / d log p) of each row. DUAL_CLIP None and BETA 0 leave their terms out."""
+    """(loss, d loss / d log p) of each row. Infinite clips cut nothing. tau may be [K]."""
     p = tl.exp(logprobs)
     if KIND == GRPO:
         delta = log_ratio(logprobs, old)
         bounded = clamp(delta, -60.0, 60.0)
         ratio = tl.exp(bounded)
-        clipped = clamp(ratio, 1.0 - CLIP_LOW, 1.0 + CLIP_HIGH)
+        clipped = clamp(ratio, 1.0 - clip_low, 1.0 + clip_high)
         plain = -ratio * advantages
         loss = tl.maximum(plain, -clipped * advantages)
         coefficient = tl.where((plain >= -clipped * advantages) & (bounded == delta) & (logprobs >= LOWEST), plain, 0.0)
-        if DUAL_CLIP is not None:
-            cut = (advantages < 0) & (loss > -DUAL_CLIP * advantages)
-            loss = tl.where(cut, -DUAL_CLIP * advantages, loss)
-            coefficient = tl.where(cut, 0.0, coefficient)
+        most = -number(dual_clip, logprobs) * advantages
+        cut = (advantages < 0) & (loss > most)
+        loss = tl.where(cut, most, loss)
+        coefficient = tl.where(cut, 0.0, coefficient)
     else:
         if KIND == GIVEN:
             coefficient = advantages
@@ -83,19 +72,22 @@ def objective_terms(
         elif KIND == DFT:
             coefficient = -p
         elif KIND == GFT:
-            coefficient = -advantages * tl.where(p < TAU, p, 1.0)
+            coefficient = -advantages * tl.where(p < tau, p, 1.0)
         elif KIND == CISPO:
             ratio = tl.exp(clamp(log_ratio(logprobs, old), -60.0, 60.0))
-            coefficient = -clamp(ratio, 1.0 - CLIP_LOW, 1.0 + CLIP_HIGH) * advantages
+            coefficient = -clamp(ratio, 1.0 - clip_low, 1.0 + clip_high) * advantages
         else:
             coefficient = -advantages
         loss = coefficient * logprobs if KIND == SFT else times(coefficient, logprobs)
     broken = logprobs != logprobs  # minimum and maximum drop a NaN
     loss = tl.where(broken, logprobs, loss)
     coefficient = tl.where(broken, logprobs, coefficient)
-    if BETA != 0:
+    if PENALISED:
         delta = -log_ratio(logprobs, ref)
         power = tl.exp(tl.minimum(delta, 60.0))
-        loss += BETA * (power - delta - 1.0)
-        coefficient += tl.where(logprobs >= LOWEST, BETA * (1.0 - power), 0.0)
+        k3 = power - delta - 1.0
+        most = number(kl_clamp, logprobs)
+        loss += number(beta, logprobs) * tl.where(k3 > most, most, k3)
+        sloped = (logprobs >= LOWEST) & ~(k3 > most)
+        coefficient += tl.where(sloped, number(beta, logprobs) * (1.0 - power), 0.0)
     return loss, coefficient

@@ -22,12 +22,13 @@ import triton.language as tl
 from torch import Tensor
 
 from ...head import Head, Operands
-from .configs import OFFSET_LIMIT, Config, accumulator, launch_options, per_tile, transforms
-from .tile import power_of_two_above, raw_logits, tile_position, transform, uncap
+from .arithmetic import number, power_of_two_above
+from .configs import OFFSET_LIMIT, STEP_SIZES, Config, accumulator, launch_options, per_tile, transforms
+from .tile import raw_logits, tile_position, transform, uncap
 
 
 @triton.heuristics({"HAS_BIAS": lambda args: args["bias_ptr"] is not None})
-@triton.jit
+@triton.jit(do_not_specialize=STEP_SIZES)
 def head_target_logit_kernel(
     hidden_ptr,
     weight_ptr,
@@ -37,9 +38,9 @@ def head_target_logit_kernel(
     V,
     D,
     stride_wv,
-    SCALE: tl.constexpr,
-    SOFTCAP: tl.constexpr,
-    TEMPERATURE: tl.constexpr,
+    inner: tl.float64,
+    outer: tl.float64,
+    CAPPED: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     BLOCK_D: tl.constexpr,
     ACC: tl.constexpr,
@@ -57,7 +58,7 @@ def head_target_logit_kernel(
     raw = tl.sum(products, 0)
     if HAS_BIAS:
         raw += tl.load(bias_ptr + target).to(ACC)
-    tl.store(target_logit_ptr + row, transform(raw, SCALE, SOFTCAP, TEMPERATURE))
+    tl.store(target_logit_ptr + row, transform(raw, inner, outer, CAPPED))
 
 
 @triton.heuristics(
@@ -67,7 +68,7 @@ def head_target_logit_kernel(
         "EVEN_D": lambda args: args["D"] % args["BLOCK_D"] == 0,
     }
 )
-@triton.jit
+@triton.jit(do_not_specialize=STEP_SIZES)
 def head_fwd_kernel(
     hidden_ptr,
     weight_ptr,
@@ -81,9 +82,9 @@ def head_fwd_kernel(
     D,
     stride_wv,
     stride_ek,
-    SCALE: tl.constexpr,
-    SOFTCAP: tl.constexpr,
-    TEMPERATURE: tl.constexpr,
+    inner: tl.float64,
+    outer: tl.float64,
+    CAPPED: tl.constexpr,
     LIMIT: tl.constexpr,
     PER_TILE: tl.constexpr,
     HAS_BIAS: tl.constexpr,
@@ -103,7 +104,7 @@ def head_fwd_kernel(
     target = tl.load(targets_ptr + row, mask=row < K, other=-1).to(tl.int32)
     target_logit = tl.load(target_logit_ptr + row, mask=row < K, other=0.0)
     others = (col < V)[None, :] & (col[None, :] != target[:, None])
-    z = tl.where(others, transform(raw, SCALE, SOFTCAP, TEMPERATURE), float("-inf"))
+    z = tl.where(others, transform(raw, inner, outer, CAPPED), float("-inf"))
     peak = tl.max(z, 1)
     if PER_TILE:
         offset = power_of_two_above(peak)
@@ -119,7 +120,7 @@ def head_fwd_kernel(
     tl.store(partials + 2 * plane, tl.sum(exps * tl.maximum(shifted, -1e30), 1), mask=row < K)
     if STORE:
         # Where z is -inf, exps is 0, and the bound keeps 0 * inf away.
-        exps = uncap(exps, tl.maximum(z, -SOFTCAP / TEMPERATURE), SOFTCAP, TEMPERATURE)
+        exps = uncap(exps, tl.maximum(z, -number(outer, z)), outer, CAPPED)
         stored = exps_ptr + row.to(tl.int64)[:, None] * stride_ek + col[None, :]
         tl.store(stored, exps.to(exps_ptr.dtype.element_ty), mask=(row < K)[:, None] & (col < stride_ek)[None, :])
 

@@ -24,13 +24,14 @@ from torch import Tensor
 from ...losses.objectives import losses_and_coefficients
 from ..contract import LossPlan, LossRows
 from .arguments import SCORES_ONLY, given_arguments, loss_arguments
-from .configs import accumulator, launch_options
+from .arithmetic import number
+from .configs import STEP_SIZES, accumulator, launch_options, transforms
 from .finalise import row_scores, row_terms
 from .formulas import OUTSIDE as OUTSIDE_KIND
 
 
 @triton.jit
-def online_sums(logits, target, live, V, TEMPERATURE: tl.constexpr, BLOCK_V: tl.constexpr, ACC: tl.constexpr):
+def online_sums(logits, target, live, V, inner, BLOCK_V: tl.constexpr, ACC: tl.constexpr):
     """(m, sum, moment) of each row without its target, rescaled when a block raises the maximum."""
     largest = tl.full(target.shape, float("-inf"), ACC)
     rest = tl.zeros(target.shape, ACC)
@@ -38,7 +39,7 @@ def online_sums(logits, target, live, V, TEMPERATURE: tl.constexpr, BLOCK_V: tl.
     for start in range(0, V, BLOCK_V):
         col = start + tl.arange(0, BLOCK_V)
         others = live[:, None] & (col < V)[None, :] & (col[None, :] != target[:, None])
-        z = tl.load(logits[:, None] + col[None, :], mask=others, other=float("-inf")).to(ACC) * (1.0 / TEMPERATURE)
+        z = tl.load(logits[:, None] + col[None, :], mask=others, other=float("-inf")).to(ACC) * inner
         peak = tl.maximum(largest, tl.max(z, 1))
         offset = tl.where(peak == float("-inf"), 0.0, peak)
         fall = tl.maximum(largest - offset, -1e30)
@@ -50,7 +51,7 @@ def online_sums(logits, target, live, V, TEMPERATURE: tl.constexpr, BLOCK_V: tl.
     return largest, rest, moment
 
 
-@triton.jit
+@triton.jit(do_not_specialize=STEP_SIZES)
 def logits_loss_kernel(
     logits_ptr,
     grad_ptr,
@@ -61,19 +62,21 @@ def logits_loss_kernel(
     advantages_ptr,
     old_ptr,
     ref_ptr,
+    tau_ptr,
     unit_ptr,
     N,
     K,
     V,
     stride_ln,
     stride_gn,
+    tau: tl.float64,
+    clip_low: tl.float64,
+    clip_high: tl.float64,
+    dual_clip: tl.float64,
+    beta: tl.float64,
+    kl_clamp: tl.float64,
+    inner: tl.float64,
     KIND: tl.constexpr,
-    TAU: tl.constexpr,
-    CLIP_LOW: tl.constexpr,
-    CLIP_HIGH: tl.constexpr,
-    DUAL_CLIP: tl.constexpr,
-    BETA: tl.constexpr,
-    TEMPERATURE: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
@@ -89,14 +92,13 @@ def logits_loss_kernel(
     factor = tl.zeros((BLOCK_N,), ACC)
     offset = tl.zeros((BLOCK_N,), ACC)
     own = tl.zeros((BLOCK_N,), ACC)
+    inner = number(inner, factor)
     target = tl.load(targets_ptr + row, mask=live, other=-1).to(tl.int32)
     logits = logits_ptr + row64 * stride_ln
     some = tl.max(slot, 0) >= 0
     if some:
-        target_logit = tl.load(logits + target, mask=live & (target >= 0) & (target < V), other=0.0).to(ACC) * (
-            1.0 / TEMPERATURE
-        )
-        largest, rest, moment = online_sums(logits, target, live, V, TEMPERATURE, BLOCK_V, ACC)
+        target_logit = tl.load(logits + target, mask=live & (target >= 0) & (target < V), other=0.0).to(ACC) * inner
+        largest, rest, moment = online_sums(logits, target, live, V, inner, BLOCK_V, ACC)
         offset = tl.maximum(largest, target_logit)
         offset = tl.where(offset == float("-inf"), 0.0, offset)
         fall = tl.where(rest == 0, 0.0, largest - offset)
@@ -113,16 +115,18 @@ def logits_loss_kernel(
                 advantages_ptr,
                 old_ptr,
                 ref_ptr,
+                tau_ptr,
+                tau,
+                clip_low,
+                clip_high,
+                dual_clip,
+                beta,
+                kl_clamp,
                 KIND,
-                TAU,
-                CLIP_LOW,
-                CLIP_HIGH,
-                DUAL_CLIP,
-                BETA,
             )
             tl.store(rows_ptr + 2 * K + slot, loss, mask=live)
             tl.store(rows_ptr + 3 * K + slot, coefficient, mask=live)
-            factor = -coefficient * tl.load(weights_ptr + slot, mask=live, other=0.0) / total * (1.0 / TEMPERATURE)
+            factor = -coefficient * tl.load(weights_ptr + slot, mask=live, other=0.0) / total * inner
             if unit_ptr is not None:
                 factor /= tl.load(unit_ptr)
             own = -factor * rest
@@ -131,15 +135,13 @@ def logits_loss_kernel(
         for start in range(0, V, BLOCK_V):
             col = start + tl.arange(0, BLOCK_V)
             inside = (col < V)[None, :]
-            z = tl.load(logits[:, None] + col[None, :], mask=inside & live[:, None], other=0.0).to(ACC) * (
-                1.0 / TEMPERATURE
-            )
+            z = tl.load(logits[:, None] + col[None, :], mask=inside & live[:, None], other=0.0).to(ACC) * inner
             dz = tl.where(col[None, :] == target[:, None], own[:, None], factor[:, None] * tl.exp(z - offset[:, None]))
             dz = tl.where(live[:, None], dz, 0.0)
             tl.store(grad[:, None] + col[None, :], dz.to(grad_ptr.dtype.element_ty), mask=inside & (row < N)[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=STEP_SIZES)
 def scale_kernel(values_ptr, scale_ptr, V, stride, BLOCK_V: tl.constexpr):
     """values <- values * scale, row by row. A scale of 1 reads nothing."""
     scale = tl.load(scale_ptr)
@@ -178,7 +180,7 @@ def logits_loss(
             V=vocabulary,
             stride_ln=logits.stride(0),
             stride_gn=0 if grad is None else grad.stride(0),
-            TEMPERATURE=float(plan.head.temperature),
+            inner=transforms(plan.head)["inner"],
             ACC=acc,
             BLOCK_N=block[0],
             BLOCK_V=block[1],

@@ -16,14 +16,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .configs import Config, launch_options, per_tile
+from .arithmetic import power_of_two_ratio
+from .configs import STEP_SIZES, Config, launch_options, per_tile
 from .finalise import RowTerms
-from .tile import power_of_two_ratio
 
 BLOCK_N = 64
 
 
-@triton.jit
+# `RowTerms` are rows of one tensor [9, K]: where they start would be aligned or not by K.
+@triton.jit(do_not_specialize=STEP_SIZES, do_not_specialize_on_alignment=("offset_ptr", "target_ptr", "scale_ptr"))
 def rescale_kernel(
     exps_ptr,
     partials_ptr,

@@ -9,6 +9,8 @@ Cost: 2 * BLOCK_N * BLOCK_V * D a tile. Bytes: BLOCK_N * D of hidden and BLOCK_V
 import triton
 import triton.language as tl
 
+from .arithmetic import number, tanh
+
 
 @triton.jit
 def tile_position(K, V, BLOCK_N: tl.constexpr, BLOCK_V: tl.constexpr, GROUP: tl.constexpr):
@@ -61,39 +63,21 @@ def raw_logits(
 
 
 @triton.jit
-def tanh(x):
-    e = tl.exp(-2.0 * tl.abs(x))
-    t = (1.0 - e) / (1.0 + e)
-    return tl.where(x < 0, -t, t)
+def transform(raw, inner, outer, CAPPED: tl.constexpr):
+    """z of raw logits, with the numbers of `configs.transforms`."""
+    z = raw * number(inner, raw)
+    if CAPPED:
+        z = tanh(z) * number(outer, raw)
+    return z
 
 
 @triton.jit
-def power_of_two_above(x):
-    """The smallest k ln 2 >= x, up to rounding."""
-    return tl.ceil(x * 1.4426950408889634) * 0.6931471805599453
-
-
-@triton.jit
-def power_of_two_ratio(x):
-    """e^x as an exact power of two, for x a difference of two results of `power_of_two_above`."""
-    return tl.exp2(tl.floor(x * 1.4426950408889634 + 0.5))
-
-
-@triton.jit
-def transform(raw, SCALE: tl.constexpr, SOFTCAP: tl.constexpr, TEMPERATURE: tl.constexpr):
-    """z of raw logits: scale, soft cap (0 means none), temperature."""
-    if SOFTCAP > 0:
-        return tanh(raw * (SCALE / SOFTCAP)) * (SOFTCAP / TEMPERATURE)
-    return raw * (SCALE / TEMPERATURE)
-
-
-@triton.jit
-def uncap(grad, z, SOFTCAP: tl.constexpr, TEMPERATURE: tl.constexpr):
+def uncap(grad, z, outer, CAPPED: tl.constexpr):
     """grad on z times the slope of the soft cap, 1 - tanh^2.
 
-    The factor SCALE / TEMPERATURE is left to the GEMMs.
+    The factor scale / temperature is left to the GEMMs.
     """
-    if SOFTCAP > 0:
-        t = z * (TEMPERATURE / SOFTCAP)
+    if CAPPED:
+        t = z * number(1.0 / outer, z)
         return grad * (1.0 - t * t)
     return grad

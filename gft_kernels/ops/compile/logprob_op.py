@@ -42,7 +42,7 @@ def _linear_logprob(
     weight: Tensor,
     bias: Tensor | None,
     targets: Tensor,
-    numbers: list[float],
+    numbers: Tensor,
     flags: list[int],
     engine_name: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,8 +60,8 @@ def _plan(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, 
 def _(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, numbers: Any, flags: Any, engine_name: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    rows = hidden.new_empty(len(targets), dtype=compute_dtype(hidden, weight))
-    normaliser = rows.new_empty(2, len(targets)) if engine_name == "triton" else rows.new_empty(0)
+    rows = hidden.new_empty(targets.shape, dtype=compute_dtype(hidden, weight))  # len() would pin N
+    normaliser = rows.new_empty(2, *targets.shape) if engine_name == "triton" else rows.new_empty(0)
     return rows, torch.empty_like(rows), normaliser
 
 
@@ -76,7 +76,7 @@ def _linear_logprob_backward(
     logprobs: Tensor,
     entropy: Tensor,
     normaliser: Tensor,
-    numbers: list[float],
+    numbers: Tensor,
     flags: list[int],
     engine_name: str,
     wanted: list[bool],
@@ -97,8 +97,8 @@ def _(
 
 
 def _save(ctx: Any, inputs: Any, output: Any) -> None:
-    hidden, weight, bias, targets, *ctx.settings = inputs
-    ctx.save_for_backward(hidden, weight, bias, targets, *output)
+    hidden, weight, bias, targets, numbers, *ctx.settings = inputs
+    ctx.save_for_backward(hidden, weight, bias, targets, *output, numbers)
     ctx.set_materialize_grads(True)
 
 

@@ -5,8 +5,8 @@
     gft_kernels::group_advantages  rewards to advantages per token
     gft_kernels::checked_targets   the targets, once their values and the per-token constants have been looked at
 
-Per-token constants travel in one order everywhere: PER_TOKEN, then the token weights. Rows that
-were not seen hold 0. What was not wanted comes back empty.
+Per-token constants travel in one order everywhere: VECTORS, then the token weights. Rows that were
+not seen hold 0. What was not wanted comes back empty.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ...engines.contract import LossPlan, LossRows
 from ...engines.sparse_report import NAMES
 from ...head import Operands
 from ...losses.advantages import GroupRewards
-from ...losses.objectives import PER_TOKEN
+from ...losses.objectives import VECTORS
 from ..backends import engine_of
 from ..plan import make_plan
 from ..result import scatter
@@ -29,8 +29,8 @@ from ..validation import LossArguments, check_values
 from .encode import Settings, decode, from_spec, has_sparsity
 from .logprob_op import WAITS, fake_sums, filled
 
-Constants = list[Tensor | None]  # [N] each: advantages, old_logprobs, ref_logprobs, token_weights
-Spec = tuple[str, list[float]]
+Constants = list[Tensor | None]  # [N] each: advantages, old_logprobs, ref_logprobs, tau, token_weights
+Spec = tuple[str, Tensor]  # of `objective_spec`, its numbers as a tensor
 
 
 class SeenRows(NamedTuple):
@@ -76,14 +76,15 @@ def _checked_targets(
     advantages: Tensor | None,
     old_logprobs: Tensor | None,
     ref_logprobs: Tensor | None,
+    tau: Tensor | None,
     token_weights: Tensor | None,
-    numbers: list[float],
+    numbers: Tensor,
     flags: list[int],
     engine_name: str,
 ) -> Tensor:
     head, chosen = decode(None, numbers, flags, engine_name)
-    vectors = (advantages, old_logprobs, ref_logprobs, token_weights)
-    check_values(targets, size, head, chosen, dict(zip((*PER_TOKEN, "token_weights"), vectors, strict=True)))
+    vectors = (advantages, old_logprobs, ref_logprobs, tau, token_weights)
+    check_values(targets, size, head, chosen, dict(zip((*VECTORS, "token_weights"), vectors, strict=True)))
     return targets.clone()
 
 
@@ -106,17 +107,18 @@ def _policy_loss(
     advantages: Tensor | None,
     old_logprobs: Tensor | None,
     ref_logprobs: Tensor | None,
+    tau: Tensor | None,
     token_weights: Tensor | None,
     objective: str,
-    parameters: list[float],
-    numbers: list[float],
+    parameters: Tensor,
+    numbers: Tensor,
     flags: list[int],
     engine_name: str,
     wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """SeenRows, sparsity, the three sums, and the scalar unit that they are multiples of."""
     operands, dtype, engine = Operands(hidden, weight, bias), compute_dtype(hidden, weight), engine_of(engine_name)
-    constants = [advantages, old_logprobs, ref_logprobs, token_weights]
+    constants = [advantages, old_logprobs, ref_logprobs, tau, token_weights]
     settings = Settings(numbers, flags, engine_name)
     arguments = _arguments(targets, len(weight), constants, (objective, parameters), bias, settings)
     with torch.autocast(hidden.device.type, enabled=False):
@@ -135,8 +137,9 @@ def _arguments(
     """The arguments of a loss over `size` columns, their values checked."""
     head, backend = decode(bias, *settings)
     *given, token_weights = constants
-    per_token: Any = dict(zip(PER_TOKEN, given, strict=True))
-    arguments = LossArguments(targets, per_token, token_weights, from_spec(*spec), head, backend)
+    per_token: Any = dict(zip(VECTORS, given, strict=True))
+    objective = from_spec(spec[0], spec[1].tolist(), per_token["tau"])
+    arguments = LossArguments(targets, per_token, token_weights, objective, head, backend)
     check_values(targets, size, head, backend, arguments.vectors())
     return arguments
 
@@ -153,7 +156,7 @@ def _unit(unit: Tensor | None, like: Tensor) -> Tensor:
 
 
 def _fake_rows(like: Tensor, dtype: torch.dtype) -> SeenRows:
-    row = like.new_empty(len(like), dtype=dtype)
+    row = like.new_empty(like.shape[:1], dtype=dtype)
     return SeenRows(
         row.new_empty(()), row, torch.empty_like(row), torch.empty_like(row), row.new_empty(row.shape).bool()
     )
@@ -179,7 +182,7 @@ def _loss_backward(ctx: Any, grad_loss: Tensor, *_: Any) -> Any:
     *sums, unit = ctx.saved_tensors
     scale = grad_loss * unit
     triples = zip(sums, ctx.dtypes, ctx.needs_input_grad[:3], strict=True)
-    return *((total * scale).to(dtype) if need else None for total, dtype, need in triples), *(None,) * 11
+    return *((total * scale).to(dtype) if need else None for total, dtype, need in triples), *(None,) * 12
 
 
 _policy_loss.register_autograd(_loss_backward, setup_context=_save_loss)
@@ -201,16 +204,17 @@ def _logits_loss(
     advantages: Tensor | None,
     old_logprobs: Tensor | None,
     ref_logprobs: Tensor | None,
+    tau: Tensor | None,
     token_weights: Tensor | None,
     objective: str,
-    parameters: list[float],
-    numbers: list[float],
+    parameters: Tensor,
+    numbers: Tensor,
     flags: list[int],
     engine_name: str,
     wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """SeenRows, the gradient [N, V], and the scalar unit it is a multiple of."""
-    constants, engine = [advantages, old_logprobs, ref_logprobs, token_weights], engine_of(engine_name)
+    constants, engine = [advantages, old_logprobs, ref_logprobs, tau, token_weights], engine_of(engine_name)
     settings = Settings(numbers, flags, engine_name)
     arguments = _arguments(targets, logits.shape[1], constants, (objective, parameters), None, settings)
     with torch.autocast(logits.device.type, enabled=False):
@@ -235,7 +239,7 @@ def _save_logits(ctx: Any, inputs: Any, output: Any) -> None:
 
 def _logits_backward(ctx: Any, grad_loss: Tensor, *_: Any) -> Any:
     grad, unit = ctx.saved_tensors
-    return (grad.to(unit.dtype) * (grad_loss * unit)).to(grad.dtype), *(None,) * 11
+    return (grad.to(unit.dtype) * (grad_loss * unit)).to(grad.dtype), *(None,) * 12
 
 
 _logits_loss.register_autograd(_logits_backward, setup_context=_save_logits)

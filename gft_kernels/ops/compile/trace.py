@@ -8,6 +8,8 @@ program the same engines run under autograd.Function, which scales the gradients
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,12 +17,12 @@ from ...engines import eager
 from ...engines.accumulate import compute_dtype
 from ...engines.sparse_report import named
 from ...head import Backend, Head, LogProbs, Operands, PolicyLoss
-from ...losses.objectives import LossFunction, PerToken
+from ...losses.objectives import VECTORS, LossFunction, PerToken
 from ..plan import active_rows, cast, constants, token_mean
 from ..result import stats
 from ..validation import LossArguments
 from . import logprob_op, loss_ops
-from .encode import encode, objective_spec
+from .encode import as_tensor, encode, from_spec, objective_spec, scalars
 
 
 def linear_logprob(engine_name: str, operands: Operands, targets: Tensor, head: Head, backend: Backend) -> LogProbs:
@@ -35,13 +37,13 @@ def policy_loss(engine_name: str, operands: Operands, arguments: LossArguments) 
     head, backend, objective = arguments.head, arguments.backend, arguments.objective
     valid, dtype = arguments.targets != head.ignore_index, compute_dtype(*operands[:2])
     per_token, weights = _constants(arguments, valid, engine_name)
-    vectors, settings = [*per_token.values(), weights], encode(head, backend, engine_name)
+    vectors, settings = _in_order(per_token, weights), encode(head, backend, engine_name)
     spec = objective_spec(objective)
     if spec is None or engine_name == "eager":
-        targets = loss_ops.checked_targets(arguments.targets, len(operands.weight), vectors, settings)
+        targets = loss_ops.checked_targets(arguments.targets, operands.weight.shape[0], vectors, settings)
         scores = linear_logprob(engine_name, operands, targets, head, backend)
         return _traced(scores, arguments, cast(per_token, dtype), weights)
-    rows, sparsity = loss_ops.policy_loss(operands, arguments.targets, vectors, spec, settings)
+    rows, sparsity = loss_ops.policy_loss(operands, arguments.targets, vectors, (spec[0], as_tensor(spec[1])), settings)
     return _reported(rows, named(sparsity), objective, cast(per_token, dtype), valid)
 
 
@@ -53,13 +55,13 @@ def logits_loss(engine_name: str, logits: Tensor, arguments: LossArguments) -> P
     head, objective = arguments.head, arguments.objective
     valid, dtype = arguments.targets != head.ignore_index, compute_dtype(logits)
     per_token, weights = _constants(arguments, valid, engine_name)
-    vectors, settings = [*per_token.values(), weights], encode(head, arguments.backend, engine_name)
+    vectors, settings = _in_order(per_token, weights), encode(head, arguments.backend, engine_name)
     spec = objective_spec(objective)
     if spec is None or engine_name == "eager":
         targets = loss_ops.checked_targets(arguments.targets, logits.shape[1], vectors, settings)
         scores = eager.logits_scores(logits.to(dtype) / head.temperature, targets, head)
         return _traced(scores, arguments, cast(per_token, dtype), weights)
-    rows = loss_ops.logits_loss(logits, arguments.targets, vectors, spec, settings)
+    rows = loss_ops.logits_loss(logits, arguments.targets, vectors, (spec[0], as_tensor(spec[1])), settings)
     return _reported(rows, {}, objective, cast(per_token, dtype), valid)
 
 
@@ -70,11 +72,16 @@ def _constants(arguments: LossArguments, valid: Tensor, engine_name: str) -> tup
     return given, None if weights is None else weights.detach()
 
 
+def _in_order(per_token: PerToken, weights: Tensor | None) -> loss_ops.Constants:
+    """Per-token constants as the custom ops take them."""
+    return [*(per_token.get(name) for name in VECTORS), weights]
+
+
 def _traced(
     scores: LogProbs, arguments: LossArguments, per_token: PerToken, token_weights: Tensor | None
 ) -> PolicyLoss:
     """The loss on differentiable log-probs of every unmasked row, its objective traced."""
-    objective, dtype = arguments.objective, scores.logprobs.dtype
+    objective, dtype = _with_open_numbers(arguments, scores.logprobs.device), scores.logprobs.dtype
     valid = arguments.targets != arguments.head.ignore_index
     if token_weights is None:
         token_weights = token_mean(valid, dtype)
@@ -87,6 +94,15 @@ def _traced(
     coefficients = torch.func.grad(lambda x: objective(x, **safe).sum())(torch.where(active, logprobs, 0))
     rows = loss_ops.SeenRows(loss, logprobs, entropy, coefficients, active)
     return _reported(rows, {}, objective, per_token, valid)
+
+
+def _with_open_numbers(arguments: LossArguments, device: torch.device) -> LossFunction:
+    """A built-in objective with tensors for numbers, so that the graph does not depend on them."""
+    spec = objective_spec(arguments.objective)
+    if spec is None:
+        return arguments.objective
+    tau: Any = arguments.per_token.get("tau")
+    return from_spec(spec[0], scalars(spec[1], device), tau)
 
 
 def _reported(

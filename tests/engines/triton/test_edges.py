@@ -32,7 +32,7 @@ def test_objectives_let_no_nan_pass_for_a_number(objective, backend):
         assert result.logprobs[row].isnan()
 
 
-@pytest.mark.parametrize("dual_clip", [-1.0, 0.0, 0.5, 1.5])
+@pytest.mark.parametrize("dual_clip", [1.0, 1.5, 3.0])
 def test_dual_clip_of_any_value_is_that_of_eager(dual_clip):
     found = [
         linear_policy_loss(

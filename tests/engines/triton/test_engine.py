@@ -27,7 +27,7 @@ from gft_kernels import (
     sft,
 )
 from gft_kernels.engines.triton import engine, formulas, interpreter
-from gft_kernels.engines.triton.arguments import OUTSIDE, objective_constants
+from gft_kernels.engines.triton.arguments import OUTSIDE, objective_numbers
 from gft_kernels.engines.triton.configs import Config, pad, use_config
 from gft_kernels.engines.triton.engine import CHUNK_BYTES, chunk_rows
 
@@ -186,12 +186,10 @@ def test_linear_policy_loss_repeats_to_the_bit():
 @pytest.mark.parametrize(
     "objective", [sft(), dft(), gft(0.7), reinforce(), grpo(), grpo(dual_clip=3.0), cispo()], ids=repr
 )
-def test_objective_constants_take_a_penalty_from_either_side(objective):
-    alone = objective_constants(objective)
+def test_objective_numbers_take_a_penalty_from_either_side(objective):
+    alone = objective_numbers(objective)
     assert alone["KIND"] != formulas.OUTSIDE.value
-    assert (
-        objective_constants(objective + kl(0.05)) == objective_constants(kl(0.05) + objective) == alone | {"BETA": 0.05}
-    )
+    assert objective_numbers(objective + kl(0.05)) == objective_numbers(kl(0.05) + objective) == alone | {"beta": 0.05}
 
 
 class Halved(type(gft())):
@@ -213,7 +211,7 @@ OWN = {
 
 @pytest.mark.parametrize("objective", OWN.values(), ids=OWN)
 def test_linear_policy_loss_takes_objectives_no_kernel_knows(objective):
-    assert objective_constants(objective) is OUTSIDE
+    assert objective_numbers(objective) is OUTSIDE
     given = {"objective": objective, "old_logprobs": PROBLEM.old_logprobs, "ref_logprobs": PROBLEM.ref_logprobs}
     assert_equal_results(fused(PROBLEM, backend="triton", **given), fused(PROBLEM, backend="eager", **given), rtol=1e-9)
 

@@ -10,8 +10,8 @@ import triton
 import triton.language as tl
 
 from gft_kernels import cispo, dft, gft, grpo, kl, reinforce, sft
-from gft_kernels.engines.triton import formulas
-from gft_kernels.engines.triton.arguments import objective_constants
+from gft_kernels.engines.triton import arithmetic, formulas
+from gft_kernels.engines.triton.arguments import objective_numbers
 from gft_kernels.losses.objectives import losses_and_coefficients
 
 # Log-probs: impossible, far below every cut, either side of e^-60 where a ratio stops, ordinary,
@@ -48,12 +48,14 @@ def objective_kernel(
     ref_ptr,
     out_ptr,
     K,
+    tau: tl.float64,
+    clip_low: tl.float64,
+    clip_high: tl.float64,
+    dual_clip: tl.float64,
+    beta: tl.float64,
+    kl_clamp: tl.float64,
     KIND: tl.constexpr,
-    TAU: tl.constexpr,
-    CLIP_LOW: tl.constexpr,
-    CLIP_HIGH: tl.constexpr,
-    DUAL_CLIP: tl.constexpr,
-    BETA: tl.constexpr,
+    PENALISED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """out [2, K]: loss and coefficient."""
@@ -64,7 +66,18 @@ def objective_kernel(
     old = tl.load(old_ptr + row, mask=live, other=0.0)
     ref = tl.load(ref_ptr + row, mask=live, other=0.0)
     loss, coefficient = formulas.objective_terms(
-        logprobs, advantages, old, ref, KIND, TAU, CLIP_LOW, CLIP_HIGH, DUAL_CLIP, BETA
+        logprobs,
+        advantages,
+        old,
+        ref,
+        arithmetic.number(tau, logprobs),
+        clip_low,
+        clip_high,
+        dual_clip,
+        beta,
+        kl_clamp,
+        KIND,
+        PENALISED,
     )
     tl.store(out_ptr + row, loss, mask=live)
     tl.store(out_ptr + K + row, coefficient, mask=live)
@@ -74,9 +87,9 @@ def kernel_terms(objective, logprobs, advantages, old, ref) -> torch.Tensor:
     """[2, K]. Without old log-probs the kernel is handed the row's own, as `finalise` does."""
     out = torch.empty(2, len(logprobs), dtype=logprobs.dtype)
     given = (logprobs, advantages, logprobs if old is None else old, ref)
-    objective_kernel[(1,)](
-        *given, out, len(logprobs), **objective_constants(objective), BLOCK=triton.next_power_of_2(len(logprobs))
-    )
+    penalised = "ref_logprobs" in objective.needs
+    block = triton.next_power_of_2(len(logprobs))
+    objective_kernel[(1,)](*given, out, len(logprobs), **objective_numbers(objective), PENALISED=penalised, BLOCK=block)
     return out
 
 
@@ -100,7 +113,7 @@ def assert_terms(objective, lp, a, old, ref) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("penalty", [None, kl(0.05)], ids=["plain", "kl"])
+@pytest.mark.parametrize("penalty", [None, kl(0.05), kl(0.05, clamp=0.4)], ids=["plain", "kl", "kl clamped"])
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_objective_terms_are_those_of_objectives(name, penalty, dtype):
     lp, a, old, ref = grid(dtype)
@@ -139,7 +152,7 @@ def test_objective_terms_at_tau_are_not_rectified(dtype):
 @triton.jit
 def log1p_kernel(x_ptr, out_ptr, BLOCK: tl.constexpr):
     at = tl.arange(0, BLOCK)
-    tl.store(out_ptr + at, formulas.log1p(tl.load(x_ptr + at)))
+    tl.store(out_ptr + at, arithmetic.log1p(tl.load(x_ptr + at)))
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,23 @@ import torch
 from torch.library import opcheck
 
 from gft_kernels import gft, grpo, kl
-from gft_kernels.losses.objectives import CISPO, DFT, GFT, GRPO, KL, SFT, Reinforce
+from gft_kernels.losses.objectives import DFT, GFT, SFT, Reinforce
+from gft_kernels.losses.ratios import CISPO, GRPO, KL
 from gft_kernels.ops.compile import logprob_op, loss_ops
-from gft_kernels.ops.compile.encode import from_spec, objective_spec
+from gft_kernels.ops.compile.encode import as_tensor, from_spec, objective_spec
 
 from ...helpers.compiled import OLD, PROBLEM, REF, REWARDS, leaves
 
 pytestmark = pytest.mark.usefixtures("plain_memory")
+
+
+HEAD = (as_tensor([1.0, 0.0, 0.7]), [-100, 16, 1, 1])  # numbers and flags, as `encode` makes them
+NO_VECTORS = (None, None, None, None)  # old and reference log-probs, tau, token weights
+
+
+def spec(objective):
+    text, numbers = objective_spec(objective)
+    return text, as_tensor(numbers)
 
 
 def test_compiled_program_leaves_out_gradients_nobody_wants():
@@ -25,19 +35,14 @@ def test_compiled_program_leaves_out_gradients_nobody_wants():
         None,
         PROBLEM.targets,
         PROBLEM.advantages,
-        None,
-        None,
-        None,
-        *objective_spec(gft(0.7)),
-        [1.0, 0.0, 1.0],
+        *NO_VECTORS,
+        *spec(gft(0.7)),
+        as_tensor([1.0, 0.0, 1.0]),
         [-100, 0, 1, 1],
         "chunked",
         [True, False, False],
     )[6:9]
     assert [x.numel() for x in sums] == [hidden.numel(), 0, 0]
-
-
-HEAD = ([1.0, 0.0, 0.7], [-100, 16, 1, 1])  # numbers and flags, as `encode` makes them
 
 
 @pytest.mark.parametrize(
@@ -46,7 +51,7 @@ HEAD = ([1.0, 0.0, 0.7], [-100, 16, 1, 1])  # numbers and flags, as `encode` mak
 )
 def test_opcheck(backend, dtype):
     hidden, weight, bias = leaves(dtype)
-    given = (PROBLEM.advantages, OLD, REF, None, *objective_spec(grpo(dual_clip=3.0) + kl(0.1)), *HEAD, backend)
+    given = (PROBLEM.advantages, OLD, REF, None, None, *spec(grpo(dual_clip=3.0) + kl(0.1)), *HEAD, backend)
     opcheck(logprob_op._linear_logprob, (hidden, weight, bias, PROBLEM.targets, *HEAD, backend))
     opcheck(loss_ops._policy_loss, (hidden, weight, bias, PROBLEM.targets, *given, [True, True, True]))
     opcheck(loss_ops._policy_loss, (hidden.detach(), weight, None, PROBLEM.targets, *given, [False, True, False]))
@@ -86,7 +91,16 @@ def test_opcheck_group_advantages():
     ids=repr,
 )
 def test_from_spec_gives_the_objective_back(objective):
-    assert repr(from_spec(*objective_spec(objective))) == repr(objective)
+    text, numbers = spec(objective)
+    assert repr(from_spec(text, numbers.tolist())) == repr(objective)
+
+
+def test_from_spec_gives_a_tau_of_every_token_back():
+    tau = torch.rand(33)
+    text, numbers = spec(KL(0.5) + GFT(tau))
+    objective = from_spec(text, numbers.tolist(), tau)
+    assert objective.vectors()["tau"] is tau
+    assert objective.parts[0] == KL(0.5)
 
 
 @pytest.mark.parametrize("backend", ["chunked", "triton"])
@@ -95,7 +109,7 @@ def test_from_spec_gives_the_objective_back(objective):
 )
 def test_opcheck_outputs_share_no_memory_whatever_is_masked(targets, backend):
     hidden, weight, bias = leaves()
-    given = (torch.ones(33), None, None, torch.ones(33), *objective_spec(gft(0.7)), *HEAD, backend)
+    given = (torch.ones(33), None, None, torch.rand(33), torch.ones(33), *spec(gft(torch.rand(33))), *HEAD, backend)
     opcheck(logprob_op._linear_logprob, (hidden, weight, bias, targets, *HEAD, backend))
     opcheck(loss_ops._policy_loss, (hidden, weight, bias, targets, *given, [True, True, True]))
     opcheck(loss_ops._logits_loss, ((hidden.detach() @ weight.detach().T).requires_grad_(), targets, *given, True))
@@ -111,10 +125,8 @@ def test_opcheck_hidden_of_any_strides():
             None,
             PROBLEM.targets,
             PROBLEM.advantages,
-            None,
-            None,
-            None,
-            *objective_spec(gft(0.7)),
+            *NO_VECTORS,
+            *spec(gft(0.7)),
             *HEAD,
             "chunked",
             [True, False, False],

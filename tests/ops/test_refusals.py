@@ -47,7 +47,11 @@ INPUTS = {
     "weight on another device": ({"weight": WEIGHT.to("meta")}, ValueError, "weight is on meta but hidden is on cpu"),
     "targets on another device": ({"targets": TARGETS.to("meta")}, ValueError, "targets is on meta"),
     "bias on another device": ({"head": Head(bias=torch.zeros(V, device="meta"))}, ValueError, "Head.bias is on meta"),
-    "weight is a DTensor": ({"weight": WEIGHT.as_subclass(DTensor)}, TypeError, r"weight is a DTensor.*full_tensor"),
+    "weight is a DTensor": (
+        {"weight": WEIGHT.as_subclass(DTensor)},
+        TypeError,
+        r"weight is a DTensor.*Partial\('avg'\)\]\).*FSDP2",
+    ),
     "hidden is a DTensor": ({"hidden": HIDDEN.as_subclass(DTensor)}, TypeError, r"hidden is a DTensor.*full_tensor"),
     "unknown backend": ({"backend": "cuda"}, ValueError, "backend = 'cuda' is unknown.*'eager', 'chunked'"),
 }

@@ -106,8 +106,8 @@ def _check_operands(operands: Operands, targets: Tensor) -> Tensor:
     if weight.ndim != 2 or weight.numel() == 0:
         raise ValueError(
             f"weight has shape {tuple(weight.shape)}; it must be [V, D] and not empty. Where ZeRO-3 or FSDP has "
-            "sharded it, call logits_policy_loss on the logits of model(...): a weight gathered outside the model's "
-            "forward gets no gradient back."
+            "sharded it, call logits_policy_loss on the logits of model(...), whose forward gathers it and reduces "
+            "its gradient."
         )
     if hidden.shape[1] != weight.shape[1]:
         raise ValueError(

@@ -21,7 +21,7 @@ def at(row: int, value: float, like: torch.Tensor = ADVANTAGES) -> torch.Tensor:
 
 INPUTS = {
     "hidden is batched": ({"hidden": HIDDEN[None]}, ValueError, r"must be \[N, D\].*flatten"),
-    "weight is empty, a ZeRO-3 shard": ({"weight": torch.zeros(0)}, ValueError, "GatheredParameters"),
+    "weight is empty, a ZeRO-3 shard": ({"weight": torch.zeros(0)}, ValueError, "call logits_policy_loss"),
     "weight has no rows": ({"weight": torch.zeros(0, D)}, ValueError, "not empty"),
     "weight is transposed": ({"weight": WEIGHT.T.contiguous()}, ValueError, "last dimension D must agree"),
     "bias has another V": ({"head": Head(bias=torch.zeros(V - 1))}, ValueError, rf"Head.bias has shape \({V - 1},\)"),

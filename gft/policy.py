@@ -123,6 +123,7 @@ def make_policy(
         raise ValueError("the tokenizer has no eos_token: a response could not end. Set one before training.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked by length, never by its value
+    tokenizer.clean_up_tokenization_spaces = False  # rewards read what was sampled, "a ." is not "a."
     parts = split_head(model, temperature=temperature)
     embedding = cast(Tensor, model.get_input_embeddings().weight)
     _check_vocabulary(tokenizer, {"head": parts.weight, "embedding": embedding})

@@ -1,6 +1,8 @@
 """A policy: a model, the tokenizer that belongs to it, the tokens of prompts and responses."""
 
 import pytest
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from gft.demo.base_model import tokenizer, untrained
 from gft.policy import make_policy
@@ -19,6 +21,18 @@ def test_make_policy_refuses_what_is_no_model_or_tokenizer(thing):
         make_policy(thing, tokenizer())
     with pytest.raises(TypeError, match=r"tokenizer is .*give a loaded"):
         make_policy(untrained(0), thing)
+
+
+@pytest.mark.parametrize("kind", [models.WordLevel, models.BPE])
+def test_responses_are_read_as_they_were_sampled(kind):
+    """Folders of old say clean_up_tokenization_spaces, which takes away spaces before points."""
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", " ", "a", ".", "'", "m"])}
+    core = Tokenizer(kind(vocabulary, **({} if kind is models.WordLevel else {"merges": []}), unk_token="<pad>"))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    core.decoder = decoders.Fuse()
+    words = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>", clean_up_tokenization_spaces=True)
+    policy = make_policy(untrained(0), words)
+    assert policy.decode(words("a . a 'm", add_special_tokens=False).input_ids) == "a . a 'm"
 
 
 def test_encode_prompt_wants_a_chat_template_for_messages(policy):

@@ -68,6 +68,6 @@ def split_head(model: Any, *, temperature: float = 1.0, ignore_index: int = -100
     bare = unwrapped(model)
     layer = find_head(bare)
     backbone = find_backbone(bare)
-    head = replace(find_transforms(bare.config), bias=layer.bias, ignore_index=ignore_index)
+    head = replace(find_transforms(getattr(bare, "config", None)), bias=layer.bias, ignore_index=ignore_index)
     verify(model, backbone, layer, head)
     return HeadParts(backbone, layer.weight, replace(head, temperature=temperature))

@@ -44,14 +44,15 @@ def find_head(model: Any) -> nn.Linear:
         kept = active and not layer.disable_adapters and active[0] in layer.modules_to_save
         layer = layer.modules_to_save[active[0]] if kept else layer.original_module
     if type(layer) is not nn.Linear:
+        kind = f"{type(layer).__module__}.{type(layer).__name__}"
         raise TypeError(
-            f"the model's head is {type(layer).__name__}, not nn.Linear: its weight alone does not give the logits. "
+            f"the model's head is {kind}, not nn.Linear: its weight alone does not give the logits. "
             f"{_way_out(layer)}, or {THROUGH_LOGITS}."
         )
-    if type(layer.weight) is not nn.Parameter or not layer.weight.is_floating_point():
+    if not _is_plain(layer.weight):
         raise TypeError(
             f"the weight of the model's head is {type(layer.weight).__name__} of {layer.weight.dtype}, not a parameter "
-            f"in floating point: {_way_out(layer)}, or {THROUGH_LOGITS}."
+            f"in 16 bits or more: {_way_out(layer)}, or {THROUGH_LOGITS}."
         )
     return layer
 
@@ -93,10 +94,14 @@ def _way_out(layer: nn.Module) -> str:
     """What to do about a head that is not a plain linear layer."""
     if hasattr(layer, "base_layer") or hasattr(layer, "token_adapter"):
         return "Leave the head out of the adapter's target modules, or merge the adapter (model.merge_and_unload())"
-    weight = getattr(layer, "weight", None)
-    if not isinstance(weight, nn.Parameter) or type(weight) is not nn.Parameter or not weight.is_floating_point():
+    if not _is_plain(getattr(layer, "weight", None)):
         return "Load the model with a head that is neither quantised nor parametrised"
     return "Put an nn.Linear in its place"
+
+
+def _is_plain(weight: Any) -> bool:
+    """A parameter that trains: quantised ones are integers, 8 bits, or of a class of their own."""
+    return type(weight) is nn.Parameter and weight.is_floating_point() and weight.element_size() > 1
 
 
 def _name(model: Any) -> str:

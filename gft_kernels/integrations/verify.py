@@ -30,7 +30,9 @@ def verify(model: Any, backbone: nn.Module, layer: nn.Linear, head: Head) -> Non
     """
     tokens = _tokens(layer.weight)
     with _undisturbed(model, layer.weight.device):
-        hidden = _run(model, "its backbone", lambda: backbone(input_ids=tokens, use_cache=False).last_hidden_state)
+        hidden = _run(
+            model, "its backbone", lambda: _rows(backbone(input_ids=tokens, use_cache=False).last_hidden_state)
+        )
         _check_causal(model, hidden)
         loud = (LOUD / F.linear(hidden[-1].to(layer.weight.dtype), layer.weight).abs().max()).nan_to_num(1.0, 1.0)
         output, logits = _run(model, "it", lambda: _own_logits(model, layer, tokens, loud))
@@ -62,7 +64,14 @@ def _own_logits(model: Any, layer: nn.Module, tokens: Tensor, loud: Tensor) -> t
         output = model(input_ids=tokens, use_cache=False)
     finally:
         handle.remove()
-    return output, output.logits
+    return output, _rows(output.logits)
+
+
+def _rows(found: Any) -> Tensor:  # [3, LENGTH, ...]
+    if not isinstance(found, Tensor) or found.shape[:2] != (3, LENGTH):
+        shape = f"of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"which is {type(found).__name__}"
+        raise TypeError(f"it gives something {shape} for tokens of shape (3, {LENGTH})")
+    return found
 
 
 def _run(model: Any, what: str, forward: Callable[[], Any]) -> Any:

@@ -50,6 +50,12 @@ CONFIGS = {
 }
 
 
+class Output:
+    """What a forward gives, its fields empty until they are set."""
+
+    loss = logits = last_hidden_state = None
+
+
 def untrained(name: str = "llama", **changes: object) -> nn.Module:
     """A fresh causal LM, some fields of its config changed."""
     torch.manual_seed(0)

@@ -131,7 +131,7 @@ ADAPTERS = {
     "prefix tuning": (prefixes, r"'default' \(PREFIX_TUNING\) puts virtual tokens before the text"),
     "activated LoRA": (aloras, r"'default' \(LORA\) acts in the wrapper's forward"),
     "LoRA on the head": (lambda: lora(targets=("q_proj", "lm_head")), r"Leave the head out .*merge_and_unload"),
-    "single tokens of the head": (trained_tokens, r"head is TrainableTokensWrapper.*Leave the head out"),
+    "single tokens of the head": (trained_tokens, r"head is \S*TrainableTokensWrapper.*Leave the head out"),
 }
 
 

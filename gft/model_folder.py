@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import pickle  # for its error alone: weights are read with weights_only
+import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,9 @@ CONFIGS = (
     "preprocessor_config.json",
 )
 SHOWN = 3  # names of weights in a message
+SAVED_BY = "give a folder that {}.save_pretrained wrote"
+# Constants that older versions saved with the weights: masks, frequencies and positions.
+LEFTOVERS = re.compile(r"(^|\.)(attn|attention)\.(masked_)?bias$|rotary_emb\.inv_freq$|position_ids$")
 SAFELY = {"trust_remote_code": False, "local_files_only": True}
 
 
@@ -172,26 +176,17 @@ def _references(auto_map: Any) -> Iterator[tuple[str, str]]:
 def _refuse_partial_weights(path: Path, model: str, report: dict[str, Any]) -> None:
     """Transformers fills what is missing with random numbers, and drops what has no place."""
     sizes = [f"{name} {tuple(saved)} for {tuple(wanted)}" for name, saved, wanted in report["mismatched_keys"]]
-    if sizes:
-        raise ValueError(
-            f"{path}: {_count(sizes, 'has', 'have')} another size than config.json says ({_names(sizes)}): its config "
-            "and its weights do not belong together."
-        )
-    for names, what in (
-        (report["missing_keys"], "is missing and would be random|are missing and would be random"),
-        (report["unexpected_keys"], "has no place in the model|have no place in the model"),
+    strange = [name for name in report["unexpected_keys"] if not LEFTOVERS.search(name)]
+    for names, what, way in (
+        (sizes, "of another size than config.json says", "its config and its weights do not belong together"),
+        (report["missing_keys"], "missing and would be random", SAVED_BY.format(model)),
+        (strange, f"without a place in {model}", SAVED_BY.format(model)),
     ):
         if names:
-            raise ValueError(
-                f"{path}: {_count(names, *what.split('|'))} of {model} ({_names(names)}): give a folder that this "
-                "class saved, model.save_pretrained(folder)."
-            )
+            count = "1 weight is" if len(names) == 1 else f"{len(names)} weights are"
+            raise ValueError(f"{path}: {count} {what} ({_names(names)}): {way}.")
     if report.get("error_msgs"):
         raise ValueError(f"{path}: its weights could not be loaded: {_first_line(report['error_msgs'][0])}")
-
-
-def _count(names: Collection[str], one: str, many: str) -> str:
-    return f"1 weight {one}" if len(names) == 1 else f"{len(names)} weights {many}"
 
 
 def _names(names: Collection[str]) -> str:

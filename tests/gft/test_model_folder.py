@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertLMHeadModel, LlamaConfig, LlamaForSequenceClassification, T5Config
+from transformers import (
+    BertConfig,
+    BertLMHeadModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    T5Config,
+)
 
 from gft.demo.base_model import tokenizer, untrained
 from gft.policy import load_policy
@@ -174,7 +182,7 @@ SPOILERS = {
         lambda f: (f / "config.json").write_text(json.dumps(T5Config().to_dict())),
         r"model_type 't5' .*no causal language model",
     ),
-    "a classifier": (classifier, r"1 weight is missing .*lm_head\.weight"),
+    "a classifier": (classifier, r"1 weight is missing and would be random .*lm_head\.weight"),
     "a masked LM": (masked_lm, r"BertLMHeadModel.*not causal"),
     "no model_type": (lambda f: edit(f / "config.json", model_type=None), r"config\.json has no model_type"),
     "an unknown model_type": (
@@ -197,10 +205,10 @@ SPOILERS = {
     "a token id past the rows": (gap_in_the_vocabulary, r"token id 40 but the head 29 rows"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), r"could not be loaded"),
     "half a file of weights": (truncated, r"could not be loaded.*copy or download it again"),
-    "a missing weight": (lambda f: weights(f, lambda w: w.pop(FIRST)), rf"1 weight is missing .*{FIRST}"),
+    "a missing weight": (lambda f: weights(f, lambda w: w.pop(FIRST)), rf"1 weight is missing and would .*{FIRST}"),
     "a weight too many": (
         lambda f: weights(f, lambda w: w.update({"v_head.weight": torch.zeros(1)})),
-        r"1 weight has no place .*v_head\.weight",
+        r"1 weight is without a place in Qwen2ForCausalLM .*v_head\.weight",
     ),
     "weights of another size": (lambda f: edit(f / "config.json", vocab_size=40), r"model\.embed_tokens\.weight.*29"),
     "a missing shard": (
@@ -242,6 +250,17 @@ def test_load_policy_reads_what_holds_weights_alone(change, folder):
     expected = load_policy(folder, device="cpu").weight
     change(folder)
     assert torch.equal(load_policy(folder, device="cpu").weight, expected)
+
+
+def test_load_policy_puts_up_with_constants_of_older_versions(folder):
+    sizes = {"vocab_size": 29, "n_embd": 16, "n_layer": 1, "n_head": 2}
+    GPT2LMHeadModel(GPT2Config(**sizes)).save_pretrained(folder)
+    constants = {"attn.bias": torch.ones(1, 1, 8, 8), "attn.masked_bias": torch.tensor(-1e4)}
+    weights(folder, lambda w: w.update({f"transformer.h.0.{name}": value for name, value in constants.items()}))
+    assert len(load_policy(folder, device="cpu").weight) == 29
+    weights(folder, lambda w: w.update({"transformer.h.0.attn.other.bias": torch.ones(1)}))
+    with pytest.raises(ValueError, match=r"1 weight is without a place in GPT2LMHeadModel .*attn\.other\.bias"):
+        load_policy(folder, device="cpu")
 
 
 def test_load_policy_takes_the_built_in_class_where_the_folders_code_is_the_same(folder):

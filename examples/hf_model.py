@@ -1,7 +1,7 @@
 """One step on a transformers model: `split_head` takes it apart, and the head's logits never exist.
 
-`split_head` is for one bare model on one device. Under DDP, FSDP or DeepSpeed a wrapper must see
-the backbone's forward itself, and a sharded head must be gathered first.
+`split_head` is for one model on one device, with or without PEFT. Under DDP, FSDP or DeepSpeed the
+wrapper's own forward must run: call `logits_policy_loss` on the logits of model(...).
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""transformers: a causal language model taken apart into backbone, head weight and transforms."""
+"""transformers: the loss inside a model's forward, or the model taken apart."""
 
 from __future__ import annotations
 
@@ -8,9 +8,13 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from ..head import Head
+from .batch import PolicyBatch, num_items_weights, shift
+from .fuse import fuse_loss
 from .parts import find_backbone, find_head, find_transforms
 from .verify import verify
 from .wrappers import unwrapped
+
+__all__ = ["HeadParts", "PolicyBatch", "fuse_loss", "num_items_weights", "shift", "split_head"]
 
 
 class HeadParts(NamedTuple):

@@ -31,8 +31,10 @@ def find_backbone(model: Any) -> nn.Module:
     return backbone
 
 
-def find_head(model: Any) -> nn.Linear:
+def find_head(model: Any, *, sharded: bool = False) -> nn.Linear:
     """The layer whose weight gives the logits, as it is used now.
+
+    `sharded` lets the weight be a shard, for whoever reads it inside the layer's forward.
 
     Raises:
         TypeError: there is none, or its weight alone does not give the logits.
@@ -43,13 +45,14 @@ def find_head(model: Any) -> nn.Linear:
         active = layer.active_adapters
         kept = active and not layer.disable_adapters and active[0] in layer.modules_to_save
         layer = layer.modules_to_save[active[0]] if kept else layer.original_module
-    if type(layer) is not nn.Linear:
+    had = getattr(type(layer), "_had", type(layer))  # the class that `fuse_loss` exchanged
+    if not isinstance(layer, nn.Linear) or had.forward is not nn.Linear.forward or "forward" in vars(layer):
         kind = f"{type(layer).__module__}.{type(layer).__name__}"
         raise TypeError(
             f"the model's head is {kind}, not nn.Linear: its weight alone does not give the logits. "
             f"{_way_out(layer)}, or {THROUGH_LOGITS}."
         )
-    if not _is_plain(layer.weight):
+    if not (sharded and hasattr(layer.weight, "placements")) and not _is_plain(layer.weight):
         raise TypeError(
             f"the weight of the model's head is {type(layer.weight).__name__} of {layer.weight.dtype}, not a parameter "
             f"in 16 bits or more: {_way_out(layer)}, or {THROUGH_LOGITS}."

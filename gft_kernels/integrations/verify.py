@@ -29,7 +29,7 @@ def verify(model: Any, backbone: nn.Module, layer: nn.Linear, head: Head) -> Non
         ValueError: the parts are not the model, or one of them cannot be run.
     """
     tokens = _tokens(layer.weight)
-    with _undisturbed(model, layer.weight.device):
+    with undisturbed(model, layer.weight.device):
         hidden = _run(
             model, "its backbone", lambda: _rows(backbone(input_ids=tokens, use_cache=False).last_hidden_state)
         )
@@ -144,7 +144,7 @@ def _warn_of_terms(model: Any, output: Any, logits: Tensor, tokens: Tensor) -> N
 
 
 @contextmanager
-def _undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
+def undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Evaluate without compiling; modes and random numbers are as before afterwards."""
     modes = {module: module.training for module in model.modules()}
     devices = [device] if device.type == "cuda" else []

@@ -61,6 +61,41 @@ def unwrapped(model: Any) -> Any:
     return model
 
 
+def model_inside(model: Any) -> Any:
+    """The transformers model inside data-parallel wrappers, torch.compile and PEFT, sharded or not.
+
+    Raises:
+        TypeError: not a model, or a wrapper in which a loss in the head would be wrong.
+    """
+    if isinstance(model, type) or not isinstance(model, nn.Module):
+        return unwrapped(model)  # refuses it
+    if "forward" in vars(model):
+        raise TypeError(
+            f"the forward of this {type(model).__name__} is replaced already (accelerator.prepare does so): call "
+            "fuse_loss before."
+        )
+    if _is_a(model, "DataParallel"):
+        raise TypeError(
+            "the model is wrapped in DataParallel, which copies it in every call: use DistributedDataParallel, or fuse "
+            "model.module on one GPU."
+        )
+    if _is_a(model, "DistributedDataParallel", "FullyShardedDataParallel", "DeepSpeedEngine"):
+        return model_inside(model.module)
+    if _is_a(model, "OptimizedModule"):
+        return model_inside(model._orig_mod)
+    if _is_a(model, "PeftModel", "PeftMixedModel"):
+        _refuse_peft_methods(model)
+        for name, config in model.peft_config.items():
+            if hasattr(config, "orth_reg_weight"):
+                raise TypeError(
+                    f"the PEFT adapter {name!r} (AdaLoRA) adds a penalty to the loss of the model's output, which a "
+                    f"PolicyLoss is not: {THROUGH_LOGITS}."
+                )
+        tuner: Any = model.base_model
+        return model_inside(tuner.model)
+    return model
+
+
 def _is_a(module: Any, *names: str) -> bool:
     return any(base.__name__ in names for base in type(module).__mro__)
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch import nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from transformers import AutoModelForCausalLM
 
 from gft_kernels import Backend, GroupRewards, gft, grpo, kl, sft
@@ -265,3 +266,17 @@ def test_batch_of_another_type_is_refused():
 def test_logits_to_keep_is_refused():
     with pytest.raises(ValueError, match="no logits_to_keep"):
         fuse_loss(llama())(input_ids=IDS, logits_to_keep=1, policy_batch=PolicyBatch(TARGETS, sft()))
+
+
+@pytest.mark.usefixtures("plain_memory")
+def test_compiled_model_is_one_program_for_every_length():
+    model = fuse_loss(llama())
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, backend=counter, fullgraph=True)
+    for length in (7, 6, 5, 4):
+        ids, targets = IDS[:, :length], TARGETS[:, : length - 1]
+        batch = PolicyBatch(targets, gft(0.02 * length), GIVEN["advantages"][:, : length - 1])
+        found = [gradients(model, m(input_ids=ids, policy_batch=batch).loss) for m in (compiled, model)]
+        torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
+    assert counter.frame_count <= 2

@@ -10,10 +10,14 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gft_kernels import Head
 from gft_kernels.integrations.hf import split_head
+
+from .model_folder import read_model_folder
+
+DTYPES = {name: getattr(torch, name) for name in ("bfloat16", "float32")}
 
 
 @dataclass
@@ -110,47 +114,67 @@ def make_policy(
     that its log-probs are those of the distribution that was sampled from.
 
     Raises:
-        ValueError: no end token, or more tokens than head rows.
+        TypeError: a model that `split_head` refuses, or no tokenizer.
+        ValueError: no end token, or tokens without a head row.
     """
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise TypeError(f"tokenizer is {tokenizer!r:.60}: give a loaded one, AutoTokenizer.from_pretrained(...).")
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no eos_token: a response could not end. Set one before training.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked by length, never by its value
+    tokenizer.clean_up_tokenization_spaces = False  # rewards read what was sampled, "a ." is not "a."
     parts = split_head(model, temperature=temperature)
-    if len(tokenizer) > parts.weight.shape[0]:
-        raise ValueError(
-            f"the tokenizer has {len(tokenizer)} tokens but the head {parts.weight.shape[0]} rows: they do not "
-            "belong together."
-        )
+    embedding = cast(Tensor, model.get_input_embeddings().weight)
+    _check_vocabulary(tokenizer, {"head": parts.weight, "embedding": embedding})
     return Policy(model, tokenizer, *parts, compute)
+
+
+def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, tables: dict[str, Tensor]) -> None:
+    """Every token needs a row in the head and in the embedding. A vocabulary may have gaps."""
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    for name, table in tables.items():
+        rows = len(table)
+        if len(tokenizer) > rows or largest >= rows:
+            what = f"{len(tokenizer)} tokens" if len(tokenizer) > rows else f"the token id {largest}"
+            raise ValueError(f"the tokenizer has {what} but the {name} {rows} rows: they do not belong together.")
 
 
 def load_policy(path: Path, *, device: str | None = None, dtype: str = "auto", temperature: float = 1.0) -> Policy:
     """Load a local transformers folder with fp32 parameters.
 
     `dtype` is what the backbone computes in: "auto" is bfloat16 on a GPU and float32 elsewhere.
-    Code that comes with a model is not run (trust_remote_code is off).
+    Code that comes with a model is not run, and nobody is asked whether to.
 
     Raises:
         FileNotFoundError: no model there.
+        ValueError: a folder that is not a whole causal language model with its tokenizer, or a
+            device or dtype that cannot be used here.
     """
-    if not (Path(path) / "config.json").exists():
-        raise FileNotFoundError(
-            f"{path} holds no transformers model (no config.json). `make smollm2` makes one at models/smollm2-135m."
-        )
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = (
-        (torch.bfloat16 if device.startswith("cuda") else torch.float32) if dtype == "auto" else getattr(torch, dtype)
-    )
+    _check_device(device)
+    automatic = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    chosen = {"auto": automatic, **DTYPES}.get(dtype)
+    if chosen is None:
+        raise ValueError(f"dtype {dtype!r} is not one of auto, {', '.join(DTYPES)}.")
     flash = (
         device.startswith("cuda") and chosen == torch.bfloat16 and importlib.util.find_spec("flash_attn") is not None
     )
-    model = AutoModelForCausalLM.from_pretrained(
-        path, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
-    )
-    tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    model, tokenizer = read_model_folder(Path(path))
     model.to(device)  # type: ignore[arg-type]  # the annotation of transformers' own .to is at fault
-    policy = make_policy(model.eval(), tokenizer, temperature, chosen)
+    try:
+        policy = make_policy(model, tokenizer, temperature, chosen)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
     if flash:  # only now: make_policy checks the head in fp32, which flash-attn does not take
         model.set_attn_implementation("flash_attention_2")
     return policy
+
+
+def _check_device(device: str) -> None:
+    if device.startswith("meta"):
+        raise ValueError("device 'meta' holds no numbers: give cpu, cuda, ...")
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:
+        raise ValueError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error

@@ -160,3 +160,5 @@ class PolicyLoss(NamedTuple):
     # Scalars on the device, over the active rows: nll, entropy, counts, what the objective reports,
     # and sparse_* where columns may be left out.
     stats: dict[str, Tensor]
+    # What a model's own loss would add, differentiable: router balancing (`fuse_loss`).
+    aux_loss: Tensor | None = None

@@ -1,14 +1,20 @@
-"""transformers: a causal language model taken apart into backbone, head weight and transforms."""
+"""transformers: the loss inside a model's forward, or the model taken apart."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from ..engines.eager import head_logits
-from ..head import Head, Operands
+from ..head import Head
+from .batch import PolicyBatch, num_items_weights, shift
+from .fuse import fuse_loss
+from .parts import find_backbone, find_head, find_transforms
+from .verify import verify
+from .wrappers import unwrapped
+
+__all__ = ["HeadParts", "PolicyBatch", "fuse_loss", "num_items_weights", "shift", "split_head"]
 
 
 class HeadParts(NamedTuple):
@@ -19,78 +25,53 @@ class HeadParts(NamedTuple):
     head: Head  # with the model's bias and transforms
 
 
-def split_head(model: Any, *, temperature: float = 1.0, **options: Any) -> HeadParts:
+def split_head(model: Any, *, temperature: float = 1.0, ignore_index: int = -100) -> HeadParts:
     """Backbone, head weight and `Head` of a transformers causal LM.
 
-    The parts are verified on four tokens against the model's own logits. An architecture whose
-    transforms are not known here is refused, rather than trained wrongly.
+    The parts are verified against the model's own logits, small and large. A model that would be
+    trained wrongly is refused, with what to do in place of it.
+
+    PEFT and torch.compile are taken off. Adapters stay in the layers of the backbone, and their
+    gradients are those of the whole model. The backbone is not compiled. Refused by name are
+    wrappers whose own forward has work to do: DistributedDataParallel, DataParallel, FSDP,
+    DeepSpeed, accelerate's autocast, and the prompts of PEFT.
+
+    The parts are those of now. Split again after anything that puts other parameters in place:
+    resized embeddings, another active adapter with a head of its own, a sharding wrapper.
 
     Equivalent to::
 
         hidden = backbone(input_ids).last_hidden_state  # [B, T, D]
         logits = hidden @ weight.T  # [B, T, V], then the transforms of `head`: what model(input_ids) gives
 
+    A term that the model's own loss adds to the NLL is not in the parts, and a warning names it.
+    Router balancing of a mixture of experts is added so, at the price of one row of logits::
+
+        output = model(input_ids, output_router_logits=True, output_hidden_states=True, logits_to_keep=1)
+        hidden = output.hidden_states[-1]  # in place of the backbone's
+        loss = policy_loss + model.router_aux_loss_coef * output.aux_loss
+
     Args:
-        model: a PreTrainedModel with a linear output embedding, not wrapped by FSDP or DeepSpeed.
+        model: a PreTrainedModel with a linear output embedding, perhaps in PEFT or torch.compile.
         temperature: the sampling temperature that the log-probs are to be taken at.
-        options: further fields of `Head`.
+        ignore_index: the target value that marks a masked row.
 
     Returns:
         HeadParts(backbone, weight, head). weight [V, D] and head.bias [V] are the live parameters,
         so gradients reach the model.
 
     Raises:
-        TypeError: the output embedding is not a plain linear layer (LoRA on the head, quantised
-            heads).
-        ValueError: the model's logits differ from the head's.
+        TypeError: a wrapper that must not be bypassed, no causal LM, or a head that is not a plain
+            linear layer (LoRA on the head, quantised heads).
+        ValueError: the model's logits differ from the head's, or weights are not there (sharded,
+            meta device).
 
-    Cost: one forward of the model on four tokens.
+    Cost: one forward of the model and one of the backbone on twelve tokens. Modes, gradients and
+    the state of random numbers are left as they were.
     """
-    layer = model.get_output_embeddings()
-    if type(layer) is not nn.Linear:
-        raise TypeError(
-            f"the model's head is {type(layer).__name__}, not nn.Linear: its weight alone does not give the logits. "
-            "Merge an adapter on the head first (model.merge_and_unload()), leave lm_head out of the adapter's "
-            "target modules, or dequantise the head."
-        )
-    backbone = model.base_model if model.base_model is not model else model.get_decoder()
-    scale, softcap = _transforms(model.config)
-    _verify(model, backbone, layer, Head(bias=layer.bias, scale=scale, softcap=softcap))
-    return HeadParts(
-        backbone, layer.weight, Head(bias=layer.bias, scale=scale, softcap=softcap, temperature=temperature, **options)
-    )
-
-
-def _transforms(config: Any) -> tuple[float, float | None]:
-    """(scale, softcap) from a config, under the names that each family of models gives them."""
-    # Cohere has logit_scale, Falcon-H1 lm_head_multiplier. Granite and MiniCPM3 divide by
-    # logits_scaling, HyperCLOVA X multiplies by it. Gemma has final_logit_softcapping.
-    scale = 1.0
-    for name in ("logit_scale", "lm_head_multiplier"):
-        scale *= float(getattr(config, name, None) or 1.0)
-    scaling = getattr(config, "logits_scaling", None)
-    if scaling:
-        scale *= scaling if "hyperclova" in config.model_type else 1 / scaling
-    return scale, getattr(config, "final_logit_softcapping", None)
-
-
-@torch.no_grad()
-def _verify(model: Any, backbone: nn.Module, layer: nn.Linear, head: Head) -> None:
-    """Refuse a model whose own log-probs differ from those of the parts."""
-    tokens = torch.arange(1, 5, device=layer.weight.device)[None] % layer.weight.shape[0]
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        expected = model(input_ids=tokens, use_cache=False).logits[0].float()
-        hidden = backbone(input_ids=tokens, use_cache=False).last_hidden_state[0]
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    found = head_logits(Operands(hidden, layer.weight, head.bias), head)
-    difference = (found.log_softmax(-1) - expected.log_softmax(-1)).abs().max().item()
-    if not difference <= (1e-3 if layer.weight.dtype == torch.float32 else 0.25):
-        raise ValueError(
-            f"{type(model).__name__}: log-probs from its hidden states and head differ from its own by "
-            f"{difference:.3g}. The architecture changes its logits in a way that is not known here: "
-            "build Head(...) by hand from the model's forward."
-        )
+    bare = unwrapped(model)
+    layer = find_head(bare)
+    backbone = find_backbone(bare)
+    head = replace(find_transforms(getattr(bare, "config", None)), bias=layer.bias, ignore_index=ignore_index)
+    verify(model, backbone, layer, head)
+    return HeadParts(backbone, layer.weight, replace(head, temperature=temperature))

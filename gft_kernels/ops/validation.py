@@ -135,10 +135,11 @@ def _check_operands(operands: Operands, targets: Tensor) -> Tensor:
         if tensor is None:
             continue
         if type(tensor).__name__ == "DTensor":
+            # A plain full_tensor() takes every process's gradient for the whole one.
             raise TypeError(
-                f"{name} is a DTensor, a shard: the op must see the whole. Where every rank has other data "
-                f'(FSDP2), pass {name}.full_tensor(grad_placements=[Partial("avg")]): with a plain one the '
-                f"other ranks' gradients are lost. Where all ranks have the same data, pass {name}.full_tensor()."
+                f"{name} is a DTensor, a shard: pass, anew in every step, {name}.full_tensor() where the processes "
+                f"hold the same data (tensor parallelism), and {name}.full_tensor(grad_placements=[Partial('avg')]) "
+                "where each holds its own (FSDP2)."
             )
         _check_dtype(name, tensor)
         if tensor.device != hidden.device:
@@ -149,8 +150,9 @@ def _check_operands(operands: Operands, targets: Tensor) -> Tensor:
         )
     if weight.ndim != 2 or weight.numel() == 0:
         raise ValueError(
-            f"weight has shape {tuple(weight.shape)}; it must be [V, D] and not empty. A ZeRO-3 or FSDP shard must be "
-            "gathered first (deepspeed.zero.GatheredParameters, FSDP.summon_full_params)."
+            f"weight has shape {tuple(weight.shape)}; it must be [V, D] and not empty. Where ZeRO-3 or FSDP has "
+            "sharded it, call logits_policy_loss on the logits of model(...), whose forward gathers it and reduces "
+            "its gradient."
         )
     if hidden.shape[1] != weight.shape[1]:
         raise ValueError(

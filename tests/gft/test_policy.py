@@ -1,78 +1,11 @@
-"""Taking a model apart: the head's transforms are the model's own, or it is refused."""
+"""A policy: a model, the tokenizer that belongs to it, the tokens of prompts and responses."""
 
 import pytest
-import torch
-from transformers import (
-    AutoModelForCausalLM,
-    CohereConfig,
-    Gemma2Config,
-    GPT2Config,
-    GraniteConfig,
-    LlamaConfig,
-    Qwen2Config,
-)
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from gft.demo.base_model import tokenizer, untrained
-from gft.policy import load_policy, make_policy
-from gft_kernels import linear_logprob
-from gft_kernels.integrations.hf import split_head
-
-SIZES = {
-    "vocab_size": 31,
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "pad_token_id": 0,
-    "eos_token_id": 1,
-    "bos_token_id": 2,
-}
-CONFIGS = {
-    "llama": LlamaConfig(**SIZES),  # untied head, nothing more
-    "qwen2-tied": Qwen2Config(**SIZES, tie_word_embeddings=True),
-    "gemma2-softcap": Gemma2Config(**SIZES, head_dim=8, final_logit_softcapping=0.5),
-    "granite-divides": GraniteConfig(**SIZES, logits_scaling=4.0),
-    "cohere-multiplies": CohereConfig(**SIZES, logit_scale=0.25),
-    "gpt2": GPT2Config(vocab_size=31, n_embd=16, n_layer=1, n_head=2, bos_token_id=2, eos_token_id=1),
-}
-
-
-@pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_split_head_gives_the_models_own_logprobs(name, temperature):
-    model = AutoModelForCausalLM.from_config(CONFIGS[name]).eval()
-    parts = split_head(model, temperature=temperature)
-    tokens = torch.randint(3, 31, (2, 7))
-    hidden = parts.backbone(input_ids=tokens).last_hidden_state[:, :-1].flatten(0, 1)
-    targets = tokens[:, 1:].flatten()
-    found = linear_logprob(hidden, parts.weight, targets, head=parts.head).logprobs
-    expected = (model(tokens).logits[:, :-1] / temperature).log_softmax(-1).flatten(0, 1)[torch.arange(12), targets]
-    torch.testing.assert_close(found, expected, rtol=0, atol=2e-6)
-    assert parts.weight is model.get_output_embeddings().weight
-
-
-def test_split_head_refuses_unknown_transforms():
-    model = AutoModelForCausalLM.from_config(CONFIGS["granite-divides"]).eval()
-    forward = model.forward
-    model.forward = lambda *a, **k: _times_three(forward(*a, **k))
-    with pytest.raises(ValueError, match=r"GraniteForCausalLM: log-probs .* differ from its own by"):
-        split_head(model)
-
-
-def _times_three(output):
-    output.logits = output.logits * 3
-    return output
-
-
-def test_split_head_refuses_an_adapted_head():
-    class Adapted(torch.nn.Linear):
-        pass
-
-    model = AutoModelForCausalLM.from_config(CONFIGS["llama"])
-    model.set_output_embeddings(Adapted(16, 31, bias=False))
-    with pytest.raises(TypeError, match=r"head is Adapted, not nn\.Linear"):
-        split_head(model)
+from gft.policy import make_policy
 
 
 def test_make_policy_refuses_a_tokenizer_of_another_model():
@@ -82,9 +15,24 @@ def test_make_policy_refuses_a_tokenizer_of_another_model():
         make_policy(untrained(0), larger)
 
 
-def test_load_policy_names_the_missing_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match="holds no transformers model"):
-        load_policy(tmp_path / "nothing")
+@pytest.mark.parametrize("thing", [None, "a name", untrained])
+def test_make_policy_refuses_what_is_no_model_or_tokenizer(thing):
+    with pytest.raises(TypeError, match=r"model is .*give a loaded"):
+        make_policy(thing, tokenizer())
+    with pytest.raises(TypeError, match=r"tokenizer is .*give a loaded"):
+        make_policy(untrained(0), thing)
+
+
+@pytest.mark.parametrize("kind", [models.WordLevel, models.BPE])
+def test_responses_are_read_as_they_were_sampled(kind):
+    """Folders of old say clean_up_tokenization_spaces, which takes away spaces before points."""
+    vocabulary = {token: i for i, token in enumerate(["<pad>", "<eos>", " ", "a", ".", "'", "m"])}
+    core = Tokenizer(kind(vocabulary, **({} if kind is models.WordLevel else {"merges": []}), unk_token="<pad>"))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    core.decoder = decoders.Fuse()
+    words = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>", clean_up_tokenization_spaces=True)
+    policy = make_policy(untrained(0), words)
+    assert policy.decode(words("a . a 'm", add_special_tokens=False).input_ids) == "a . a 'm"
 
 
 def test_encode_prompt_wants_a_chat_template_for_messages(policy):
@@ -106,11 +54,3 @@ def test_encode_response_ends_as_the_chat_template_does(policy):
     policy.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}" + turn + "{% endfor %}"
     assert policy.encode_response("cab")[-1] == letter
     assert policy.end_tokens == {1, letter}
-
-
-def test_split_head_leaves_every_module_in_its_mode():
-    model = AutoModelForCausalLM.from_config(CONFIGS["llama"]).train()
-    model.model.layers[0].eval()
-    split_head(model)
-    assert model.training
-    assert not model.model.layers[0].training

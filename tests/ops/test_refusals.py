@@ -23,7 +23,7 @@ def at(row: int, value: float, like: torch.Tensor = ADVANTAGES) -> torch.Tensor:
 
 INPUTS = {
     "hidden is batched": ({"hidden": HIDDEN[None]}, ValueError, r"must be \[N, D\].*flatten"),
-    "weight is empty, a ZeRO-3 shard": ({"weight": torch.zeros(0)}, ValueError, "GatheredParameters"),
+    "weight is empty, a ZeRO-3 shard": ({"weight": torch.zeros(0)}, ValueError, "call logits_policy_loss"),
     "weight has no rows": ({"weight": torch.zeros(0, D)}, ValueError, "not empty"),
     "weight is transposed": ({"weight": WEIGHT.T.contiguous()}, ValueError, "last dimension D must agree"),
     "bias has another V": ({"head": Head(bias=torch.zeros(V - 1))}, ValueError, rf"Head.bias has shape \({V - 1},\)"),
@@ -49,7 +49,11 @@ INPUTS = {
     "weight on another device": ({"weight": WEIGHT.to("meta")}, ValueError, "weight is on meta but hidden is on cpu"),
     "targets on another device": ({"targets": TARGETS.to("meta")}, ValueError, "targets is on meta"),
     "bias on another device": ({"head": Head(bias=torch.zeros(V, device="meta"))}, ValueError, "Head.bias is on meta"),
-    "weight is a DTensor": ({"weight": WEIGHT.as_subclass(DTensor)}, TypeError, r"weight is a DTensor.*full_tensor"),
+    "weight is a DTensor": (
+        {"weight": WEIGHT.as_subclass(DTensor)},
+        TypeError,
+        r"weight is a DTensor.*Partial\('avg'\)\]\).*FSDP2",
+    ),
     "hidden is a DTensor": ({"hidden": HIDDEN.as_subclass(DTensor)}, TypeError, r"hidden is a DTensor.*full_tensor"),
     "hidden is a model's output": (
         {"hidden": BaseModelOutput(last_hidden_state=HIDDEN)},

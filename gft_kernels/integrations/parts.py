@@ -1,0 +1,111 @@
+"""Where a transformers model keeps its backbone, its head layer and the head's transforms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ..head import Head
+from .wrappers import THROUGH_LOGITS
+
+
+def find_backbone(model: Any) -> nn.Module:
+    """The module that gives the last hidden states.
+
+    Raises:
+        TypeError: there is none that can be called by itself.
+    """
+    config = getattr(model, "config", None)
+    if getattr(config, "is_encoder_decoder", False):
+        raise TypeError(
+            f"{_name(model)} is an encoder-decoder, whose hidden states need the encoder's input too: {THROUGH_LOGITS}."
+        )
+    if getattr(config, "return_dict", True) is False:
+        raise TypeError(f"{_name(model)} returns tuples: set model.config.return_dict = True.")
+    backbone = getattr(model, "base_model", model)
+    if backbone is model and hasattr(model, "get_decoder"):
+        backbone = model.get_decoder()
+    if backbone is model or not isinstance(backbone, nn.Module):
+        raise TypeError(f"{_name(model)} has no backbone apart from its head that could be found: {THROUGH_LOGITS}.")
+    return backbone
+
+
+def find_head(model: Any, *, sharded: bool = False) -> nn.Linear:
+    """The layer whose weight gives the logits, as it is used now.
+
+    `sharded` lets the weight be a shard, for whoever reads it inside the layer's forward.
+
+    Raises:
+        TypeError: there is none, or its weight alone does not give the logits.
+    """
+    layer = _output_embeddings(model)
+    wrapper = type(layer).__name__
+    if wrapper == "ModulesToSaveWrapper":  # PEFT trains a whole copy of the head for each adapter
+        active = layer.active_adapters
+        kept = active and not layer.disable_adapters and active[0] in layer.modules_to_save
+        layer = layer.modules_to_save[active[0]] if kept else layer.original_module
+    had = getattr(type(layer), "_had", type(layer))  # the class that `fuse_loss` exchanged
+    if not isinstance(layer, nn.Linear) or had.forward is not nn.Linear.forward or "forward" in vars(layer):
+        kind = f"{type(layer).__module__}.{type(layer).__name__}"
+        raise TypeError(
+            f"the model's head is {kind}, not nn.Linear: its weight alone does not give the logits. "
+            f"{_way_out(layer)}, or {THROUGH_LOGITS}."
+        )
+    if not (sharded and hasattr(layer.weight, "placements")) and not _is_plain(layer.weight):
+        raise TypeError(
+            f"the weight of the model's head is {type(layer.weight).__name__} of {layer.weight.dtype}, not a parameter "
+            f"in 16 bits or more: {_way_out(layer)}, or {THROUGH_LOGITS}."
+        )
+    return layer
+
+
+def find_transforms(config: Any) -> Head:
+    """Scale and soft cap from a config, under the names that each family of models gives them."""
+    # Cohere has logit_scale, Falcon-H1 lm_head_multiplier. Granite and MiniCPM3 divide by
+    # logits_scaling, HyperCLOVA X multiplies by it. Gemma has final_logit_softcapping,
+    # RecurrentGemma logits_soft_cap.
+    scale = 1.0
+    for name in ("logit_scale", "lm_head_multiplier"):
+        scale *= float(getattr(config, name, None) or 1.0)
+    scaling = getattr(config, "logits_scaling", None)
+    if scaling:
+        scale *= scaling if "hyperclova" in config.model_type else 1 / scaling
+    softcap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
+    return Head(scale=scale, softcap=softcap or None)
+
+
+def _output_embeddings(model: Any) -> Any:
+    if not hasattr(model, "get_output_embeddings"):
+        inner = next((f"model.{n}" for n, m in model.named_children() if hasattr(m, "get_output_embeddings")), None)
+        raise TypeError(
+            f"{_name(model)} is not a transformers model (it has no get_output_embeddings): "
+            + (f"give {inner}, the one inside it." if inner else "call `linear_policy_loss` on its hidden states.")
+        )
+    try:
+        layer = model.get_output_embeddings()
+    except NotImplementedError:  # transformers' answer for models that have no text to give out
+        layer = None
+    if layer is None:
+        raise TypeError(
+            f"{_name(model)} has no language-model head: load it with AutoModelForCausalLM.from_pretrained(...)."
+        )
+    return layer
+
+
+def _way_out(layer: nn.Module) -> str:
+    """What to do about a head that is not a plain linear layer."""
+    if hasattr(layer, "base_layer") or hasattr(layer, "token_adapter"):
+        return "Leave the head out of the adapter's target modules, or merge the adapter (model.merge_and_unload())"
+    if not _is_plain(getattr(layer, "weight", None)):
+        return "Load the model with a head that is neither quantised nor parametrised"
+    return "Put an nn.Linear in its place"
+
+
+def _is_plain(weight: Any) -> bool:
+    """A parameter that trains: quantised ones are integers, 8 bits, or of a class of their own."""
+    return type(weight) is nn.Parameter and weight.is_floating_point() and weight.element_size() > 1
+
+
+def _name(model: Any) -> str:
+    return type(model).__name__

@@ -1,0 +1,160 @@
+"""The parts of a model against the model itself, on a few tokens and with nothing left behind."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..engines.eager import head_logits
+from ..head import Head, Operands
+from .wrappers import THROUGH_LOGITS
+
+LENGTH = 4
+# A soft cap of 30 cannot be seen in the small logits of an untrained model, so the last row's
+# hidden states are scaled until their largest raw logit is this. Real caps are at most 50.
+LOUD = 300.0
+
+
+@torch.no_grad()
+def verify(model: Any, backbone: nn.Module, layer: nn.Linear, head: Head) -> None:
+    """Refuse a model whose own log-probs differ from those of the parts; warn of terms they lack.
+
+    Raises:
+        ValueError: the parts are not the model, or one of them cannot be run.
+    """
+    tokens = _tokens(layer.weight)
+    with undisturbed(model, layer.weight.device):
+        hidden = _run(
+            model, "its backbone", lambda: _rows(backbone(input_ids=tokens, use_cache=False).last_hidden_state)
+        )
+        _check_causal(model, hidden)
+        loud = (LOUD / F.linear(hidden[-1].to(layer.weight.dtype), layer.weight).abs().max()).nan_to_num(1.0, 1.0)
+        output, logits = _run(model, "it", lambda: _own_logits(model, layer, tokens, loud))
+    hidden = torch.cat([hidden[:-1], hidden[-1:] * loud])
+    found = head_logits(Operands(hidden.flatten(0, 1), layer.weight, head.bias), head).unflatten(0, tokens.shape)
+    _compare(model, found, logits, exact=_is_exact(hidden, layer.weight, logits))
+    _warn_of_terms(model, output, logits, tokens)
+
+
+def _tokens(weight: Tensor) -> Tensor:  # [3, LENGTH]
+    """Two rows that differ in their last token, and the first row again."""
+    row = torch.arange(1, LENGTH + 1, device=weight.device)
+    other = row + (row == LENGTH)
+    return torch.stack([row, other, row]) % weight.shape[0]
+
+
+def _own_logits(model: Any, layer: nn.Module, tokens: Tensor, loud: Tensor) -> tuple[Any, Tensor]:
+    """The model's output and logits, the head's input in the last row multiplied by `loud`."""
+
+    def scale(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        rows = inputs[0].reshape(*tokens.shape, -1)
+        return (torch.cat([rows[:-1], rows[-1:] * loud.to(rows.dtype)]).reshape(inputs[0].shape), *inputs[1:])
+
+    labels = torch.cat([tokens[:-1], torch.full_like(tokens[-1:], -100)])
+    handle = layer.register_forward_pre_hook(scale)
+    try:
+        output = model(input_ids=tokens, labels=labels, use_cache=False)
+    except Exception:  # some compute no loss of text alone, and then have no term to add to it
+        output = model(input_ids=tokens, use_cache=False)
+    finally:
+        handle.remove()
+    return output, _rows(output.logits)
+
+
+def _rows(found: Any) -> Tensor:  # [3, LENGTH, ...]
+    if not isinstance(found, Tensor) or found.shape[:2] != (3, LENGTH):
+        shape = f"of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"which is {type(found).__name__}"
+        raise TypeError(f"it gives something {shape} for tokens of shape (3, {LENGTH})")
+    return found
+
+
+def _run(model: Any, what: str, forward: Callable[[], Any]) -> Any:
+    """The result of a forward; whatever it raises becomes one line that names the model."""
+    try:
+        return forward()
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ValueError(
+            f"{type(model).__name__}: {what} could not be run on a few tokens as a transformers causal LM is "
+            f"({reason}). Build Head(...) by hand from the model's forward, or {THROUGH_LOGITS}."
+        ) from error
+
+
+def _is_exact(*tensors: Tensor) -> bool:
+    """Whether everything was computed in fp32 or better."""
+    autocast = torch.is_autocast_enabled(tensors[0].device.type)
+    return not autocast and all(tensor.element_size() >= 4 for tensor in tensors)
+
+
+def _check_causal(model: Any, hidden: Tensor) -> None:
+    """Refuse a model whose hidden states depend on later tokens: those are its targets."""
+    difference = (hidden[0].double() - hidden[1].double()).abs().amax(-1)  # [LENGTH]
+    # Rows with equal pasts are equal bits, or nearly so where experts are computed in groups.
+    if difference[:-1].max() > (1e-4 if _is_exact(hidden) else 5e-2) * difference[-1]:
+        raise ValueError(
+            f"{type(model).__name__} is not causal: its hidden states depend on later tokens, so that a policy would "
+            "be given its own targets. Load a causal LM (for some, config.is_decoder = True)."
+        )
+
+
+def _compare(model: Any, found: Tensor, own: Tensor, exact: bool) -> None:
+    if own.shape != found.shape:
+        raise ValueError(
+            f"{type(model).__name__}: its logits have shape {tuple(own.shape)} and those of its head "
+            f"{tuple(found.shape)}: {THROUGH_LOGITS}."
+        )
+    if not own.isfinite().all():
+        raise ValueError(f"{type(model).__name__}: its logits are not finite: look for NaN or infinite weights.")
+    own = own.to(found.dtype)
+    size = own.abs().amax((1, 2)).clamp(min=10.0) / 10  # rounding grows with the logits
+    difference = ((found.log_softmax(-1) - own.log_softmax(-1)).abs().amax((1, 2)) / size).max().item()
+    if not difference <= (1e-3 if exact else 0.25):
+        raise ValueError(
+            f"{type(model).__name__}: log-probs from its hidden states and head differ from its own by "
+            f"{difference:.3g}. The architecture changes its logits in a way that is not known here: "
+            f"build Head(...) by hand from the model's forward, or {THROUGH_LOGITS}."
+        )
+
+
+def _warn_of_terms(model: Any, output: Any, logits: Tensor, tokens: Tensor) -> None:
+    """Say what the model's own loss adds to the NLL, which no policy loss does."""
+    own = getattr(output, "loss", None)
+    if not isinstance(own, Tensor):
+        return
+    logits = logits[:-1].to(torch.promote_types(own.dtype, torch.float32))
+    for ahead in (1, 0):  # labels of some models are shifted already
+        nll = F.cross_entropy(logits[:, : LENGTH - ahead].flatten(0, 1), tokens[:-1, ahead:].flatten())
+        if (own - nll).abs() <= 4 * torch.finfo(own.dtype).eps * nll.clamp(min=1.0):
+            return
+    if getattr(output, "aux_loss", None) is not None:
+        term = "router balancing (see split_head for how to add it; config.output_router_logits = False leaves it out)"
+    elif getattr(getattr(model, "config", None), "z_loss_coefficient", 0):
+        term = "a penalty on the log-sum-exp of its logits (config.z_loss_coefficient)"
+    elif any(hasattr(config, "orth_reg_weight") for config in getattr(model, "peft_config", {}).values()):
+        term = "AdaLoRA's orthogonality penalty (orth_reg_weight of its config)"
+    else:
+        term = "a term of its own to the NLL, or reduces it in another way"
+    warnings.warn(f"the own loss of {type(model).__name__} adds {term}; policy losses do not.", stacklevel=4)
+
+
+@contextmanager
+def undisturbed(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Evaluate without compiling; modes and random numbers are as before afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    devices = [device] if device.type == "cuda" else []
+    compiled = any(hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in modes)
+    eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()  # importing dynamo takes seconds
+    try:
+        for module in modes:
+            module.training = False  # and not model.eval(), which a model may have overridden
+        with torch.random.fork_rng(devices), eager:
+            yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode

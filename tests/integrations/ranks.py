@@ -1,0 +1,147 @@
+"""Two processes over gloo: every case's worst gradient error against one process, as JSON.
+
+python -m tests.integrations.ranks FOLDER RANK
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+
+from gft_kernels import gft
+from gft_kernels.integrations.hf import PolicyBatch, fuse_loss
+
+from .models import V, untrained
+
+RANKS = 2
+
+
+def data() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(ids [4, 7], targets [4, 6], advantages [4, 6]); the last row is short, so ranks differ in tokens."""
+    g = torch.Generator().manual_seed(5)
+    ids = torch.randint(3, V, (4, 7), generator=g)
+    targets = ids[:, 1:].clone()
+    targets[3, 2:] = -100
+    return ids, targets, torch.randn(targets.shape, generator=g)
+
+
+def masked_on_rank_one() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    ids, targets, advantages = data()
+    targets[2:] = -100
+    return ids, targets, advantages
+
+
+def llama() -> nn.Module:
+    return untrained("llama", num_hidden_layers=2, num_key_value_heads=2)
+
+
+def tied() -> nn.Module:
+    return untrained("qwen2-tied")
+
+
+def lora() -> nn.Module:
+    config = LoraConfig(target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    torch.manual_seed(0)
+    return get_peft_model(llama(), config)
+
+
+def shard_root(model: nn.Module) -> nn.Module:
+    for layer in model.model.layers:
+        fully_shard(layer)
+    return fully_shard(model)
+
+
+def shard_head(model: nn.Module) -> nn.Module:
+    fully_shard(model.lm_head)
+    return shard_root(model)
+
+
+def prepare(model: nn.Module) -> nn.Module:
+    return Accelerator(cpu=True).prepare(model)
+
+
+# name: (model, wrapper, when to fuse, data)
+CASES: dict[str, tuple[Callable, Callable, str, Callable]] = {
+    "DDP": (llama, DistributedDataParallel, "before", data),
+    "DDP, fused afterwards": (llama, DistributedDataParallel, "after", data),
+    "DDP of adapters": (lora, DistributedDataParallel, "before", data),
+    "DDP of a tied head": (tied, DistributedDataParallel, "before", data),
+    "DDP, all masked on one rank": (llama, DistributedDataParallel, "before", masked_on_rank_one),
+    "FSDP2": (llama, shard_root, "before", data),
+    "FSDP2, fused afterwards": (llama, shard_root, "after", data),
+    "FSDP2, the head apart": (llama, shard_head, "before", data),
+    "FSDP2 of a tied head": (tied, shard_root, "before", data),
+    "FSDP2, all masked on one rank": (llama, shard_root, "before", masked_on_rank_one),
+    "accelerate": (llama, prepare, "before", data),
+}
+
+
+def backward(model: nn.Module, rows: slice, batch: tuple[torch.Tensor, ...], scale: float) -> None:
+    """One row at a time, as in gradient accumulation; weights count the tokens of all ranks."""
+    ids, targets, advantages = batch
+    weight = scale / (targets != -100).sum()
+    for i in range(*rows.indices(len(ids))):
+        row = slice(i, i + 1)
+        weights = weight * torch.ones(targets[row].shape)
+        given = PolicyBatch(targets[row], gft(0.03), advantages[row], token_weights=weights)
+        model(input_ids=ids[row], policy_batch=given).loss.backward()
+
+
+def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
+    found = {}
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            grad = p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad
+            found[name.removeprefix("module.")] = grad.clone()
+    return found
+
+
+def worst_error(case: str, rank: int) -> float:
+    """The largest error of a parameter's gradient, relative to its largest entry."""
+    make, wrap, when, of = CASES[case]
+    batch = of()
+    single = fuse_loss(make())
+    backward(single, slice(None), batch, 1.0)
+    model = make()
+    if when == "before":
+        fuse_loss(model)
+    model = wrap(model)
+    assert case != "accelerate" or isinstance(model, DistributedDataParallel)
+    if when == "after":
+        fuse_loss(model)
+    backward(model, slice(2 * rank, 2 * rank + 2), batch, float(RANKS))  # wrappers average over the ranks
+    want, got = gradients(single), gradients(model)
+    assert want.keys() == got.keys(), want.keys() ^ got.keys()
+    return max((got[n] - g).abs().max().item() / max(g.abs().max().item(), 1e-12) for n, g in want.items())
+
+
+def main(folder: str, rank: str) -> None:
+    # What torchrun sets, for accelerate.
+    os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": str(RANKS), "MASTER_ADDR": "localhost"}
+    os.environ["MASTER_PORT"] = "0"  # the store is a file
+    store = dist.FileStore(f"{folder}/store", RANKS)
+    dist.init_process_group("gloo", store=store, rank=int(rank), world_size=RANKS)
+    found: dict[str, object] = {}
+    for case in CASES:
+        try:
+            found[case] = worst_error(case, int(rank))
+        except Exception as error:  # the other rank is in the same case
+            found[case] = f"{type(error).__name__}: {error}"
+    Path(folder, f"rank{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -122,6 +122,17 @@ class Holder(nn.Module):
         self.pretrained_model = llama()
 
 
+class Proxy(nn.Module):
+    """As Lightning Fabric's: attributes are the model's, and the forward runs in its precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = llama()
+
+    def __getattr__(self, name: str) -> object:
+        return super().__getattr__(name) if name == "inside" else getattr(self.inside, name)
+
+
 def on_meta() -> nn.Module:
     with torch.device("meta"):
         return llama()
@@ -157,7 +168,8 @@ MODELS = {
     "a name": (lambda: "gpt2", TypeError, r"model is 'gpt2': give a loaded model"),
     "a class": (lambda: LlamaModel, TypeError, r"model is the class LlamaModel: give a loaded model"),
     "a layer": (lambda: nn.Linear(16, V), TypeError, r"Linear is not a transformers model.*linear_policy_loss"),
-    "a holder": (Holder, TypeError, r"Holder is not a transformers model.*give model\.pretrained_model"),
+    "a holder": (Holder, TypeError, r"Holder is not a transformers model.*give model\.pretrained_model, if"),
+    "a proxy": (Proxy, TypeError, r"Proxy is not a transformers model.*give model\.inside, if.*logits_policy_loss"),
     "no head": (lambda: LlamaModel(CONFIGS["llama"]), TypeError, r"LlamaModel has no language-model head: load"),
     "a classifier": (
         lambda: LlamaForSequenceClassification(CONFIGS["llama"]),

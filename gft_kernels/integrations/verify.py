@@ -30,9 +30,7 @@ def verify(model: Any, backbone: nn.Module, layer: nn.Linear, head: Head) -> Non
     """
     tokens = _tokens(layer.weight)
     with _undisturbed(model, layer.weight.device):
-        hidden = _run(
-            model, "its backbone", lambda: _rows(backbone(input_ids=tokens, use_cache=False).last_hidden_state)
-        )
+        hidden = _run(model, "its backbone", lambda: _hidden(backbone, layer.weight, tokens))
         _check_causal(model, hidden)
         loud = _loudness(hidden[-1], layer.weight)
         output, logits = _run(model, "it", lambda: _own_logits(model, layer, tokens, loud))
@@ -47,6 +45,16 @@ def _tokens(weight: Tensor) -> Tensor:  # [3, LENGTH]
     row = torch.arange(1, LENGTH + 1, device=weight.device)
     other = row + (row == LENGTH)
     return torch.stack([row, other, row]) % weight.shape[0]
+
+
+def _hidden(backbone: nn.Module, weight: Tensor, tokens: Tensor) -> Tensor:  # [3, LENGTH, D]
+    hidden = _rows(backbone(input_ids=tokens, use_cache=False).last_hidden_state)
+    if hidden.shape[2:] != weight.shape[1:] or hidden.device != weight.device:
+        raise TypeError(
+            f"its hidden states are {tuple(hidden.shape)} on {hidden.device}, its head's weight is "
+            f"{tuple(weight.shape)} on {weight.device}"
+        )
+    return hidden
 
 
 def _loudness(hidden: Tensor, weight: Tensor) -> Tensor:  # scalar

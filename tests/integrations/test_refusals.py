@@ -114,6 +114,12 @@ def last_logits_alone() -> nn.Module:
     return model
 
 
+def narrow_head() -> nn.Module:
+    model = llama()
+    model.lm_head = nn.Linear(8, V)  # as RemBERT's, behind a projection
+    return model
+
+
 class Holder(nn.Module):
     """As trl's model with a value head is."""
 
@@ -186,6 +192,7 @@ MODELS = {
     "no logits": (without_logits, ValueError, r"LlamaForCausalLM: it could not be run.*which is NoneType for tokens"),
     "no hidden states": (without_hidden_states, ValueError, r"its backbone could not be run.*which is NoneType"),
     "logits of the last token alone": (last_logits_alone, ValueError, r"something of shape \(3, 1, 31\) for tokens"),
+    "a head of another width": (narrow_head, ValueError, r"hidden states are \(3, 4, 16\) on cpu.*\(31, 8\) on cpu"),
     "NaN weights": (with_nan, ValueError, r"LlamaForCausalLM: its logits are not finite"),
 }
 

@@ -195,7 +195,7 @@ SPOILERS = {
         lambda f: edit(f / "config.json", num_hidden_layers=-1),
         r"could not be loaded|no place",
     ),
-    "a config of odd types": (lambda f: edit(f / "config.json", hidden_size="wide"), r"could not be loaded.*'wide'"),
+    "a config of odd types": (lambda f: edit(f / "config.json", hidden_size="wide"), r"could not be loaded \(\w+: .*\bstr\b"),
     "no tokenizer": (without_tokenizer, r"no tokenizer .*save_pretrained"),
     "a tokenizer that is no JSON": (
         lambda f: (f / "tokenizer.json").write_text("{"),

@@ -30,11 +30,9 @@ def verify(model: Any, backbone: nn.Module, layer: nn.Linear, head: Head) -> Non
     """
     tokens = _tokens(layer.weight)
     with undisturbed(model, layer.weight.device):
-        hidden = _run(
-            model, "its backbone", lambda: _rows(backbone(input_ids=tokens, use_cache=False).last_hidden_state)
-        )
+        hidden = _run(model, "its backbone", lambda: _hidden(backbone, layer.weight, tokens))
         _check_causal(model, hidden)
-        loud = (LOUD / F.linear(hidden[-1].to(layer.weight.dtype), layer.weight).abs().max()).nan_to_num(1.0, 1.0)
+        loud = _loudness(hidden[-1], layer.weight)
         output, logits = _run(model, "it", lambda: _own_logits(model, layer, tokens, loud))
     hidden = torch.cat([hidden[:-1], hidden[-1:] * loud])
     found = head_logits(Operands(hidden.flatten(0, 1), layer.weight, head.bias), head).unflatten(0, tokens.shape)
@@ -49,12 +47,29 @@ def _tokens(weight: Tensor) -> Tensor:  # [3, LENGTH]
     return torch.stack([row, other, row]) % weight.shape[0]
 
 
+def _hidden(backbone: nn.Module, weight: Tensor, tokens: Tensor) -> Tensor:  # [3, LENGTH, D]
+    hidden = _rows(backbone(input_ids=tokens, use_cache=False).last_hidden_state)
+    if hidden.shape[2:] != weight.shape[1:] or hidden.device != weight.device:
+        raise TypeError(
+            f"its hidden states are {tuple(hidden.shape)} on {hidden.device}, its head's weight is "
+            f"{tuple(weight.shape)} on {weight.device}"
+        )
+    return hidden
+
+
+def _loudness(hidden: Tensor, weight: Tensor) -> Tensor:  # scalar
+    """The factor that brings the largest raw logit to LOUD, unless it overflows fp16."""
+    largest = F.linear(hidden.to(weight.dtype), weight).abs().max().float()
+    most = torch.finfo(hidden.dtype).max / 10 / hidden.abs().max().float()
+    return torch.minimum(LOUD / largest, most).nan_to_num(1.0, 1.0)
+
+
 def _own_logits(model: Any, layer: nn.Module, tokens: Tensor, loud: Tensor) -> tuple[Any, Tensor]:
     """The model's output and logits, the head's input in the last row multiplied by `loud`."""
 
     def scale(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         rows = inputs[0].reshape(*tokens.shape, -1)
-        return (torch.cat([rows[:-1], rows[-1:] * loud.to(rows.dtype)]).reshape(inputs[0].shape), *inputs[1:])
+        return (torch.cat([rows[:-1], rows[-1:] * loud]).reshape(inputs[0].shape), *inputs[1:])
 
     labels = torch.cat([tokens[:-1], torch.full_like(tokens[-1:], -100)])
     handle = layer.register_forward_pre_hook(scale)

@@ -16,6 +16,8 @@ from .policy import Policy
 from .rewards.pool import RewardPool
 from .rollout import sample
 
+MAX_REFUSED = 0.01  # the share of examples without tokens that is put up with; bad rows of a file have the same
+
 
 @dataclass
 class Member:
@@ -54,13 +56,48 @@ def usable_examples(
         ValueError: there is none, or a group would be empty or could not be scored.
     """
     limit = config.sampling.max_prompt_tokens
-    kept, dropped = fit_prompts(policy, examples, limit)
+    encodable = encodable_examples(policy, examples, config, say)
+    kept, dropped = fit_prompts(policy, encodable, limit)
     if not kept:
         raise ValueError(f"none of {dropped} prompts has 1 to {limit} tokens (--max-prompt-tokens).")
     if dropped:
         say(f"{dropped} prompts are empty or longer than {limit} tokens and were left out")
+    spelled = [(e.origin, text) for e in kept if (text := policy.encoding.control.found(e.prompt))]
+    if spelled:
+        say(
+            f"{len(spelled)} prompts spell a control token, the first: {spelled[0][0]}: {spelled[0][1]!r}. It stays "
+            "ordinary text: give chats as messages, not as the text that a template made of them"
+        )
     for note in check_examples(kept, config):
         say(note)
+    return kept
+
+
+def encodable_examples(
+    policy: Policy, examples: Sequence[Example], config: TrainConfig, say: Callable[[str], None]
+) -> list[Example]:
+    """Examples whose prompt and given responses have tokens. `say` is told about the others.
+
+    Raises:
+        ValueError: there are too many others.
+    """
+    kept, reasons = [], []
+    for example in examples:
+        try:
+            policy.encode_prompt(example.prompt)
+            for response in given_responses(example, config):
+                policy.encode_response(response.text, example.prompt)
+        except ValueError as error:
+            reasons.append(f"{example.origin or 'example'}: {error}")
+        else:
+            kept.append(example)
+    if len(reasons) > MAX_REFUSED * len(examples):
+        raise ValueError(
+            f"{len(reasons)} of {len(examples)} examples cannot be encoded, more than the {MAX_REFUSED:.0%} allowed; "
+            f"the first: {reasons[0]}"
+        )
+    if reasons:
+        say(f"{len(reasons)} of {len(examples)} examples cannot be encoded and were left out, the first: {reasons[0]}")
     return kept
 
 
@@ -143,10 +180,10 @@ def _given(policy: Policy, examples: Sequence[Example], config: TrainConfig) -> 
     for group, example in enumerate(examples):
         prompt = policy.encode_prompt(example.prompt)
         for response in given_responses(example, config):
-            tokens = policy.encode_response(response.text)
+            tokens, text = policy.encode_response(response.text, example.prompt), policy.response_text(response.text)
             cut = len(tokens) > limit
             reward = 0.0 if cut else response.reward
-            members.append(Member(group, response.source, prompt, tokens[:limit], response.text, cut, example, reward))
+            members.append(Member(group, response.source, prompt, tokens[:limit], text, cut, example, reward))
     return members
 
 

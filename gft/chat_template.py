@@ -61,9 +61,11 @@ class ChatTemplate:
     def around_turns(self) -> set[str]:
         """Added tokens around the user's turn, and the one that opens the assistant's."""
         added = any_of(text for text in added_tokens(self.tokenizer) if not text.isspace())
-        user = self._render(QUESTION, answer_next=False)
-        opening = added.findall(self.asked(QUESTION).removeprefix(user))
-        return {*added.findall(user), *opening[:1]}
+        user, asked = (added.findall(self._render(QUESTION, answer_next=asks)) for asks in (False, True))
+        same = next(
+            (i for i, (a, b) in enumerate(zip(user, asked, strict=False)) if a != b), min(len(user), len(asked))
+        )
+        return {*user, *asked[same : same + 1]}
 
     def asked(self, messages: Sequence[dict]) -> str:
         """A prompt: it ends where the assistant begins."""

@@ -127,7 +127,7 @@ class Encoding:
         return isinstance(prompt, str) or (prompt is None and self.tokenizer.chat_template is None)
 
     def _begin(self, text: str) -> list[int]:
-        """What the tokenizer puts in front of a text. A prompt has no place for what it puts behind."""
+        """What the tokenizer puts in front of a text; what it puts behind is no prompt's."""
         text = self.control.pattern.sub("", text) or "a"
         bare, whole = (self.tokenizer(text, add_special_tokens=add).input_ids for add in (False, True))
         for start in range(len(whole) - len(bare) + 1):

@@ -82,9 +82,11 @@ def test_added_tokens_that_are_not_control_tokens_are_the_responses_own():
     assert encode.decode(tokens) == "<think>hm</think>yo"
 
 
-def test_tokens_around_turns_are_control_tokens_though_not_special():
+@pytest.mark.parametrize("finished", ["", "{{ eos_token }}"])  # some templates write it where no answer is asked for
+def test_tokens_around_turns_are_control_tokens_though_not_special(finished):
     template = (
-        "{% for m in messages %}<user>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<bot><think>{% endif %}"
+        "{% for m in messages %}<user>{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<bot><think>{% else %}" + finished + "{% endif %}"
     )
     tokenizer = fast(byte_level(), template)
     tokenizer.add_tokens(["<user>", "<bot>", "<think>"])

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, cast
@@ -75,7 +76,7 @@ class ControlTokens:
         The control tokens among them are those that stand in `marked` itself.
 
         Raises:
-            ValueError: the tokenizer makes control tokens of ordinary text.
+            ValueError: the tokenizer makes control tokens of ordinary text, or overlooks one.
         """
         written = [self.ids[text] for text in self.pattern.findall(marked)]
         expected = [token for token in written if token in self.watched]
@@ -84,13 +85,22 @@ class ControlTokens:
             if self._watched(tokens) == expected:  # normalising can make a control token's text of another
                 return tokens
         tokens = self._renamed.encode(self._with_names(marked), add_special_tokens=False).ids
-        if self._watched(tokens) != expected:
-            names = sorted(set(map(repr, self.tokenizer.convert_ids_to_tokens(self._watched(tokens)))))
-            raise ValueError(
-                f"the tokenizer makes the control token {', '.join(names)} of ordinary text: take what it does not "
-                "know, or what spells it, out of the data."
-            )
+        self._check(self._watched(tokens), expected)
         return tokens
+
+    def _check(self, found: list[int], expected: list[int]) -> None:
+        if found == expected:
+            return
+        made = Counter(found) - Counter(expected)
+        token = next(iter(made or Counter(expected) - Counter(found) or expected))
+        name = self.tokenizer.convert_ids_to_tokens(token)
+        raise ValueError(
+            f"the tokenizer makes the control token {name!r} of ordinary text: take what it does not know, or what "
+            "spells it, out of the data."
+            if made
+            else f"the tokenizer does not find the control token {name!r} that the chat template writes: they do not "
+            "belong together."
+        )
 
     def _watched(self, tokens: list[int]) -> list[int]:
         return [token for token in tokens if token in self.watched]

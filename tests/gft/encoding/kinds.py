@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from gft.encoding import Encoding
@@ -20,7 +20,8 @@ def vocabulary(*more: str) -> dict[str, int]:
 
 
 def fast(core: Tokenizer, template: str | None = None, **roles: str | None) -> PreTrainedTokenizerFast:
-    core.add_special_tokens(list(SPECIAL))
+    if not core.get_added_tokens_decoder():
+        core.add_special_tokens(list(SPECIAL))
     given = {role: text for role, text in (ROLES | roles).items() if text is not None}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, **given)
     tokenizer.chat_template = template
@@ -85,6 +86,21 @@ def wordpiece() -> Tokenizer:
     return core
 
 
+def greedy() -> Tokenizer:
+    """Control tokens that swallow the white space behind them, as Phi-3's."""
+    core = sentencepiece("first")
+    core.add_special_tokens([AddedToken(text, rstrip=True, special=True) for text in SPECIAL])
+    return core
+
+
+def normalized() -> Tokenizer:
+    """Control tokens that are looked for in the normalised text."""
+    core = characters()
+    core.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    core.add_special_tokens([AddedToken(text, normalized=True, special=True) for text in SPECIAL])
+    return core
+
+
 KINDS = {
     "adds nothing": characters,
     "adds a begin token": lambda: characters("<s> $A"),
@@ -96,6 +112,8 @@ KINDS = {
     "puts a space in front as Llama-2": llama,
     "bytes": byte_level,
     "bytes with a space in front": lambda: byte_level(prefix_space=True),
+    "swallows white space": greedy,
+    "normalises before it looks": normalized,
     "unigram": unigram,
     "word pieces": wordpiece,
 }

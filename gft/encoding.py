@@ -10,7 +10,6 @@ encoded as it is behind any other token. The policy could not have sampled "=4" 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from functools import cached_property
 from typing import cast
@@ -18,7 +17,7 @@ from typing import cast
 from transformers import PreTrainedTokenizerBase
 
 from .chat_template import QUESTION, ChatTemplate
-from .control_tokens import ControlTokens, added_tokens, any_of, text_of
+from .control_tokens import ControlTokens, added_tokens, text_of
 
 Prompt = str | tuple[dict, ...]
 
@@ -94,8 +93,10 @@ class Encoding:
 
         It is what rewards read: the text of the file, not one that was encoded and decoded.
         """
-        ends = any_of(text_of(self.tokenizer, token) for token in self.end_tokens)
-        return re.sub(rf"(?:(?:{ends.pattern})\s*)+\Z", "", text)
+        ends = sorted(filter(None, (text_of(self.tokenizer, token) for token in self.end_tokens)), key=len)
+        while spelled := [end for end in ends if text.rstrip().endswith(end)]:
+            text = text.rstrip().removesuffix(spelled[-1])
+        return text
 
     def decode(self, tokens: list[int]) -> str:
         """The text of a sample, which rewards read. Its end token is no part of it."""

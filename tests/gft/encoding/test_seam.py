@@ -118,6 +118,12 @@ def test_white_space_before_an_end_belongs_to_the_response():
     assert encode.response_text("4 \n</s> ") == "4 \n"
 
 
+def test_an_end_that_is_spelled_out_thousands_of_times_takes_no_time():
+    encode = encoding(KINDS["bytes"]())
+    assert encode.response_text("4" + "</s>" * 5000) == "4"
+    assert encode.response_text("</s> " * 50_000 + "x") == "</s> " * 50_000 + "x"
+
+
 def test_decode_leaves_out_the_end_and_nothing_else():
     encode = encoding(KINDS["bytes"](), CHATML.replace("<|im_end|>", "<turn>"))
     encode.tokenizer.add_tokens(["<turn>"])  # an end token that the tokenizer does not call special

@@ -39,7 +39,7 @@ def evaluate(
     model gets the same accuracy again, and a run that evaluates more often samples the same.
 
     Raises:
-        ValueError: an example has no solution to score with, or a prompt that cannot be encoded.
+        ValueError: an example has no solution to score with.
     """
     unsolved = [e.origin for e in examples if not e.solution.strip()]
     if unsolved:
@@ -47,7 +47,7 @@ def evaluate(
             f"{len(unsolved)} of {len(examples)} held-out examples have no solution to score with, the first: "
             f"{unsolved[0]}."
         )
-    prompts = [_prompt_of(policy, e) for e in examples]
+    prompts = [policy.encode_prompt(e.prompt) for e in examples]
     with torch.random.fork_rng(devices=[policy.device] if policy.device.type == "cuda" else []):
         torch.manual_seed(seed)
         greedy, failed = _mean_reward(policy, examples, prompts, rewards, max_new_tokens, 0.0, batch)
@@ -55,13 +55,6 @@ def evaluate(
             policy, list(examples) * samples, prompts * samples, rewards, max_new_tokens, temperature, batch
         )
     return Accuracy(greedy, drawn, samples, failed + more)
-
-
-def _prompt_of(policy: Policy, example: Example) -> list[int]:
-    try:
-        return policy.encode_prompt(example.prompt)
-    except ValueError as error:
-        raise ValueError(f"{example.origin or 'a held-out example'}: {error}") from error
 
 
 def _mean_reward(

@@ -16,8 +16,6 @@ from .policy import Policy
 from .rewards.pool import RewardPool
 from .rollout import sample
 
-MAX_REFUSED = 0.01  # the share of examples without tokens that is put up with; bad rows of a file have the same
-
 
 @dataclass
 class Member:
@@ -56,48 +54,13 @@ def usable_examples(
         ValueError: there is none, or a group would be empty or could not be scored.
     """
     limit = config.sampling.max_prompt_tokens
-    encodable = encodable_examples(policy, examples, config, say)
-    kept, dropped = fit_prompts(policy, encodable, limit)
+    kept, dropped = fit_prompts(policy, examples, limit)
     if not kept:
         raise ValueError(f"none of {dropped} prompts has 1 to {limit} tokens (--max-prompt-tokens).")
     if dropped:
         say(f"{dropped} prompts are empty or longer than {limit} tokens and were left out")
-    spelled = [(e.origin, text) for e in kept if (text := policy.encoding.control.found(e.prompt))]
-    if spelled:
-        say(
-            f"{len(spelled)} prompts spell a control token, the first: {spelled[0][0]}: {spelled[0][1]!r}. It stays "
-            "ordinary text: give chats as messages, not as the text that a template made of them"
-        )
-    for note in check_examples(kept, config):
+    for note in spelled_control_tokens(policy, kept) + check_examples(kept, config):
         say(note)
-    return kept
-
-
-def encodable_examples(
-    policy: Policy, examples: Sequence[Example], config: TrainConfig, say: Callable[[str], None]
-) -> list[Example]:
-    """Examples whose prompt and given responses have tokens. `say` is told about the others.
-
-    Raises:
-        ValueError: there are too many others.
-    """
-    kept, reasons = [], []
-    for example in examples:
-        try:
-            policy.encode_prompt(example.prompt)
-            for response in given_responses(example, config):
-                policy.encode_response(response.text, example.prompt)
-        except ValueError as error:
-            reasons.append(f"{example.origin or 'example'}: {error}")
-        else:
-            kept.append(example)
-    if len(reasons) > MAX_REFUSED * len(examples):
-        raise ValueError(
-            f"{len(reasons)} of {len(examples)} examples cannot be encoded, more than the {MAX_REFUSED:.0%} allowed; "
-            f"the first: {reasons[0]}"
-        )
-    if reasons:
-        say(f"{len(reasons)} of {len(examples)} examples cannot be encoded and were left out, the first: {reasons[0]}")
     return kept
 
 
@@ -167,6 +130,18 @@ def given_responses(example: Example, config: TrainConfig) -> list[Response]:
             left[response.source] -= 1
             chosen.append(response)
     return chosen
+
+
+def spelled_control_tokens(policy: Policy, examples: Sequence[Example]) -> list[str]:
+    """A note on prompts that look like chats which have been through a template, if there are any."""
+    spelled = [(e.origin, text) for e in examples if (text := policy.encoding.control.found(e.prompt))]
+    if not spelled:
+        return []
+    origin, text = spelled[0]
+    return [
+        f"{len(spelled)} prompts spell a control token, the first: {origin}: {text!r}. It stays ordinary text: give "
+        "chats as messages, not as the text that a template made of them"
+    ]
 
 
 def _given(policy: Policy, examples: Sequence[Example], config: TrainConfig) -> list[Member]:

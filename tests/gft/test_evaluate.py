@@ -37,12 +37,6 @@ def test_evaluate_refuses_examples_without_a_solution(policy, rewards):
         evaluate(policy, [Example("ba=", "ab"), Example("ca=", "", origin="f:2")], rewards)
 
 
-def test_evaluate_names_the_prompt_that_cannot_be_encoded(policy, rewards):
-    chat = Example(({"role": "user", "content": "ba="},), "ab", origin="f:2")
-    with pytest.raises(ValueError, match="f:2: the data has chat messages but the tokenizer of this model has no chat"):
-        evaluate(policy, [Example("ba=", "ab"), chat], rewards)
-
-
 def test_tables_and_figures_stand_scores_that_are_missing(tmp_path):
     rows = [{"step": 1, "loss": 0.5}, {"step": 1, "eval_greedy": None, "eval_sampled": 0.25}]
     console = Console(record=True, width=100)

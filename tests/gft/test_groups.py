@@ -141,43 +141,6 @@ def test_make_batch_encodes_a_response_behind_its_own_prompt(policy):
     assert policy.end_tokens == {policy.tokenizer.eos_token_id, turn}
 
 
-NO_SYSTEM = (
-    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
-    "{{ m.content }}{% endfor %}"
-)
-
-
-def chats(*roles):
-    return [
-        Example(({"role": role, "content": "ba="},), "ab", (Response("ab", "expert"),), origin=f"d.jsonl:{line}")
-        for line, role in enumerate(roles, start=1)
-    ]
-
-
-def test_usable_examples_leaves_out_and_names_what_has_no_tokens(policy):
-    policy.tokenizer.chat_template = NO_SYSTEM
-    said = []
-    kept = usable_examples(policy, chats(*["user"] * 98, "system", "user"), config(1, 0, 0), said.append)
-    assert len(kept) == 99
-    (line,) = said
-    assert line.startswith(
-        "1 of 100 examples cannot be encoded and were left out, the first: d.jsonl:99: the chat templ"
-    )
-    assert line.endswith("refuses messages of the roles system: no system role")
-    with pytest.raises(
-        ValueError, match=r"2 of 100 examples cannot .* than the 1% allowed; the first: d\.jsonl:1: the"
-    ):
-        usable_examples(policy, chats("system", "system", *["user"] * 98), config(1, 0, 0), said.append)
-
-
-def test_usable_examples_looks_at_the_responses_that_are_used(policy):
-    policy.tokenizer.chat_template = "{% for m in messages %}{{ m.content.split('q')[-1] }}={% endfor %}"
-    example = Example(({"role": "user", "content": "ba="},), "ab", (Response("aqb", "teacher"),), origin="d.jsonl:1")
-    assert usable_examples(policy, [example], config(0, 0, 1), lambda note: None) == [example]
-    with pytest.raises(ValueError, match=r"d\.jsonl:1: the chat template of .* changes the response 'aqb' to 'b'"):
-        usable_examples(policy, [example], config(0, 1, 1), lambda note: None)
-
-
 def test_usable_examples_says_that_prompts_spell_control_tokens(policy):
     said = []
     examples = [Example("ba=", "ab"), Example("a<eos>b=", "ab", origin="d.jsonl:2")]

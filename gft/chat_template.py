@@ -48,15 +48,21 @@ class ChatTemplate:
     @cached_property
     def closing(self) -> Closing:
         """Learned from a chat of one question and one answer."""
-        _, found, after = self._answered(QUESTION, ANSWER).rpartition(ANSWER)
-        if not found:
-            raise ValueError(f"the chat template of {self.name} leaves out what the assistant says: give another one.")
         ends = {text_of(self.tokenizer, token): token for token in self.ends}
         ends |= {text: token for text, token in added_tokens(self.tokenizer).items() if not text.isspace()}
+        answered = self._answered(QUESTION, ANSWER)
+        if not self.writes_answers and any_of(ends).search(answered):
+            raise ValueError(f"the chat template of {self.name} leaves out what the assistant says: give another one.")
+        after = answered.rpartition(ANSWER)[2] if self.writes_answers else ""
         first = any_of(ends).search(after)
         if first is None:
             return Closing(cast(int, self.tokenizer.eos_token_id), "", after)
         return Closing(ends[first[0]], first[0], after[: first.end()])
+
+    @cached_property
+    def writes_answers(self) -> bool:
+        """Some templates only write a question for a base model, which goes on with plain text."""
+        return ANSWER in self._answered(QUESTION, ANSWER)
 
     def around_turns(self) -> set[str]:
         """Added tokens around the user's turn, and the one that opens the assistant's."""
@@ -87,6 +93,8 @@ class ChatTemplate:
             ValueError: the template does not write the response as it is.
         """
         marked = control.mark(text)
+        if not self.writes_answers:
+            return marked
         asked, answered = self.asked(messages), self._answered(messages, marked)
         if not answered.startswith(asked):
             asked, answered = self.asked(QUESTION), self._answered(QUESTION, marked)

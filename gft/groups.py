@@ -133,7 +133,7 @@ def given_responses(example: Example, config: TrainConfig) -> list[Response]:
 
 
 def spelled_control_tokens(policy: Policy, examples: Sequence[Example]) -> list[str]:
-    """A note on prompts that look like chats which have been through a template, if there are any."""
+    """A note on prompts that spell control tokens: some are chats that a template made text of."""
     spelled = [(e.origin, text) for e in examples if (text := policy.encoding.control.found(e.prompt))]
     if not spelled:
         return []

@@ -69,6 +69,12 @@ def test_a_template_without_an_end_token_gets_eos():
     assert encode.end_tokens == {END}
 
 
+def test_a_template_of_questions_alone_is_continued_as_a_text():
+    encode = encoding(characters(), "Q: {{ messages[-1].content if messages[-1].role == 'user' else 'none' }}\nA:")
+    tokens = encode.prompt(QUESTION) + encode.response(" yo</s>", QUESTION)
+    assert shown(encode, tokens) == "Q: hi\nA: yo</s>"
+
+
 def test_a_template_that_leaves_the_answer_out_is_refused():
     with pytest.raises(ValueError, match="leaves out what the assistant says"):
         encoding(characters(), CHATML.replace("m.content", "'x'")).response("yo", QUESTION)

@@ -124,9 +124,11 @@ def test_an_end_that_is_spelled_out_thousands_of_times_takes_no_time():
     assert encode.response_text("</s> " * 50_000 + "x") == "</s> " * 50_000 + "x"
 
 
-def test_decode_leaves_out_the_end_and_nothing_else():
-    encode = encoding(KINDS["bytes"](), CHATML.replace("<|im_end|>", "<turn>"))
+@pytest.mark.parametrize("kind", ["bytes", "adds both"])  # transformers cleans up after all but BPE
+def test_decode_leaves_out_the_end_and_nothing_else(kind):
+    encode = encoding(KINDS[kind](), CHATML.replace("<|im_end|>", "<turn>"))
     encode.tokenizer.add_tokens(["<turn>"])  # an end token that the tokenizer does not call special
+    encode.tokenizer.clean_up_tokenization_spaces = True
     tokens = encode.response("a . b n't")
     assert encode.tokenizer.convert_ids_to_tokens(tokens)[-1] == "<turn>"
     assert encode.decode(tokens) == "a . b n't"

@@ -59,7 +59,7 @@ def usable_examples(
         raise ValueError(f"none of {dropped} prompts has 1 to {limit} tokens (--max-prompt-tokens).")
     if dropped:
         say(f"{dropped} prompts are empty or longer than {limit} tokens and were left out")
-    for note in check_examples(kept, config):
+    for note in spelled_control_tokens(policy, kept) + check_examples(kept, config):
         say(note)
     return kept
 
@@ -132,6 +132,18 @@ def given_responses(example: Example, config: TrainConfig) -> list[Response]:
     return chosen
 
 
+def spelled_control_tokens(policy: Policy, examples: Sequence[Example]) -> list[str]:
+    """A note on prompts that spell control tokens: some are chats that a template made text of."""
+    spelled = [(e.origin, text) for e in examples if (text := policy.encoding.control.found(e.prompt))]
+    if not spelled:
+        return []
+    origin, text = spelled[0]
+    return [
+        f"{len(spelled)} prompts spell a control token, the first: {origin}: {text!r}. It stays ordinary text: give "
+        "chats as messages, not as the text that a template made of them"
+    ]
+
+
 def _given(policy: Policy, examples: Sequence[Example], config: TrainConfig) -> list[Member]:
     """The given responses as members.
 
@@ -143,10 +155,10 @@ def _given(policy: Policy, examples: Sequence[Example], config: TrainConfig) -> 
     for group, example in enumerate(examples):
         prompt = policy.encode_prompt(example.prompt)
         for response in given_responses(example, config):
-            tokens = policy.encode_response(response.text)
+            tokens, text = policy.encode_response(response.text, example.prompt), policy.response_text(response.text)
             cut = len(tokens) > limit
             reward = 0.0 if cut else response.reward
-            members.append(Member(group, response.source, prompt, tokens[:limit], response.text, cut, example, reward))
+            members.append(Member(group, response.source, prompt, tokens[:limit], text, cut, example, reward))
     return members
 
 

@@ -9,7 +9,7 @@ from gft.config import EMBEDDED, GroupConfig, SamplingConfig
 from gft.data.files import Example, Response
 from gft.demo import sort_letters
 from gft.groups import check_examples, fit_prompts, make_batch, usable_examples
-from gft.rewards.pool import Scored
+from gft.rewards.pool import RewardPool, Scored
 from gft.train import reward_metrics
 from gft_kernels import group_advantages
 
@@ -108,6 +108,44 @@ def test_flat_groups_are_those_without_spread(policy, rewards):
     assert batch.flat_groups == {0}
     assert reward_metrics(batch)["flat_groups"] == 0.5
     assert [m.advantage for m in batch.members[:2]] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("text", ["ab<eos>", "ab<eos>\n", "ab<eos> <eos>"])
+def test_make_batch_gives_a_response_that_spells_its_end_the_same_tokens_and_reward(policy, text):
+    examples = [Example("ba=", "ab", (Response(written, "expert"),)) for written in ("ab", text)]
+    with RewardPool("exact") as exact:
+        plain, spelled = make_batch(policy, examples, config(1, 0, 0), exact).members
+    assert spelled.response == plain.response == [*policy.encode_prompt("ab"), policy.tokenizer.eos_token_id]
+    assert (spelled.text, spelled.reward) == (plain.text, plain.reward) == ("ab", 1.0)
+
+
+def test_make_batch_scores_the_text_of_the_file(policy):
+    """Not one that was encoded and decoded: this tokenizer does not know capitals."""
+    example = Example("ba=", "AB", (Response("AB", "expert"),))
+    with RewardPool("exact") as exact:
+        (member,) = make_batch(policy, [example], config(1, 0, 0), exact).members
+    assert (member.text, member.reward) == ("AB", 1.0)
+    assert policy.decode(member.response) != "AB"
+
+
+def test_make_batch_encodes_a_response_behind_its_own_prompt(policy):
+    """After a text it ends with eos, after a chat with what the template writes."""
+    policy.tokenizer.add_special_tokens({"additional_special_tokens": ["<turn>"]})
+    policy.tokenizer.chat_template = "{% for m in messages %}{{ m.content }}<turn>{% endfor %}"
+    turn = policy.tokenizer.convert_tokens_to_ids("<turn>")
+    chat = ({"role": "user", "content": "ba="},)
+    examples = [Example(prompt, "ab", (Response("ab<turn>", "expert", 1.0),)) for prompt in ("ba=", chat)]
+    text, turns = make_batch(policy, examples, config(1, 0, 0, "sft"), rewards=None).members
+    assert (text.response[-1], turns.response[-1], turns.prompt[-1]) == (policy.tokenizer.eos_token_id, turn, turn)
+    assert text.response[:-1] == turns.response[:-1] == policy.encode_prompt("ab")
+    assert policy.end_tokens == {policy.tokenizer.eos_token_id, turn}
+
+
+def test_usable_examples_says_that_prompts_spell_control_tokens(policy):
+    said = []
+    examples = [Example("ba=", "ab"), Example("a<eos>b=", "ab", origin="d.jsonl:2")]
+    assert usable_examples(policy, examples, config(0, 0, 2), said.append) == examples
+    assert said[0].startswith("1 prompts spell a control token, the first: d.jsonl:2: '<eos>'. It stays ordinary text")
 
 
 def test_fit_prompts_counts_what_does_not_fit(policy):

@@ -1,6 +1,7 @@
 """Checkpoints appear whole or not at all."""
 
 import pytest
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from gft.checkpoint import save_checkpoint
@@ -26,7 +27,7 @@ def test_save_checkpoint_takes_tokenizers_that_save_folders(policy, tmp_path):
 
 
 def test_save_checkpoint_recovers_from_a_crash_between_its_renames(policy, tmp_path, monkeypatch):
-    save_checkpoint(policy, tmp_path / "model").rename(tmp_path / "model.old")
+    save_checkpoint(policy, tmp_path / "model").rename(tmp_path / ".model.replaced")
     monkeypatch.setattr(policy.model, "save_pretrained", full)
     with pytest.raises(OSError, match="no space"):
         save_checkpoint(policy, tmp_path / "model")
@@ -40,3 +41,22 @@ def test_save_checkpoint_keeps_the_old_one_when_saving_fails(policy, tmp_path, m
     with pytest.raises(OSError, match="no space"):
         save_checkpoint(policy, target)
     assert AutoModelForCausalLM.from_pretrained(target) is not None
+
+
+def test_save_checkpoint_tells_of_a_full_disk_in_the_words_of_others(policy, tmp_path, monkeypatch):
+    def full(folder):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device")
+
+    monkeypatch.setattr(policy.model, "save_pretrained", full)
+    with pytest.raises(OSError, match=r"model: the checkpoint cannot be written: .*No space left"):
+        save_checkpoint(policy, tmp_path / "model")
+
+
+def test_save_checkpoint_replaces_a_link_and_not_what_it_leads_to(policy, tmp_path):
+    base = save_checkpoint(policy, tmp_path / "base")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model").symlink_to(base)
+    for _ in range(2):
+        save_checkpoint(policy, tmp_path / "run" / "model")
+    assert AutoModelForCausalLM.from_pretrained(base) is not None
+    assert [(path.name, path.is_symlink()) for path in (tmp_path / "run").iterdir()] == [("model", False)]

@@ -1,5 +1,5 @@
-"""Which examples can be used, before the first step: those whose prompt the model takes, and whose
-responses make a group that can be scored.
+"""Which examples can be used, before the first step: those that have tokens and fit the model, and
+whose responses make a group that can be scored.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ from typing import NamedTuple
 from jinja2 import TemplateError
 
 from .config import TrainConfig
-from .data.files import Example, report_bad_rows
+from .data.files import Example, Response, report_bad_rows
 from .groups import given_responses
 from .policy import Policy
 
 
-class Encoded(NamedTuple):
-    """An example with the tokens of its prompt."""
+class Measured(NamedTuple):
+    """An example, and the tokens of its prompt and of given responses."""
 
     example: Example
-    prompt: list[int]
+    prompt: int
+    responses: tuple[int, ...] = ()
 
 
 def usable_examples(
@@ -32,13 +33,13 @@ def usable_examples(
             the model has, or a group would be empty or could not be scored.
     """
     limit = config.sampling.max_prompt_tokens
-    encoded = encode_prompts(policy, examples, config.max_bad_fraction)
-    fitting, dropped = fit_prompts(encoded, limit)
+    measured = measure(policy, [(e, given_responses(e, config)) for e in examples], config.max_bad_fraction)
+    fitting, dropped = fit_prompts(measured, limit)
     if not fitting:
         raise ValueError(f"none of {dropped} prompts has 1 to {limit} tokens (--max-prompt-tokens).")
     if dropped:
         say(f"{dropped} prompts are empty or longer than {limit} tokens and were left out")
-    kept = [e.example for e in fitting]
+    kept = [m.example for m in fitting]
     for note in check_examples(kept, config):
         say(note)
     check_positions(policy, fitting, config)
@@ -57,13 +58,13 @@ def usable_held_out(
             template refuses too many.
     """
     check_solved(examples)
-    encoded = encode_prompts(policy, examples, max_bad_fraction)
+    measured = measure(policy, [(e, ()) for e in examples], max_bad_fraction)
     _refuse_beyond(
         policy,
-        [(e, max_new_tokens, "a response") for e in encoded],
+        [(m, max_new_tokens, "a response") for m in measured],
         f"lower --max-new-tokens, which is {max_new_tokens}, or leave the row out",
     )
-    return [e.example for e in encoded]
+    return [m.example for m in measured]
 
 
 def check_solved(examples: Sequence[Example]) -> None:
@@ -80,31 +81,40 @@ def check_solved(examples: Sequence[Example]) -> None:
         )
 
 
-def encode_prompts(policy: Policy, examples: Sequence[Example], max_bad_fraction: float) -> list[Encoded]:
-    """The examples that the chat template takes. The others are bad rows, as those of a file are.
+def measure(
+    policy: Policy, pairs: Sequence[tuple[Example, Sequence[Response]]], max_bad_fraction: float
+) -> list[Measured]:
+    """Tokens of examples and of responses given for them.
+
+    An example that has no tokens, because the chat template refuses it, say, is a bad row, as those
+    of a file are.
 
     Raises:
         ValueError: there are too many of them.
     """
-    encoded: list[Encoded] = []
+    measured: list[Measured] = []
     bad: list[tuple[str, str]] = []  # (origin, what is wrong)
-    for example in examples:
+    for example, responses in pairs:
         try:
-            encoded.append(Encoded(example, policy.encode_prompt(example.prompt)))
-        except (TemplateError, TypeError) as error:  # TypeError: a template that adds text to a list, say
-            if isinstance(example.prompt, str):
-                raise
+            prompt = len(policy.encode_prompt(example.prompt))
+            lengths = tuple(len(policy.encode_response(r.text)) for r in responses)
+            measured.append(Measured(example, prompt, lengths))
+        except ValueError as error:
+            bad.append((example.origin, str(error).rstrip(".")))
+        except (TemplateError, TypeError) as error:
+            if isinstance(error, TypeError) and isinstance(example.prompt, str):
+                raise  # of a chat it is the template's, which adds text to a list, say
             bad.append((example.origin, f"the chat template refuses it: {error}"))
     if bad:
         file = bad[0][0].rpartition(":")[0]
-        report_bad_rows(file, [f"{origin}: {why}" for origin, why in bad], len(encoded), max_bad_fraction)
-    return encoded
+        report_bad_rows(file, [f"{origin}: {why}" for origin, why in bad], len(measured), max_bad_fraction)
+    return measured
 
 
-def fit_prompts(encoded: Sequence[Encoded], max_tokens: int) -> tuple[list[Encoded], int]:
+def fit_prompts(measured: Sequence[Measured], max_tokens: int) -> tuple[list[Measured], int]:
     """Those whose prompt has 1 to max_tokens tokens, and the number of the others."""
-    kept = [e for e in encoded if 0 < len(e.prompt) <= max_tokens]
-    return kept, len(encoded) - len(kept)
+    kept = [m for m in measured if 0 < m.prompt <= max_tokens]
+    return kept, len(measured) - len(kept)
 
 
 def position_limit(policy: Policy) -> int | None:
@@ -117,45 +127,38 @@ def position_limit(policy: Policy) -> int | None:
     return limit if isinstance(limit, int) and limit > 0 else None
 
 
-def check_positions(policy: Policy, encoded: Sequence[Encoded], config: TrainConfig) -> None:
+def check_positions(policy: Policy, measured: Sequence[Measured], config: TrainConfig) -> None:
     """Refuse prompts that, with the longest response of their group, leave the model's positions.
 
     Raises:
         ValueError: there is one.
     """
-    sampling, own = config.sampling, config.composition()[2]
-    if own:
+    sampling = config.sampling
+    longer_prompts = f"--max-prompt-tokens, which is {sampling.max_prompt_tokens} and leaves longer prompts out"
+    if config.composition()[2]:
         _refuse_beyond(
             policy,
-            [(e, sampling.max_new_tokens, "a sample") for e in encoded],
-            f"lower --max-new-tokens, which is {sampling.max_new_tokens}, or --max-prompt-tokens, which is "
-            f"{sampling.max_prompt_tokens} and leaves longer prompts out",
+            [(m, sampling.max_new_tokens, "a sample") for m in measured],
+            f"lower --max-new-tokens, which is {sampling.max_new_tokens}, or {longer_prompts}",
         )
-    limit, longest = position_limit(policy), max(len(e.prompt) for e in encoded)
-    if limit is None or longest + sampling.max_given_tokens <= limit:
-        return  # whatever the responses are: they need not be tokenised for this
     _refuse_beyond(
         policy,
-        [
-            (e, min(len(policy.encode_response(r.text)), sampling.max_given_tokens), f"a response of the {r.source}")
-            for e in encoded
-            for r in given_responses(e.example, config)
-        ],
+        [(m, min(tokens, sampling.max_given_tokens), "a given response") for m in measured for tokens in m.responses],
         f"lower --max-given-tokens, which is {sampling.max_given_tokens} and cuts longer responses, or "
-        f"--max-prompt-tokens, which is {sampling.max_prompt_tokens} and leaves longer prompts out",
+        f"{longer_prompts}",
     )
 
 
-def _refuse_beyond(policy: Policy, needs: Sequence[tuple[Encoded, int, str]], way_out: str) -> None:
+def _refuse_beyond(policy: Policy, needs: Sequence[tuple[Measured, int, str]], way_out: str) -> None:
     """Refuse if a prompt and so many more tokens, of what the words say, pass the model's limit."""
     limit = position_limit(policy)
-    beyond = [] if limit is None else [need for need in needs if len(need[0].prompt) + need[1] > limit]
+    beyond = [] if limit is None else [need for need in needs if need[0].prompt + need[1] > limit]
     if beyond:
-        encoded, tokens, what = beyond[0]
+        first, tokens, what = beyond[0]
         raise ValueError(
-            f"{encoded.example.origin}: a prompt of {len(encoded.prompt)} tokens and {what} of {tokens} need "
-            f"{len(encoded.prompt) + tokens} positions, and the model has {limit} (max_position_embeddings); so it is "
-            f"for {len(beyond)} of {len(needs)}. Way out: {way_out}."
+            f"{first.example.origin}: a prompt of {first.prompt} tokens and {what} of {tokens} need "
+            f"{first.prompt + tokens} positions, and the model has {limit} (max_position_embeddings); so it is for "
+            f"{len(beyond)} of {len(needs)}. Way out: {way_out}."
         )
 
 

@@ -18,7 +18,7 @@ from gft.config import SamplingConfig
 from gft.data.files import Example, load_examples
 from gft.policy import Policy, load_policy
 from gft.rollout import sample
-from gft.usable import encode_prompts, fit_prompts
+from gft.usable import fit_prompts, measure
 
 from .cases import ACTIVATIONS, TAU
 
@@ -118,8 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     policy = load_policy(options.model)
     if (policy.head.bias, policy.head.scale, policy.head.softcap) != (None, 1.0, None):
         raise ValueError(f"the head of {options.model} transforms its logits: hidden @ weight.T would not be them.")
-    encoded = encode_prompts(policy, load_examples(options.data), max_bad_fraction=0.01)
-    examples = [e.example for e in fit_prompts(encoded, SamplingConfig().max_prompt_tokens)[0]]
+    measured = measure(policy, [(e, ()) for e in load_examples(options.data)], max_bad_fraction=0.01)
+    examples = [m.example for m in fit_prompts(measured, SamplingConfig().max_prompt_tokens)[0]]
     record = head_inputs(policy, responses(policy, examples, options.rows), options.rows)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     partial = options.out.with_suffix(".part")

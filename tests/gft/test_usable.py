@@ -14,8 +14,8 @@ from gft.demo.base_model import tokenizer
 from gft.policy import make_policy
 from gft.usable import (
     check_examples,
-    encode_prompts,
     fit_prompts,
+    measure,
     position_limit,
     usable_examples,
     usable_held_out,
@@ -53,7 +53,7 @@ def user(text, role="user"):
         (
             config(1, 0, 0),
             expert("ab=", "c" * 61),  # and the end token
-            "f:1: a prompt of 3 tokens and a response of the expert of 62 need 65 positions, and the model has 64",
+            "f:1: a prompt of 3 tokens and a given response of 62 need 65 positions, and the model has 64",
         ),
         (
             config(0, 0, 2, max_new_tokens=62),
@@ -138,18 +138,21 @@ def chat(policy):
     return policy
 
 
-def test_encode_prompts_names_the_row_that_the_chat_template_refuses(chat, capsys):
+def alone(*examples):
+    """Examples without responses, as `measure` takes them."""
+    return [(example, ()) for example in examples]
+
+
+def test_measure_names_the_row_that_the_chat_template_refuses(chat, capsys):
     examples = [Example(user("ab="), "", origin=f"d.jsonl:{i}") for i in range(1, 100)]
     examples.append(Example(user("ab=", "system"), "", origin="d.jsonl:100"))
-    kept = encode_prompts(chat, examples, max_bad_fraction=0.01)
-    assert [e.example for e in kept] == examples[:-1]
-    assert kept[0].prompt == chat.encode_prompt(user("ab="))
+    assert measure(chat, alone(*examples), max_bad_fraction=0.01) == [(e, 3, ()) for e in examples[:-1]]
     assert capsys.readouterr().err.splitlines() == [
         "warning: d.jsonl:100: the chat template refuses it: no system role here",
         "warning: d.jsonl: 1 of 100 rows are bad and were left out",
     ]
     with pytest.raises(ValueError, match=r"d.jsonl: 1 of 100 rows are bad.*--max-bad-fraction.*first one: d.jsonl:100"):
-        encode_prompts(chat, examples, max_bad_fraction=0.009)
+        measure(chat, alone(*examples), max_bad_fraction=0.009)
 
 
 @pytest.mark.parametrize(
@@ -161,35 +164,53 @@ def test_encode_prompts_names_the_row_that_the_chat_template_refuses(chat, capsy
         "{% for m in messages %}",  # not closed
     ],
 )
-def test_encode_prompts_names_the_row_where_a_template_fails(policy, template):
+def test_measure_names_the_row_where_a_template_fails(policy, template):
     policy.tokenizer.chat_template = template
     with pytest.raises(ValueError, match="no good row; the first bad one: d:1: the chat template refuses it: "):
-        encode_prompts(policy, [Example(user("ab="), "", origin="d:1")], 1.0)
+        measure(policy, alone(Example(user("ab="), "", origin="d:1")), 1.0)
 
 
-def test_encode_prompts_hides_no_fault_of_another_kind(policy, monkeypatch):
+def test_measure_names_the_row_of_a_chat_without_a_template(policy):
+    with pytest.raises(ValueError, match=r"no good row; the first bad one: d:1: .*has no chat template"):
+        measure(policy, alone(Example(user("ab="), "", origin="d:1")), 1.0)
+
+
+def test_measure_counts_the_tokens_of_responses_and_their_end(policy):
+    (found,) = measure(policy, [(Example("ab=", ""), (Response("", "expert"), Response("abc", "teacher")))], 0.0)
+    assert (found.prompt, found.responses) == (3, (1, 4))
+
+
+def test_usable_examples_asks_the_template_for_the_end_of_an_answer_before_the_run(policy):
+    """A template that takes no assistant's turn is refused here and not in the first step."""
+    policy.tokenizer.chat_template = "{% if messages[-1].role == 'assistant' %}{{ raise_exception('no') }}{% endif %}a"
+    asked = [Example(user("ab="), "a", (Response("a", "expert", 1.0),), origin="d:1")]
+    with pytest.raises(ValueError, match=r"d:1: .*no"):
+        usable_examples(policy, asked, config(1, 0, 0), print)
+
+
+def test_measure_hides_no_fault_of_another_kind(policy, monkeypatch):
     def broken(prompt):
         raise TypeError("a fault of ours")
 
     monkeypatch.setattr(policy, "encode_prompt", broken)
     with pytest.raises(TypeError, match="a fault of ours"):
-        encode_prompts(policy, [Example("ab=", "")], 1.0)
+        measure(policy, alone(Example("ab=", "")), 1.0)
 
 
 # Prompts and groups
 
 
-def encoded(policy, *prompts):
-    return encode_prompts(policy, [Example(prompt, "a") for prompt in prompts], 0.0)
+def measured(policy, *prompts):
+    return measure(policy, alone(*(Example(prompt, "a") for prompt in prompts)), 0.0)
 
 
 def test_fit_prompts_counts_what_does_not_fit(policy):
-    kept, dropped = fit_prompts(encoded(policy, "a" * 20 + "=", "ba="), max_tokens=16)
+    kept, dropped = fit_prompts(measured(policy, "a" * 20 + "=", "ba="), max_tokens=16)
     assert ([e.example.prompt for e in kept], dropped) == (["ba="], 1)
 
 
 def test_fit_prompts_leaves_out_prompts_without_tokens(policy):
-    kept, dropped = fit_prompts(encoded(policy, "", "ba="), max_tokens=16)
+    kept, dropped = fit_prompts(measured(policy, "", "ba="), max_tokens=16)
     assert ([e.example.prompt for e in kept], dropped) == (["ba="], 1)
 
 

@@ -34,16 +34,35 @@ def save_checkpoint(policy: Policy, path: Path) -> Path:
         try:
             policy.model.save_pretrained(fresh)
             policy.tokenizer.save_pretrained(fresh)
-        except SafetensorError as error:  # a full disk, which is no OSError there
-            raise OSError(f"{path}: the checkpoint cannot be written: {error}") from error
-        for entry in (*fresh.rglob("*"), fresh):
-            _flush(entry)
+            for entry in (*fresh.rglob("*"), fresh):
+                _flush(entry)
+        except BaseException as error:
+            _remove(fresh)  # on a full disk, what is left over takes the room of the next one
+            if isinstance(error, SafetensorError):  # it is no OSError there
+                raise OSError(f"{path}: the checkpoint cannot be written: {error}") from error
+            raise
         if path.is_symlink() or path.exists():
             path.rename(old)
         fresh.rename(path)
         _flush(path.parent)
         _remove(old)
     return path
+
+
+def check_space(policy: Policy, folder: Path, count: int) -> None:
+    """Refuse a run whose checkpoints have no room, before it has anything to lose.
+
+    Raises:
+        OSError: `count` checkpoints are larger than what is free at `folder`.
+    """
+    size = sum(p.numel() * p.element_size() for p in policy.model.parameters())
+    existing = next(f for f in (folder, *folder.absolute().parents) if f.exists())
+    free = shutil.disk_usage(existing).free
+    if count * size > free:
+        raise OSError(
+            f"{folder}: the run saves {count} checkpoints of {size / 2**30:.3g} GiB, and {free / 2**30:.3g} GiB are "
+            "free: make room, give another --out, or save less often (--save-every)."
+        )
 
 
 def _remove(path: Path) -> None:

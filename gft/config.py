@@ -156,6 +156,10 @@ class TrainConfig:
         asked = self.evaluate.eval_prompts
         return (HELD_OUT_PROMPTS if self.eval_data else 0) if asked is None else asked
 
+    def saved_steps(self) -> range:
+        """Steps after which a checkpoint is saved. The last one is saved anyhow."""
+        return range(self.save_every, self.steps, self.save_every) if self.save_every else range(0)
+
     def head_temperature(self) -> float:
         """The temperature of the log-probs.
 

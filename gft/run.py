@@ -77,7 +77,7 @@ def _locked(path: Path) -> TextIO:
         path.mkdir(parents=True, exist_ok=True)
         file = (path / LOCK).open("a")
     except OSError as error:
-        what = "is a file" if path.is_file() else f"cannot be written: {error.strerror}"
+        what = "is no folder" if path.exists() and not path.is_dir() else f"cannot be written: {error.strerror}"
         raise OptionError(f"--out {path} {what}. Give another folder.") from error
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -29,7 +29,7 @@ import torch
 
 from gft_kernels import linear_policy_loss, token_weights
 
-from .checkpoint import save_checkpoint
+from .checkpoint import check_space, save_checkpoint
 from .config import TrainConfig
 from .data.files import Example
 from .evaluate import Accuracy, evaluate
@@ -61,6 +61,7 @@ def train(
     """
     examples = usable_examples(policy, examples, config, progress.say)
     held_out = usable_held_out(policy, held_out, config.sampling.max_new_tokens, config.max_bad_fraction)
+    check_space(policy, config.out, len(config.saved_steps()) + 1)
     log.open()  # only now: an older file of that name goes when nothing more can be refused
     # Seeded here and not earlier: whatever made the model may have drawn random numbers.
     torch.manual_seed(config.seed)
@@ -93,7 +94,7 @@ def train(
                 )
             if config.evaluate.eval_every and step % config.evaluate.eval_every == 0 and step < config.steps:
                 _evaluate(policy, held_out, config, rewards, log, step)
-            if config.save_every and step % config.save_every == 0 and step < config.steps:
+            if step in config.saved_steps():
                 save_checkpoint(policy, config.out / f"checkpoint-{step}")
     except BaseException:
         # Ctrl-C and SIGTERM come by here as well, and should not cost hours of training. Every

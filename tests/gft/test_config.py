@@ -34,3 +34,8 @@ def test_train_config_takes_the_reward_that_fits_the_data():
 def test_train_config_holds_out_what_is_asked_for_or_given(asked, eval_data, held_out):
     settings = replace(EMBEDDED, eval_data=eval_data, evaluate=EvalConfig(eval_prompts=asked))
     assert settings.held_out_prompts() == held_out
+
+
+@pytest.mark.parametrize(("every", "steps", "saved"), [(0, 9, []), (3, 9, [3, 6]), (3, 10, [3, 6, 9]), (9, 9, [])])
+def test_train_config_saves_between_the_steps_and_at_the_end(every, steps, saved):
+    assert list(replace(EMBEDDED, save_every=every, steps=steps).saved_steps()) == saved

@@ -76,7 +76,7 @@ def test_run_folder_keeps_what_the_run_wrote_and_drops_the_lock(tmp_path):
 def test_run_folder_refuses_what_is_no_folder(tmp_path):
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
-        refuse(settings(out), f"--out {out} (is a file|cannot be written: Not a directory)")
+        refuse(settings(out), f"--out {out} (is no folder|cannot be written: Not a directory)")
         refuse(settings(out, overwrite=True), f"--out {out}")
     assert tree(tmp_path) == {"file": b"mine"}
 

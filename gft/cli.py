@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are local folders; nothing is fetched behind the user's back
 
@@ -46,7 +47,7 @@ def run_train(config: TrainConfig) -> None:
         check_embedded(config)
     check_device(config.device)
     check_engine(config)
-    with run_folder(config, console.print):
+    with run_folder(config, partial(console.print, highlight=False, soft_wrap=True)):
         if config.is_comparison():
             compare(config, console)
         else:
@@ -170,12 +171,11 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("gft: interrupted", file=sys.stderr)
         sys.exit(130)
-    except OptionError as error:
-        sys.exit(f"gft: {_one_line(error)}")
-    except FAULTS_OF_INPUT as error:
+    except (OptionError, *FAULTS_OF_INPUT) as error:
         if os.environ.get("GFT_TRACEBACK"):
             raise
-        sys.exit(f"gft: {_one_line(error)} (GFT_TRACEBACK=1 shows where)")
+        hint = "" if isinstance(error, OptionError) else " (GFT_TRACEBACK=1 shows where)"
+        sys.exit(f"gft: {_one_line(error)}{hint}")
 
 
 def _one_line(error: BaseException) -> str:

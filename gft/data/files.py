@@ -82,8 +82,12 @@ def reasoning_gym_examples(name: str, size: int, seed: int) -> list[Example]:
         raise ImportError("rg:NAME needs reasoning-gym: pip install 'gft-kernels[train]'.") from error
     if name not in DATASETS:
         raise ValueError(f"rg:{name}: reasoning-gym has no such task; it has {', '.join(sorted(DATASETS))}.")
+    try:
+        entries = reasoning_gym.create_dataset(name, size=size, seed=seed)
+    except AssertionError as error:  # how its tasks refuse their settings
+        raise ValueError(f"rg:{name}: the task cannot be made from a size and a seed: {error}.") from error
     examples = []
-    for i, entry in enumerate(reasoning_gym.create_dataset(name, size=size, seed=seed)):
+    for i, entry in enumerate(entries):
         answer = entry["answer"]
         if not isinstance(answer, str) or not answer.strip():
             raise ValueError(

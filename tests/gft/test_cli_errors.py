@@ -194,7 +194,7 @@ def test_train_replaces_only_when_asked_and_only_what_it_writes(folder, data, tm
     assert target.read_bytes() == (out / "metrics.jsonl").read_bytes() == rows
     capsys.readouterr()
     train(*options, "--overwrite", "--lr", "1e-3")
-    assert "what this run writes is replaced, the rest stays" in " ".join(capsys.readouterr().out.split())
+    assert "model/, notes.txt: what this run writes is replaced, the rest stays\n" in capsys.readouterr().out
     assert (out / "model" / "model.safetensors").read_bytes() != weights
     assert target.read_bytes() == rows
     assert not (out / "metrics.jsonl").is_symlink()
@@ -254,6 +254,8 @@ def test_gft_traceback_shows_where(tmp_path, monkeypatch):
     monkeypatch.setenv("GFT_TRACEBACK", "1")
     with pytest.raises(FileNotFoundError):
         train("--model", "m", "--data", "none.jsonl", "--out", tmp_path / "run")
+    with pytest.raises(cli.OptionError):
+        train("--model", "m", "--data", "none.jsonl", "--tau", "nan")
 
 
 def test_typos_of_options_end_before_anything(tmp_path, monkeypatch, capsys):

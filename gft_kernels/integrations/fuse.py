@@ -198,7 +198,10 @@ def _compute(
 
 
 def _carrier(found: PolicyLoss | LogProbs, shape: torch.Size) -> Tensor:
-    """What is differentiable, as logits [., ., .] would be. A tensor of its own: hooks on a view may be lost."""
+    """What is differentiable, as logits [., ., .] would be.
+
+    It is a tensor of its own, because hooks on a view may be lost.
+    """
     if isinstance(found, PolicyLoss):
         return found.loss.reshape(1, 1, 1).clone()
     return torch.stack([x.view(shape) for x in found], -1)
@@ -233,7 +236,7 @@ def _aux_loss(model: Any, output: Any) -> Tensor | None:
 
 @functools.cache
 def _subclass(kind: type, had: type) -> type:
-    """`had` with the forward of `kind`, under its own name, which configs and checkpoints record."""
+    """`had` with the forward of `kind`, under its own name, which configs and checkpoints have."""
     made = type(had.__name__, (kind, had), {"_had": had, "__module__": had.__module__, "__doc__": had.__doc__})
     made.__qualname__ = had.__qualname__
     if kind is FusedModel:
@@ -242,7 +245,7 @@ def _subclass(kind: type, had: type) -> type:
 
 
 def _with_signature(plain: Any) -> Any:
-    """FusedModel.forward under the signature of the model's own, which generate() and trainers read."""
+    """FusedModel.forward under the signature of the model's own, for generate() and trainers."""
 
     @functools.wraps(plain)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -59,7 +59,7 @@ def find_transforms(model: Any, layer: nn.Module) -> Head:
 
 
 def _raw_logits(like: Tensor) -> Tensor:
-    """Amplitudes in even ratios, the signs in turn, each exact in bf16, for models that round there."""
+    """Amplitudes in even ratios, the signs in turn, each exact in bf16: some models round there."""
     at = torch.arange(like.numel(), dtype=torch.float64, device=like.device)
     steps = min(max(like.numel() // 2, 2), 361)
     values = SMALLEST * (LARGEST / SMALLEST) ** (at % steps / (steps - 1))

@@ -22,7 +22,7 @@ SMALLEST, LARGEST = 1e-3, 1e6
 
 
 @torch.no_grad()
-def find_transforms(model: Any, layer: nn.Module) -> Head:
+def find_transforms(model: Any, layer: nn.Linear) -> Head:
     """Scale and soft cap that `model` applies to what its head `layer` gives.
 
     Raises:
@@ -30,8 +30,8 @@ def find_transforms(model: Any, layer: nn.Module) -> Head:
 
     Cost: one forward of the model on eight tokens.
     """
-    weight: Any = layer.weight
-    tokens = torch.arange(1, 9, device=weight.device).view(2, 4) % layer.out_features
+    device = layer.weight.device
+    tokens = torch.arange(1, 9, device=device).view(2, 4) % layer.out_features
     seen: list[Tensor] = []
 
     def replaced(_: nn.Module, __: Any, output: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ def find_transforms(model: Any, layer: nn.Module) -> Head:
 
     handle = layer.register_forward_hook(replaced, prepend=True)  # other hooks are transforms too
     try:
-        with undisturbed(model, weight.device):
+        with undisturbed(model, device):
             logits = model(input_ids=tokens, use_cache=False).logits
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]

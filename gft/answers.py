@@ -9,21 +9,22 @@ import re
 from fractions import Fraction
 
 MARKER = "####"  # GSM8K's: the answer stands behind it on the last line
-_BOXED = r"\boxed{"  # LaTeX's
+_BRACE = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)  # \boxed{, an escaped character, or a brace
 _DECIMAL = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 _NUMBER = re.compile(rf"(?:\\?\$)?\s*([-+]?(?:[0-9]+/[0-9]+|{_DECIMAL}))\.?")
 _LONGEST_NUMBER = 200  # characters: a longer one is no answer, and would take quadratic time to read
 
 
-def final_answer(text: str) -> str | None:
-    r"""What follows `####` on the last line, else the content of the last \boxed{}, else None.
+def final_answers(text: str) -> tuple[str, ...]:
+    r"""What a text gives as its answer: what follows `####` on the last line, else every \boxed{}.
 
-    An answer must be marked as one: the last number of a text that goes on is not an answer.
+    An answer must be marked as one: the last number of a text that goes on is not an answer. None
+    is given if the last box is not closed. Boxes that say the same count once.
     """
     stated = _after_marker(text)
     if stated is None:
-        return _last_boxed(text)
-    return _last_boxed(stated) or stated
+        return _boxes(text)
+    return _boxes(stated) or (stated,)
 
 
 def marked_number(text: str) -> str | None:
@@ -62,15 +63,19 @@ def _after_marker(text: str) -> str | None:
     return line.removeprefix(MARKER).strip() if line.startswith(MARKER) else None
 
 
-def _last_boxed(text: str) -> str | None:
-    r"""The content of the last \boxed{}; None if there is none, or if its brace is not closed."""
-    start = text.rfind(_BOXED)
-    if start < 0:
-        return None
-    start += len(_BOXED)
-    depth = 1
-    for brace in re.finditer(r"\\.|[{}]", text[start:], re.DOTALL):  # an escaped brace is a character, not a bracket
-        depth += {"{": 1, "}": -1}.get(brace[0], 0)
-        if depth == 0:
-            return text[start : start + brace.start()].strip()
-    return None
+def _boxes(text: str) -> tuple[str, ...]:
+    r"""The contents of all \boxed{}, of one in another only the inner; none if the last is open."""
+    found: list[str] = []
+    opened: list[tuple[int, int] | None] = []  # of every open brace that is a box: its place, and what was found before
+    last = None
+    for brace in _BRACE.finditer(text):
+        if brace[0].endswith("{") and len(brace[0]) > 2:
+            last = (brace.end(), len(found))
+            opened.append(last)
+        elif brace[0] == "{":
+            opened.append(None)
+        elif brace[0] == "}" and opened:
+            box = opened.pop()
+            if box is not None and box[1] == len(found):
+                found.append(text[box[0] : brace.start()].strip())
+    return () if last in opened and last is not None else tuple(dict.fromkeys(found))

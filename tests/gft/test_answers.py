@@ -6,32 +6,38 @@ from fractions import Fraction
 
 import pytest
 
-from gft.answers import final_answer, marked_number, parse_number, without_calculator
+from gft.answers import final_answers, marked_number, parse_number, without_calculator
 
 
 @pytest.mark.parametrize(
-    ("text", "answer"),
+    ("text", "answers"),
     [
-        ("6 * 7\n#### 42", "42"),
-        ("6 * 7\n####42  \n\n", "42"),
-        ("#### 1\nso\n#### 2", "2"),
-        (r"\boxed{1} or \boxed{42}.", "42"),
-        (r"\boxed{\frac{1}{2}} it is", r"\frac{1}{2}"),
-        (r"\boxed{\{1, 2\}}", r"\{1, 2\}"),
-        (r"\boxed{(0, 1\}}.", r"(0, 1\}"),  # an escaped brace closes nothing
-        (r"\boxed{7}" + "\n#### 42", "42"),
-        (r"#### \boxed{42}", "42"),
-        ("the answer is 42", None),
-        ("#### 42\nor perhaps 43", None),  # not on the last line: the text went on
-        ("so #### 42", None),
-        (r"\boxed{42", None),  # cut
-        (r"\boxed{1} \boxed{42", None),
-        ("", None),
-        ("####", ""),
+        ("6 * 7\n#### 42", ["42"]),
+        ("6 * 7\n####42  \n\n", ["42"]),
+        ("#### 1\nso\n#### 2", ["2"]),
+        (r"\boxed{1} or \boxed{42}.", ["1", "42"]),
+        (r"\boxed{42}, so \boxed {42}", ["42"]),
+        (r"\boxed{\frac{1}{2}} it is", [r"\frac{1}{2}"]),
+        (r"\boxed{\{1, 2\}}", [r"\{1, 2\}"]),
+        (r"\boxed{(0, 1\}}.", [r"(0, 1\}"]),  # an escaped brace closes nothing
+        (r"\boxed{x = \boxed{42}}", ["42"]),
+        (r"\boxed{1 and \boxed{42}", ["42"]),  # the last box is closed
+        (r"\boxed{7}" + "\n#### 42", ["42"]),
+        (r"#### \boxed{42}", ["42"]),
+        ("the answer is 42", []),
+        ("#### 42\nor perhaps 43", []),  # not on the last line: the text went on
+        ("so #### 42", []),
+        (r"\boxed{42", []),  # cut
+        (r"\boxed{1} \boxed{42", []),
+        (r"\boxed{" * 20_000, []),  # in linear time
+        ("} {" + r"\boxed{42}", ["42"]),
+        (r"\boxed{}", [""]),
+        ("", []),
+        ("####", [""]),
     ],
 )
-def test_final_answer_takes_only_marked_answers(text, answer):
-    assert final_answer(text) == answer
+def test_final_answers_takes_only_marked_answers(text, answers):
+    assert final_answers(text) == tuple(answers)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +48,7 @@ def test_final_answer_takes_only_marked_answers(text, answer):
         ("#### $7", "$7"),
         ("42", None),
         ("#### 42\nor 43", None),
-        ("####\n42", None),  # the line of the marker is not the last: `final_answer` would not read it either
+        ("####\n42", None),  # the line of the marker is not the last: `final_answers` would not read it either
         ("#### many", None),
         ("#### 4 2", None),
         ("####", None),
@@ -50,7 +56,7 @@ def test_final_answer_takes_only_marked_answers(text, answer):
 )
 def test_marked_number_takes_only_a_number_on_the_last_line(text, number):
     assert marked_number(text) == number
-    assert number is None or parse_number(number) == parse_number(final_answer(text))
+    assert number is None or parse_number(number) == parse_number(*final_answers(text))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,10 @@ What the data accept as an answer and what the rewards read as one are the same 
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from fractions import Fraction
+from numbers import Real
+from typing import Any
 
 MARKER = "####"  # GSM8K's: the answer stands behind it on the last line
 _BRACE = re.compile(r"\\boxed\s*\{|\\.|[{}]", re.DOTALL)  # \boxed{, an escaped character, or a brace
@@ -50,6 +53,37 @@ def parse_number(text: str) -> Fraction | None:
         return Fraction(match[1].replace(",", ""))
     except ZeroDivisionError:
         return None
+
+
+def is_number(value: Any) -> bool:
+    """Whether a stored value is a number: an int, a float, a Decimal or numpy's, and no bool."""
+    return isinstance(value, (Real, Decimal)) and not isinstance(value, bool)
+
+
+def is_missing(value: Any) -> bool:
+    """Whether it is the text "nan", which a table or `number_text` made of a missing value.
+
+    As a solution no answer would equal it, and every reward would be 0.
+    """
+    return isinstance(value, str) and value.strip().lower() == "nan"
+
+
+def number_text(value: Any) -> str:
+    """A stored number as people write it: 42.0 is "42", 1e-05 "0.00001" and 1e16 "10000000000000000".
+
+    Raises:
+        ValueError: it is infinite, or longer than any number that is read.
+    """
+    number = Decimal(value) if isinstance(value, int) else Decimal(str(value))  # numpy's 0.1 of 32 bits is "0.1"
+    if number.is_nan():
+        return "nan"
+    if number.is_infinite():
+        raise ValueError(f"{value}, which no answer equals")
+    if abs(number.adjusted()) >= _LONGEST_NUMBER:
+        raise ValueError(f"a number of more than {_LONGEST_NUMBER} digits, and such numbers are not read")
+    text = f"{number:f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return text.removeprefix("-") if number == 0 else text
 
 
 def without_calculator(text: str) -> str:

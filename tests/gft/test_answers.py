@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from decimal import Decimal
 from fractions import Fraction
 
+import numpy as np
 import pytest
 
-from gft.answers import final_answers, marked_number, parse_number, without_calculator
+from gft.answers import (
+    final_answers,
+    is_missing,
+    is_number,
+    marked_number,
+    number_text,
+    parse_number,
+    without_calculator,
+)
 
 
 @pytest.mark.parametrize(
@@ -82,6 +93,48 @@ def test_parse_number_is_exact(text, number):
 )
 def test_parse_number_refuses_anything_else(text):
     assert parse_number(text) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (42, "42"),
+        (42.0, "42"),
+        (-1.5, "-1.5"),
+        (0.1, "0.1"),
+        (1e-05, "0.00001"),
+        (1e16, "10000000000000000"),
+        (1e22, "1" + "0" * 22),
+        (-0.0, "0"),
+        (2**53 + 1, "9007199254740993"),
+        (10**100, "1" + "0" * 100),
+        (Decimal("1234.50"), "1234.5"),
+        (Decimal("1E+3"), "1000"),
+        (np.int64(7), "7"),
+        (np.float32(0.1), "0.1"),
+        (np.float64(1e16), "10000000000000000"),
+    ],
+)
+def test_number_text_is_the_number_as_people_write_it(value, text):
+    assert is_number(value)
+    assert number_text(value) == text
+    assert parse_number(text) == Fraction(str(value))
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, 1e300, pytest.param(10**5000, id="long"), Decimal("1E-500")])
+def test_number_text_refuses_what_no_answer_equals(value):
+    with pytest.raises(ValueError, match=r"no answer equals|more than 200 digits"):
+        number_text(value)
+
+
+def test_is_missing_takes_the_nan_of_every_number():
+    assert all(is_missing(number_text(value)) for value in (math.nan, Decimal("nan"), np.float32("nan")))
+    assert all(map(is_missing, ("nan", " NaN ")))
+    assert not any(map(is_missing, ("0", "banana", "", None, ["nan"])))
+
+
+def test_is_number_takes_no_bool():
+    assert not any(map(is_number, (True, np.bool_(True), "1", None, 1j, [1])))
 
 
 def test_without_calculator_leaves_the_rest_of_the_text():

@@ -27,6 +27,7 @@ WIDEST = 30  # decimal places between the largest and the smallest number on the
 LARGEST_ARGUMENT = 10**40  # of a function
 SCALES = ((0.1, 1), (1, 3), (3, 30), (30, 300))  # of the positive points
 MIXED_POINTS = 2  # with both signs: sqrt(x^2) is x only at positive ones
+EXACT = {"+", "-", "*", "/", "^", "abs", "factorial", "binom"}  # operations that keep to fractions
 CONSTANTS = {"e": mpmath.e, "i": 1j}  # if they are read as such
 
 
@@ -115,8 +116,10 @@ def fraction(expression: Expression) -> Fraction | None:
     Raises:
         Doubt: it divides by zero, or it is too large.
     """
-    if not isinstance(expression, Op):
-        return expression if isinstance(expression, Fraction) else None
+    if isinstance(expression, Fraction):
+        return expression
+    if not isinstance(expression, Op) or expression.name not in EXACT:
+        return None
     arguments = [fraction(argument) for argument in expression.arguments]
     if None in arguments:
         return None

@@ -167,13 +167,17 @@ class _Reader(Expressions):
 
     def items(self) -> tuple[Value, ...]:
         items = [self.relation()]
-        while self.at(",", ";") or self.next[:2] in CONNECTORS:
-            if self.take().text == "," and self.next[:2] in CONNECTORS:
+        while self.at(",", ";") or self._connects():
+            if self.take().text == "," and self._connects():
                 self.take()
             items.append(self.relation())
         if len(items) > MOST_ITEMS:
             raise Unreadable(f"it lists more than {MOST_ITEMS} values")
         return tuple(items)
+
+    def _connects(self) -> bool:
+        """Whether "and" or "or" is next, which only joins values outside brackets."""
+        return self.depth == 0 and self.next[:2] in CONNECTORS
 
     def relation(self) -> Value:
         operands: list[Value] = [self.ratio()]

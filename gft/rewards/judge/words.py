@@ -35,13 +35,13 @@ def same_words(a: Words, b: Words) -> bool:
 def may_be_number(words: Words, number: Fraction | None) -> bool:
     """Whether the words may stand for this number, which is None if it is no fraction."""
     found = _words(words)
-    if number is None or any(word.isdigit() or re.fullmatch("[IVXLCDM]+", word) for word in found):
+    if number is None or any(not word.isalpha() or re.fullmatch("[IVXLCDM]+", word) for word in found):
         return True
     return not NUMBER_WORDS.isdisjoint(_lower(found)) or (number == 0 and not ZERO_WORDS.isdisjoint(_lower(found)))
 
 
 def _words(words: Words) -> list[str]:
-    return re.findall(r"[A-Za-z]+|[0-9]+", words.text)
+    return re.findall(r"[A-Za-z]+|-?[0-9][0-9.,/-]*", words.text)
 
 
 def _lower(words: list[str]) -> list[str]:

@@ -69,7 +69,7 @@ def is_missing(value: Any) -> bool:
 
 
 def number_text(value: Any) -> str:
-    """A stored number as people write it: 42.0 is "42", 1e-05 "0.00001" and 1e16 "10000000000000000".
+    """A stored number as people write it: 42.0 is "42", 1e-05 is "0.00001".
 
     Raises:
         ValueError: it is infinite, or longer than any number that is read.

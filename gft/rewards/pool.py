@@ -17,8 +17,9 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from .calls import RewardFunction, Scored, call_reward
 from .math import number_reward
-from .workers import Limits, RewardFunction, Scored, Workers, call_reward
+from .workers import Limits, Workers
 
 if TYPE_CHECKING:
     from ..data.files import Example

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
+from gft.rewards.calls import call_reward
 from gft.rewards.math import math_reward, number_reward
-from gft.rewards.workers import call_reward
 
 from .pairs import NUMBER, math_pairs
 

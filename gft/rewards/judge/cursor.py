@@ -20,7 +20,7 @@ class Cursor:
 
     def peek(self, ahead: int) -> Token:
         place = self.position + ahead
-        return self.tokens[place] if place < len(self.tokens) else END
+        return self.tokens[place] if 0 <= place < len(self.tokens) else END
 
     def at(self, *texts: str) -> bool:
         """Whether one of these marks or commands is next."""

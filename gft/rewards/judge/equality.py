@@ -147,7 +147,7 @@ class Comparison:
         elif isinstance(b, Ratio):
             maybe = len(b.parts) == 2 and self.same(Quantity(Op("/", tuple(map(expression_of, b.parts)))), a)
         else:
-            maybe = not isinstance(b, Matrix) or len(b.rows) == len(b.rows[0]) == 1
+            maybe = not isinstance(b, (Matrix, Union)) or (isinstance(b, Matrix) and len(b.rows) == len(b.rows[0]) == 1)
         if maybe:
             raise Doubt(f"a number may be meant by the {type(b).__name__.lower()}")
         return False

@@ -104,7 +104,8 @@ class Expressions(Cursor):
     def is_unit_letter(self) -> bool:
         """Whether the last letter of 5 m is taken for metres: only if flipped."""
         last = self.position == len(self.tokens) - 1 and self.position > 0
-        after_number = last and self.tokens[self.position - 1].kind == "number"
+        raised = self.peek(-2).text in ("^", "_")  # r^2 h
+        after_number = last and self.peek(-1).kind == "number" and not raised
         return "unit letter" in self.flips and after_number and self.next.text in UNIT_LETTERS
 
     def power(self) -> Value:
@@ -272,6 +273,8 @@ class Expressions(Cursor):
             raise Unreadable(f"only the first digit of {self.next.text} would be the argument of the command before it")
         if self.next.kind == "letters":
             return Symbol(self.take().text)
-        if self.next.kind in ("number", "command"):
+        if self.next.kind == "number":  # \log_2 8 is no mixed number
+            return literal(self.take())
+        if self.next.kind == "command":
             return number_of(self.primary())
         raise Unreadable(f"an argument is missing before {self.next.text}")

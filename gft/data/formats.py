@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
 
-from ..answers import MARKER, marked_number, without_calculator
+from ..answers import MARKER, is_missing, is_number, marked_number, number_text, without_calculator
 
 Source = Literal["expert", "teacher", "self"]
 Row = dict[str, Any]
@@ -200,9 +200,11 @@ def _response_text(value: Any) -> str:
 
 def _solution(row: Row, name: str, *, required: bool) -> str:
     value = row.get(name)
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = str(value)
-    value = "" if value is None else _utf8(value, f"{name!r}")
+    try:
+        value = number_text(value) if is_number(value) else value
+    except ValueError as error:
+        raise BadRow(f"{name!r} is {error}") from error
+    value = "" if value is None or is_missing(value) else _utf8(value, f"{name!r}")
     if required and not value.strip():
         raise BadRow(f"{name!r} is missing, and responses without a reward need it")
     return value

@@ -36,7 +36,7 @@ RunTests = Callable[[Path, list[str], float], Answer]  # folder of the copy, tes
 
 
 def copy_packages(folder: Path) -> Path:
-    """`folder` with copies of the packages, without bytecode, which could hide a fault just planted."""
+    """`folder` with copies of the packages, without bytecode, which could hide a fault."""
     for package in PACKAGES:
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     return folder

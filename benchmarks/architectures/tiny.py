@@ -41,8 +41,9 @@ _NAMES = {
     64: """max_position_embeddings n_positions n_ctx max_seq_len model_max_length context_length max_target_positions
         max_source_positions original_max_position_embeddings""",
     1: """num_nextn_predict_layers first_k_dense_replace topk_group n_group n_shared_experts num_expert_group
-        num_dense_layers num_kv_shared_layers num_shared_experts patch_merge split_ngram_parts
+        num_dense_layers num_shared_experts patch_merge split_ngram_parts
         make_ngram_vocab_size_divisible_by""",
+    0: "num_kv_shared_layers",
 }
 # Where a fresh model would have the neutral value, one that shows.
 _FACTORS = {
@@ -57,8 +58,29 @@ _FACTORS = {
 SIZES: dict[str, Any] = {name: size for size, names in _NAMES.items() for name in names.split()} | _FACTORS
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 
+_HYBRID = {"num_hidden_layers": 4, "attention_hidden_size": 64, "layers_block_type": ["linear_attention", "hybrid"] * 2}
 # model type: fields beside those of SIZES, and why
-EXCEPTIONS: dict[str, tuple[dict[str, Any], str]] = {}
+EXCEPTIONS: dict[str, tuple[dict[str, Any], str]] = {
+    "bamba": ({"mamba_d_head": 16}, "mamba heads x their size = twice the hidden size"),
+    "cohere_compass_text": (
+        {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}},
+        "its default has no rope parameters for its own layers",
+    ),
+    "dbrx": ({"attn_config": {"rope_theta": 1e4, "clip_qkv": 8}}, "its defaults do not run"),
+    "dory": ({"num_hidden_layers": 6}, "input, recurrent and output layers add up"),
+    "gpt_neo": ({"attention_types": [[["global", "local"], 1]]}, "a kind for each layer"),
+    "granitemoehybrid": ({"mamba_d_head": 16}, "mamba heads x their size = twice the hidden size"),
+    "lfm2_moe": ({"layer_types": ["conv", "full_attention"]}, "its default has none"),
+    "mamba2": ({"head_dim": 16}, "heads x their size = twice the hidden size"),
+    "reformer": (
+        {"axial_pos_embds_dim": [16, 16], "axial_pos_shape": [8, 8]},
+        "axial embeddings add up to the hidden size",
+    ),
+    "xmod": ({"default_language": "en_XX"}, "its adapters want a language"),
+    "zamba": (_HYBRID, "it shares a block between two layers"),
+    "zamba2": ({**_HYBRID, "hybrid_layer_ids": [1, 3], "mamba_headdim": 32}, "it shares a block between two layers"),
+    "zaya": ({"num_experts_per_tok": 1}, "the only number that it takes"),
+}
 
 
 def config_of(model_type: str) -> PreTrainedConfig:
@@ -72,12 +94,15 @@ def _small(default: PreTrainedConfig, changes: dict[str, Any]) -> PreTrainedConf
     for name, value in vars(default).items():
         if isinstance(value, PreTrainedConfig):
             found[name] = _small(value, changes.get(name, {}))
-        elif name in SIZES and (isinstance(value, (int, float, list)) or name in _FACTORS):
+        elif name in changes:
+            continue
+        elif name in SIZES and (value is None or isinstance(value, (int, float, list))):
             found[name] = SIZES[name]
         elif name.endswith(("_token_id", "_token_index")) and isinstance(value, (int, list)):
             found[name] = SPECIAL.get(name, 3)
-    given = {name: value for name, value in changes.items() if not isinstance(value, dict)}
-    return type(default)(**{**found, **given})
+    if "kv_lora_rank" in found:  # latent attention has a key for every head
+        found["num_key_value_heads"] = SIZES["num_attention_heads"]
+    return type(default)(**{**changes, **found})
 
 
 def tiny_model(model_type: str) -> nn.Module:

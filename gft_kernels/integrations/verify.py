@@ -33,7 +33,7 @@ def verify(model: Any, backbone: nn.Module, layer: nn.Linear, head: Head) -> Non
         hidden = _run(
             model, "its backbone", lambda: _rows(backbone(input_ids=tokens, use_cache=False).last_hidden_state)
         )
-        _check_causal(model, hidden)
+        check_causal(type(model).__name__, hidden)
         loud = (LOUD / F.linear(hidden[-1].to(layer.weight.dtype), layer.weight).abs().max()).nan_to_num(1.0, 1.0)
         output, logits = _run(model, "it", lambda: _own_logits(model, layer, tokens, loud))
     hidden = torch.cat([hidden[:-1], hidden[-1:] * loud])
@@ -43,10 +43,15 @@ def verify(model: Any, backbone: nn.Module, layer: nn.Linear, head: Head) -> Non
 
 
 def _tokens(weight: Tensor) -> Tensor:  # [3, LENGTH]
-    """Two rows that differ in their last token, and the first row again."""
+    """The two rows, and the first again."""
+    rows = two_rows(weight)
+    return torch.cat([rows, rows[:1]])
+
+
+def two_rows(weight: Tensor) -> Tensor:  # [2, LENGTH]
+    """Tokens that differ in the last place, so that hidden states before it tell a causal model."""
     row = torch.arange(1, LENGTH + 1, device=weight.device)
-    other = row + (row == LENGTH)
-    return torch.stack([row, other, row]) % weight.shape[0]
+    return torch.stack([row, row + (row == LENGTH)]) % weight.shape[0]
 
 
 def _own_logits(model: Any, layer: nn.Module, tokens: Tensor, loud: Tensor) -> tuple[Any, Tensor]:
@@ -92,13 +97,13 @@ def _is_exact(*tensors: Tensor) -> bool:
     return not autocast and all(tensor.element_size() >= 4 for tensor in tensors)
 
 
-def _check_causal(model: Any, hidden: Tensor) -> None:
+def check_causal(name: str, hidden: Tensor) -> None:
     """Refuse a model whose hidden states depend on later tokens: those are its targets."""
     difference = (hidden[0].double() - hidden[1].double()).abs().amax(-1)  # [LENGTH]
     # Rows with equal pasts are equal bits, or nearly so where experts are computed in groups.
     if difference[:-1].max() > (1e-4 if _is_exact(hidden) else 5e-2) * difference[-1]:
         raise ValueError(
-            f"{type(model).__name__} is not causal: its hidden states depend on later tokens, so that a policy would "
+            f"{name} is not causal: its hidden states depend on later tokens, so that a policy would "
             "be given its own targets. Load a causal LM (for some, config.is_decoder = True)."
         )
 

@@ -12,6 +12,7 @@ MARKER = "####"  # GSM8K's: the answer stands behind it on the last line
 _BOXED = r"\boxed{"  # LaTeX's
 _DECIMAL = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 _NUMBER = re.compile(rf"(?:\\?\$)?\s*([-+]?(?:[0-9]+/[0-9]+|{_DECIMAL}))\.?")
+_END = re.compile(r"(?:</s>|<eos>|<end_of_turn>|<\|[a-z_]+\|>)\Z")  # the end of a text or a turn, as models spell it
 _LONGEST_NUMBER = 200  # characters: a longer one is no answer, and would take quadratic time to read
 
 
@@ -57,7 +58,13 @@ def without_calculator(text: str) -> str:
 
 
 def _after_marker(text: str) -> str | None:
-    """What follows `####` at the start of the last line that is not empty."""
+    """What follows `####` at the start of the last line that is not empty.
+
+    An end token that is spelled out behind the answer is no part of it. Where a tokenizer is at
+    hand, its own are taken away before a text is scored; many data files have those of others.
+    """
+    while end := _END.search(text := text.rstrip(), max(0, len(text) - 40)):
+        text = text[: end.start()]
     line = text.rstrip().rpartition("\n")[2].strip()
     return line.removeprefix(MARKER).strip() if line.startswith(MARKER) else None
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from gft_kernels import Head
 from gft_kernels.integrations.hf import split_head
 
+from .encoding import Encoding, Prompt
 from .model_folder import read_model_folder
 
 DTYPES = {name: getattr(torch, name) for name in ("bfloat16", "float32")}
@@ -39,26 +40,39 @@ class Policy:
     def device(self) -> torch.device:
         return self.weight.device
 
-    @property
-    def end_tokens(self) -> set[int]:
-        """Tokens that end a response. Chat models often have two: the turn's end and the text's."""
+    @cached_property
+    def encoding(self) -> Encoding:
+        """How the tokenizer encodes prompts and responses."""
         configured = self.model.generation_config.eos_token_id
         listed = configured if isinstance(configured, list) else [configured]
-        return {t for t in (*listed, self.tokenizer.eos_token_id) if t is not None}
+        ends = [token for token in listed if token is not None]
+        return Encoding(self.tokenizer, ends, self.model.name_or_path)
 
-    @cached_property
+    @property
+    def end_tokens(self) -> set[int]:
+        """Tokens that end a response."""
+        return self.encoding.end_tokens
+
+    @property
     def end_token(self) -> int:
-        """The token that is put at the end of given responses.
+        """The token at the end of given responses: to a chat, if there is a template."""
+        return self.encoding.end_token()
 
-        It is the end token that the chat template writes after the assistant's turn, because the
-        policy's own samples end with that one. Without a template it is the tokenizer's.
-        """
-        if self.tokenizer.chat_template is None:
-            return self.tokenizer.eos_token_id
-        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        asked, answered = self._chat(turns[:1], answer_next=True), self._chat(turns, answer_next=False)
-        after = self.tokenizer(answered.removeprefix(asked), add_special_tokens=False).input_ids
-        return next((token for token in after if token in self.end_tokens), self.tokenizer.eos_token_id)
+    def encode_prompt(self, prompt: Prompt) -> list[int]:
+        """Tokens of a text or a chat: see `Encoding.prompt`."""
+        return self.encoding.prompt(prompt)
+
+    def encode_response(self, text: str, prompt: Prompt | None = None) -> list[int]:
+        """Tokens of a given response, to that prompt or to any: see `Encoding.response`."""
+        return self.encoding.response(text, prompt)
+
+    def response_text(self, text: str) -> str:
+        """The text of a given response, without end tokens that are spelled out behind it."""
+        return self.encoding.response_text(text)
+
+    def decode(self, tokens: list[int]) -> str:
+        """The text of a sample, without its end token."""
+        return self.encoding.decode(tokens)
 
     def precision(self) -> torch.autocast:
         """The context that forward passes of the backbone run in."""
@@ -75,31 +89,6 @@ class Policy:
         In fp32 the tensor cores, which take 16-bit operands, would be idle.
         """
         return hidden.to(self.compute), self.weight.to(self.compute)
-
-    def encode_prompt(self, prompt: str | tuple[dict, ...]) -> list[int]:
-        """Tokens of a prompt: text as it is, chat messages through the chat template."""
-        if isinstance(prompt, str):
-            return self.tokenizer(prompt).input_ids
-        if self.tokenizer.chat_template is None:
-            raise ValueError(
-                f"the data has chat messages but the tokenizer of {self.model.name_or_path or 'this model'} has no "
-                "chat template."
-            )
-        text = self._chat(list(prompt), answer_next=True)
-        return self.tokenizer(text, add_special_tokens=False).input_ids  # the template has written them
-
-    def _chat(self, messages: list[dict], answer_next: bool) -> str:
-        """Messages as text, by the chat template. Before an answer, it ends where one starts."""
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer_next)
-        return cast(str, text)  # it is: tokenize is False
-
-    def encode_response(self, text: str) -> list[int]:
-        """Tokens of a finished response. Its end token teaches the policy to stop."""
-        return [*self.tokenizer(text, add_special_tokens=False).input_ids, self.end_token]
-
-    def decode(self, tokens: list[int]) -> str:
-        """The text that reward functions read."""
-        return cast(str, self.tokenizer.decode(tokens, skip_special_tokens=True))
 
 
 def make_policy(

@@ -29,15 +29,17 @@ import torch
 
 from gft_kernels import linear_policy_loss, token_weights
 
-from .checkpoint import save_checkpoint
+from .checkpoint import check_space, save_checkpoint
 from .config import TrainConfig
 from .data.files import Example
 from .evaluate import Accuracy, evaluate
-from .groups import Batch, Member, make_batch, usable_examples
+from .groups import Batch, Member, make_batch
 from .metrics import Mean, MetricsLog, peak_memory_mib
 from .policy import Policy
 from .report import Progress
 from .rewards.pool import RewardPool
+from .stop import undisturbed
+from .usable import usable_examples, usable_held_out
 
 IGNORE = -100  # the target of a position that is not trained on
 
@@ -54,10 +56,13 @@ def train(
     """Train `policy` in place; returns the held-out accuracy before and after.
 
     Raises:
-        ValueError: no usable prompt.
+        ValueError: what `usable_examples` and `usable_held_out` refuse.
         RuntimeError: the gradient stayed non-finite, or no response of a step could be scored.
     """
     examples = usable_examples(policy, examples, config, progress.say)
+    held_out = usable_held_out(policy, held_out, config.sampling.max_new_tokens, config.max_bad_fraction)
+    check_space(policy, config.out, len(config.saved_steps()) + 1)
+    log.open()  # only now: an older file of that name goes when nothing more can be refused
     # Seeded here and not earlier: whatever made the model may have drawn random numbers.
     torch.manual_seed(config.seed)
     # Parameters and Adam's state are fp32, whatever the model computes in. Near 0.02, a usual size
@@ -85,15 +90,15 @@ def train(
             if bad_steps >= config.optim.bad_steps:
                 raise RuntimeError(
                     f"the gradient norm was {row['grad_norm']} for {bad_steps} steps in a row, up to step {step}: "
-                    "lower the lr."
+                    f"lower --lr, which is {config.optim.lr}."
                 )
             if config.evaluate.eval_every and step % config.evaluate.eval_every == 0 and step < config.steps:
                 _evaluate(policy, held_out, config, rewards, log, step)
-            if config.save_every and step % config.save_every == 0 and step < config.steps:
+            if step in config.saved_steps():
                 save_checkpoint(policy, config.out / f"checkpoint-{step}")
     except BaseException:
-        # Ctrl-C and SIGTERM come by here as well, and should not cost hours of training. What is
-        # saved may hold half an update, if the signal arrived inside optimizer.step().
+        # Ctrl-C and SIGTERM come by here as well, and should not cost hours of training. Every
+        # update is whole: see optimizer_step.
         if step > 1:  # in step 1 there is at most one update to lose
             progress.say(
                 f"stopped in step {step}; the weights so far: {save_checkpoint(policy, config.out / 'stopped')}"
@@ -248,7 +253,9 @@ def optimizer_step(
     finite = math.isfinite(norm)
     if finite and learn:
         torch.nn.utils.clip_grads_with_norm_(policy.model.parameters(), config.optim.max_grad_norm, torch.tensor(norm))
-        optimizer.step()
+        # A signal that arrived in between would leave some tensors updated and others not.
+        with undisturbed():
+            optimizer.step()
     optimizer.zero_grad(set_to_none=True)  # to None: no memory is held for gradients while sampling
     return {"grad_norm": norm, "skipped": not finite, "lr": optimizer.param_groups[0]["lr"]}
 

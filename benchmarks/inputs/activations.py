@@ -16,9 +16,9 @@ from torch import Tensor
 
 from gft.config import SamplingConfig
 from gft.data.files import Example, load_examples
-from gft.groups import fit_prompts
 from gft.policy import Policy, load_policy
 from gft.rollout import sample
+from gft.usable import fit_prompts, measure
 
 from .cases import ACTIVATIONS, TAU
 
@@ -118,7 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     policy = load_policy(options.model)
     if (policy.head.bias, policy.head.scale, policy.head.softcap) != (None, 1.0, None):
         raise ValueError(f"the head of {options.model} transforms its logits: hidden @ weight.T would not be them.")
-    examples, _ = fit_prompts(policy, load_examples(options.data), SamplingConfig().max_prompt_tokens)
+    measured = measure(policy, [(e, ()) for e in load_examples(options.data)], max_bad_fraction=0.01)
+    examples = [m.example for m in fit_prompts(measured, SamplingConfig().max_prompt_tokens)[0]]
     record = head_inputs(policy, responses(policy, examples, options.rows), options.rows)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     partial = options.out.with_suffix(".part")

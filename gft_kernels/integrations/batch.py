@@ -45,7 +45,7 @@ class PolicyBatch:
 
         The hidden states then need no copy without their last position.
         """
-        given = {name: self._row(name) for name in ("token_weights", "old_logprobs", "ref_logprobs")}
+        given: Any = {name: self._row(name) for name in ("token_weights", "old_logprobs", "ref_logprobs")}
         advantages: Any = self.advantages
         if isinstance(advantages, GroupRewards):
             ids = _padded("sequence_ids", advantages.sequence_ids, self.targets, 0)

@@ -76,11 +76,16 @@ def find_transforms(config: Any) -> Head:
 
 
 def _output_embeddings(model: Any) -> Any:
-    if not hasattr(model, "get_output_embeddings"):
-        inner = next((f"model.{n}" for n, m in model.named_children() if hasattr(m, "get_output_embeddings")), None)
+    # Of the class: some wrappers pass every attribute of the model inside through.
+    if not hasattr(type(model), "get_output_embeddings"):
+        inner = next((name for name, m in model.named_modules() if hasattr(type(m), "get_output_embeddings")), None)
         raise TypeError(
-            f"{_name(model)} is not a transformers model (it has no get_output_embeddings): "
-            + (f"give {inner}, the one inside it." if inner else "call `linear_policy_loss` on its hidden states.")
+            f"{_name(model)} is not a transformers model (it has no get_output_embeddings of its own): "
+            + (
+                "call `linear_policy_loss` on its hidden states."
+                if inner is None
+                else f"give model.{inner}, if {_name(model)} does nothing but hold it, or {THROUGH_LOGITS}."
+            )
         )
     try:
         layer = model.get_output_embeddings()

@@ -22,7 +22,7 @@ SMALLEST, LARGEST = 1e-3, 1e6
 
 
 @torch.no_grad()
-def find_transforms(model: Any, layer: nn.Module) -> Head:
+def find_transforms(model: Any, layer: nn.Linear) -> Head:
     """Scale and soft cap that `model` applies to what its head `layer` gives.
 
     Raises:
@@ -30,8 +30,8 @@ def find_transforms(model: Any, layer: nn.Module) -> Head:
 
     Cost: one forward of the model on eight tokens.
     """
-    weight: Any = layer.weight
-    tokens = two_rows(weight)
+    device = layer.weight.device
+    tokens = two_rows(layer.out_features, device)
     seen: list[tuple[Tensor, Tensor]] = []  # hidden states, and the raw logits in place of their own
 
     def replaced(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ def find_transforms(model: Any, layer: nn.Module) -> Head:
 
     handle = layer.register_forward_hook(replaced, prepend=True)  # other hooks are transforms too
     try:
-        with undisturbed(model, weight.device):
+        with undisturbed(model, device):
             logits = model(input_ids=tokens, use_cache=False).logits
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -65,7 +65,7 @@ def find_transforms(model: Any, layer: nn.Module) -> Head:
 
 
 def _raw_logits(like: Tensor) -> Tensor:
-    """Amplitudes in even ratios, the signs in turn, each exact in bf16, for models that round there."""
+    """Amplitudes in even ratios, the signs in turn, each exact in bf16: some models round there."""
     at = torch.arange(like.numel(), dtype=torch.float64, device=like.device)
     steps = min(max(like.numel() // 2, 2), 361)
     values = SMALLEST * (LARGEST / SMALLEST) ** (at % steps / (steps - 1))

@@ -30,11 +30,9 @@ def verify(model: Any, backbone: nn.Module, layer: nn.Linear, head: Head) -> Non
     """
     tokens = _tokens(layer.weight)
     with undisturbed(model, layer.weight.device):
-        hidden = _run(
-            model, "its backbone", lambda: _rows(backbone(input_ids=tokens, use_cache=False).last_hidden_state)
-        )
+        hidden = _run(model, "its backbone", lambda: _hidden(backbone, layer.weight, tokens))
         check_causal(type(model).__name__, hidden)
-        loud = (LOUD / F.linear(hidden[-1].to(layer.weight.dtype), layer.weight).abs().max()).nan_to_num(1.0, 1.0)
+        loud = _loudness(hidden[-1], layer.weight)
         output, logits = _run(model, "it", lambda: _own_logits(model, layer, tokens, loud))
     hidden = torch.cat([hidden[:-1], hidden[-1:] * loud])
     found = head_logits(Operands(hidden.flatten(0, 1), layer.weight, head.bias), head).unflatten(0, tokens.shape)
@@ -44,14 +42,31 @@ def verify(model: Any, backbone: nn.Module, layer: nn.Linear, head: Head) -> Non
 
 def _tokens(weight: Tensor) -> Tensor:  # [3, LENGTH]
     """The two rows, and the first again."""
-    rows = two_rows(weight)
+    rows = two_rows(len(weight), weight.device)
     return torch.cat([rows, rows[:1]])
 
 
-def two_rows(weight: Tensor) -> Tensor:  # [2, LENGTH]
+def two_rows(words: int, device: torch.device) -> Tensor:  # [2, LENGTH]
     """Tokens that differ in the last place, so that hidden states before it tell a causal model."""
-    row = torch.arange(1, LENGTH + 1, device=weight.device)
-    return torch.stack([row, row + (row == LENGTH)]) % weight.shape[0]
+    row = torch.arange(1, LENGTH + 1, device=device)
+    return torch.stack([row, row + (row == LENGTH)]) % words
+
+
+def _hidden(backbone: nn.Module, weight: Tensor, tokens: Tensor) -> Tensor:  # [3, LENGTH, D]
+    hidden = _rows(backbone(input_ids=tokens, use_cache=False).last_hidden_state)
+    if hidden.shape[2:] != weight.shape[1:] or hidden.device != weight.device:
+        raise TypeError(
+            f"its hidden states are {tuple(hidden.shape)} on {hidden.device}, its head's weight is "
+            f"{tuple(weight.shape)} on {weight.device}"
+        )
+    return hidden
+
+
+def _loudness(hidden: Tensor, weight: Tensor) -> Tensor:  # scalar
+    """The factor that brings the largest raw logit to LOUD, unless it overflows fp16."""
+    largest = F.linear(hidden.to(weight.dtype), weight).abs().max().float()
+    most = torch.finfo(hidden.dtype).max / 10 / hidden.abs().max().float()
+    return torch.minimum(LOUD / largest, most).nan_to_num(1.0, 1.0)
 
 
 def _own_logits(model: Any, layer: nn.Module, tokens: Tensor, loud: Tensor) -> tuple[Any, Tensor]:
@@ -59,7 +74,7 @@ def _own_logits(model: Any, layer: nn.Module, tokens: Tensor, loud: Tensor) -> t
 
     def scale(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         rows = inputs[0].reshape(*tokens.shape, -1)
-        return (torch.cat([rows[:-1], rows[-1:] * loud.to(rows.dtype)]).reshape(inputs[0].shape), *inputs[1:])
+        return (torch.cat([rows[:-1], rows[-1:] * loud]).reshape(inputs[0].shape), *inputs[1:])
 
     labels = torch.cat([tokens[:-1], torch.full_like(tokens[-1:], -100)])
     handle = layer.register_forward_pre_hook(scale)

@@ -193,9 +193,12 @@ SPOILERS = {
     "a config that is a list": (lambda f: (f / "config.json").write_text("[]"), r"config\.json is not a JSON object"),
     "a config that cannot be": (
         lambda f: edit(f / "config.json", num_hidden_layers=-1),
-        r"could not be loaded|no place",
+        r"could not be loaded|without a place",
     ),
-    "a config of odd types": (lambda f: edit(f / "config.json", hidden_size="wide"), r"could not be loaded"),
+    "a config of odd types": (
+        lambda f: edit(f / "config.json", hidden_size="wide"),
+        r"could not be loaded \(\w+: .*\bstr\b",
+    ),
     "no tokenizer": (without_tokenizer, r"no tokenizer .*save_pretrained"),
     "a tokenizer that is no JSON": (
         lambda f: (f / "tokenizer.json").write_text("{"),

@@ -108,6 +108,12 @@ def test_split_head_in_every_dtype(name, dtype):
     assert parts.weight.dtype == dtype
 
 
+def test_small_logits_in_fp16_do_not_overflow_when_they_are_made_large():
+    model = llama().half()
+    model.lm_head.weight.data.mul_(1e-3)
+    assert split_head(model).head.softcap is None
+
+
 @pytest.mark.filterwarnings("error:the own loss")
 def test_labels_that_are_shifted_already_are_no_term():
     sizes = {"d_model": 16, "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 16}

@@ -12,9 +12,7 @@ from typing import Any
 FORK = multiprocessing.get_context("fork")
 
 
-def each(
-    function: Callable[[str], Any], names: Sequence[str], workers: int, limit: float
-) -> Iterator[tuple[str, Any]]:
+def each(function: Callable[[str], Any], names: Sequence[str], workers: int, limit: float) -> Iterator[tuple[str, Any]]:
     """(name, function(name)) as they are ready; a RuntimeError in its place where there is none."""
     waiting = list(reversed(names))
     running: dict[Connection, tuple[str, Any, float]] = {}

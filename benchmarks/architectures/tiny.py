@@ -14,7 +14,8 @@ V = 48
 FIRST_WORD = 8  # ids below are those of special tokens
 
 _NAMES = {
-    V: "vocab_size decoder_vocab_size vocab_size_per_layer_input unpadded_vocab_size vocab_offset",
+    V: """vocab_size decoder_vocab_size vocab_size_per_layer_input unpadded_vocab_size vocab_offset
+        encoder_hash_byte_group_vocab""",
     32: """hidden_size d_model n_embd dim embed_dim embedding_size embedding_dim input_embedding_size
         output_embedding_size word_embed_proj_dim emb_dim attention_hidden_size lru_width hidden_size_global
         out_hidden_size input_size backbone_hidden_size pronunciation_embed_dim shape_embed_dim
@@ -54,6 +55,7 @@ _FACTORS = {
     "lm_head_multiplier": 0.5,
     "final_logit_softcapping": 1.0,
     "logits_soft_cap": 1.0,
+    "output_logit_soft_cap": 1.0,
 }
 SIZES: dict[str, Any] = {name: size for size, names in _NAMES.items() for name in names.split()} | _FACTORS
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}

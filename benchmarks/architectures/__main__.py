@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from gft_kernels.env import version
 from ..record import RESULTS, append_rows, describe_machine
 from .compare import measure
 from .pool import each
-from .tiny import EXCEPTIONS, MODEL_TYPES
+from .tiny import ADAPTED, EXCEPTIONS, MODEL_TYPES
 
 FIELDS = (
     "date", "commit", "torch", "transformers", "model_type", "class", "parameters", "status", "error", "dtype",
@@ -30,6 +31,7 @@ LIMIT = 60.0  # seconds for a model
 def sweep(names: Sequence[str], workers: int = 1, limit: float = LIMIT) -> list[dict]:
     """A row a model type, in the order of their names."""
     logging.set_verbosity(logging.CRITICAL)  # of transformers: slow paths, odd sizes
+    warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     machine = describe_machine()
     common = {name: machine[name] for name in ("date", "commit", "torch")} | {"transformers": version("transformers")}
@@ -46,11 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.architectures", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("model_types", nargs="*", help="such as llama gemma2; default: all")
+    parser.add_argument("model_types", nargs="*", help="such as llama gemma2 gpt2+lora; default: all")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--out", type=Path, help="the CSV to append to; default: none for a few, else the results")
     options = parser.parse_args(arguments)
-    rows = sweep(options.model_types or MODEL_TYPES, options.workers)
+    rows = sweep(options.model_types or (*MODEL_TYPES, *ADAPTED), options.workers)
     print(dict(collections.Counter(row["status"] for row in rows)))
     out = options.out or (None if options.model_types else RESULTS / "architectures.csv")
     if out:

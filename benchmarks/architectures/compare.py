@@ -101,4 +101,4 @@ def is_tied(model: Any) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return " ".join(f"{type(error).__name__}: {error}".split())[:600]

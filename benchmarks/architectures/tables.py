@@ -16,20 +16,28 @@ MEANING = {
 
 
 def newest() -> dict[str, Row]:
-    """Model type -> its row of the latest run of all."""
+    """Model type, or one with adapters -> its row of the latest run."""
     rows = read_rows(RESULTS / "architectures.csv")
     last = rows[-1]
     same = ("date", "commit", "transformers")
     return {row["model_type"]: row for row in rows if all(row[key] == last[key] for key in same)}
 
 
+def bare() -> list[Row]:
+    return [row for name, row in newest().items() if not name.endswith("+lora")]
+
+
+def adapted() -> list[Row]:
+    return [row for name, row in newest().items() if name.endswith("+lora")]
+
+
 def with_status(status: str) -> list[Row]:
-    return [row for row in newest().values() if row["status"] == status]
+    return [row for row in bare() if row["status"] == status]
 
 
 def summary_table() -> str:
     """How many of each status."""
-    rows = list(newest().values())
+    rows = bare()
     count = collections.Counter(row["status"] for row in rows)
     first = rows[0]
     lines = [
@@ -43,7 +51,16 @@ def summary_table() -> str:
         errors = [float(row["error"]) for row in with_status(status) if row["error"]]
         largest = f"{max(errors):.0e}" if errors else ""
         lines.append(f"| {status} | {count[status]} | {largest} | {meaning} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", adapters()])
+
+
+def adapters() -> str:
+    """What became of the models with LoRA, by status."""
+    by_status: dict[str, list[str]] = {}
+    for row in adapted():
+        by_status.setdefault(row["status"], []).append(row["model_type"].removesuffix("+lora"))
+    found = "; ".join(f"{status}: {', '.join(names)}" for status, names in by_status.items())
+    return f"With LoRA in every linear layer but the head: {found}."
 
 
 def exact_table() -> str:

@@ -61,7 +61,15 @@ def without_bias(plain):
     )
 
 
-@pytest.mark.parametrize(("fault", "name"), [(forget_the_scale, "granite"), (forget_the_bias, "bert")])
+def double_a_gradient(monkeypatch):
+    plain = fuse._compute
+    monkeypatch.setattr(fuse, "_compute", lambda hidden, *rest: plain(hidden + (hidden - hidden.detach()), *rest))
+
+
+FAULTS = [(forget_the_scale, "granite"), (forget_the_bias, "bert"), (double_a_gradient, "llama")]
+
+
+@pytest.mark.parametrize(("fault", "name"), FAULTS)
 def test_a_wrong_loss_is_seen(fault, name, monkeypatch):
     fault(monkeypatch)
     row = compare.measure(name)

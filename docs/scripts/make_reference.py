@@ -28,7 +28,9 @@ B sequences, K active rows: [the letters](architecture.md#the-letters). This pag
 [make_reference.py](scripts/make_reference.py): mend the docstring, not the page.
 """
 CHAPTERS = {"ops": "Ops", "head": "Values", "losses": "Losses", "integrations": "Integrations"}
-ELSEWHERE = {"split_head": hf.split_head}  # public too, but imported from its own module
+ELSEWHERE = {  # public too, but imported from a module of their own
+    name: getattr(hf, name) for name in ("fuse_loss", "PolicyBatch", "shift", "num_items_weights", "split_head")
+}
 
 Definition = ast.FunctionDef | ast.ClassDef
 
@@ -141,7 +143,7 @@ def entry(name: str, thing: Any) -> str:
     """The section of one name."""
     node, _ = definition(thing)
     path = Path(inspect.getfile(thing)).relative_to(ROOT)
-    home = f"`from {thing.__module__ if name in ELSEWHERE else 'gft_kernels'} import {name}`"
+    home = f"`from {hf.__name__ if name in ELSEWHERE else 'gft_kernels'} import {name}`"
     return (
         f"### {name}\n\n{home}, in [{path}](../{path})\n\n"
         f"```text\n{declaration(thing, name)}\n```\n\n{prose(ast.get_docstring(node) or '')}\n"

@@ -79,7 +79,7 @@ def fuse_loss(
 
     Raises:
         TypeError: the head is not a plain linear layer, or a wrapper that is not known.
-        ValueError: the model changes its logits in a way that is not known.
+        ValueError: the model changes its logits in a way that is not known, or sees later tokens.
 
     Cost: one forward of the model on eight tokens, to see its transforms. A call has the cost of
     the backbone and of `linear_policy_loss`.

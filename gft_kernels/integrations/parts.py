@@ -46,7 +46,9 @@ def find_head(model: Any, *, sharded: bool = False) -> nn.Linear:
         kept = active and not layer.disable_adapters and active[0] in layer.modules_to_save
         layer = layer.modules_to_save[active[0]] if kept else layer.original_module
     had = getattr(type(layer), "_had", type(layer))  # the class that `fuse_loss` exchanged
-    if not isinstance(layer, nn.Linear) or had.forward is not nn.Linear.forward or "forward" in vars(layer):
+    # A sharding wrapper puts a subclass there, which leaves the forward as it was.
+    is_linear = had is nn.Linear or (sharded and isinstance(layer, nn.Linear) and had.forward is nn.Linear.forward)
+    if not is_linear or "forward" in vars(layer):
         kind = f"{type(layer).__module__}.{type(layer).__name__}"
         raise TypeError(
             f"the model's head is {kind}, not nn.Linear: its weight alone does not give the logits. "
@@ -104,7 +106,7 @@ def _way_out(layer: nn.Module) -> str:
         return "Leave the head out of the adapter's target modules, or merge the adapter (model.merge_and_unload())"
     if not _is_plain(getattr(layer, "weight", None)):
         return "Load the model with a head that is neither quantised nor parametrised"
-    return "Put an nn.Linear in its place"
+    return "Put an nn.Linear in its place, where it does no more than that"
 
 
 def _is_plain(weight: Any) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..head import Head
-from .verify import undisturbed
+from .verify import check_causal, two_rows, undisturbed
 from .wrappers import THROUGH_LOGITS
 
 SMALLEST, LARGEST = 1e-3, 1e6
@@ -26,17 +26,17 @@ def find_transforms(model: Any, layer: nn.Linear) -> Head:
     """Scale and soft cap that `model` applies to what its head `layer` gives.
 
     Raises:
-        ValueError: it applies something else, or cannot be run on a few tokens.
+        ValueError: it applies something else, is not causal, or cannot be run on a few tokens.
 
     Cost: one forward of the model on eight tokens.
     """
     device = layer.weight.device
-    tokens = torch.arange(1, 9, device=device).view(2, 4) % layer.out_features
-    seen: list[Tensor] = []
+    tokens = two_rows(layer.out_features, device)
+    seen: list[tuple[Tensor, Tensor]] = []  # hidden states, and the raw logits in place of their own
 
-    def replaced(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-        seen.append(_raw_logits(output))
-        return seen[-1]
+    def replaced(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        seen.append((inputs[0], _raw_logits(output)))
+        return seen[-1][1]
 
     handle = layer.register_forward_hook(replaced, prepend=True)  # other hooks are transforms too
     try:
@@ -50,12 +50,18 @@ def find_transforms(model: Any, layer: nn.Linear) -> Head:
         ) from error
     finally:
         handle.remove()
-    if len(seen) != 1 or not isinstance(logits, Tensor) or logits.shape != seen[0].shape:
+    name = type(model).__name__
+    if len(seen) != 1:
+        raise ValueError(f"{name} calls its head {len(seen)} times in a forward: {THROUGH_LOGITS}.")
+    ((hidden, raw),) = seen
+    found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if hidden.shape[:-1] != tokens.shape or found != tuple(raw.shape):
         raise ValueError(
-            f"{type(model).__name__} calls its head {len(seen)} times in a forward, or changes the shape of its "
-            f"logits: {THROUGH_LOGITS}."
+            f"{name} calls its head on hidden states of shape {tuple(hidden.shape)} for tokens {tuple(tokens.shape)}, "
+            f"and gives logits {found} of its {tuple(raw.shape)}: {THROUGH_LOGITS}."
         )
-    return _fit(type(model).__name__, seen[0].flatten().double(), logits.flatten())
+    check_causal(name, hidden)
+    return _fit(name, raw.flatten().double(), logits.flatten())
 
 
 def _raw_logits(like: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ def verify(model: Any, backbone: nn.Module, layer: nn.Linear, head: Head) -> Non
     tokens = _tokens(layer.weight)
     with undisturbed(model, layer.weight.device):
         hidden = _run(model, "its backbone", lambda: _hidden(backbone, layer.weight, tokens))
-        _check_causal(model, hidden)
+        check_causal(type(model).__name__, hidden)
         loud = _loudness(hidden[-1], layer.weight)
         output, logits = _run(model, "it", lambda: _own_logits(model, layer, tokens, loud))
     hidden = torch.cat([hidden[:-1], hidden[-1:] * loud])
@@ -41,10 +41,15 @@ def verify(model: Any, backbone: nn.Module, layer: nn.Linear, head: Head) -> Non
 
 
 def _tokens(weight: Tensor) -> Tensor:  # [3, LENGTH]
-    """Two rows that differ in their last token, and the first row again."""
-    row = torch.arange(1, LENGTH + 1, device=weight.device)
-    other = row + (row == LENGTH)
-    return torch.stack([row, other, row]) % weight.shape[0]
+    """The two rows, and the first again."""
+    rows = two_rows(len(weight), weight.device)
+    return torch.cat([rows, rows[:1]])
+
+
+def two_rows(words: int, device: torch.device) -> Tensor:  # [2, LENGTH]
+    """Tokens that differ in the last place, so that hidden states before it tell a causal model."""
+    row = torch.arange(1, LENGTH + 1, device=device)
+    return torch.stack([row, row + (row == LENGTH)]) % words
 
 
 def _hidden(backbone: nn.Module, weight: Tensor, tokens: Tensor) -> Tensor:  # [3, LENGTH, D]
@@ -107,13 +112,13 @@ def _is_exact(*tensors: Tensor) -> bool:
     return not autocast and all(tensor.element_size() >= 4 for tensor in tensors)
 
 
-def _check_causal(model: Any, hidden: Tensor) -> None:
+def check_causal(name: str, hidden: Tensor) -> None:
     """Refuse a model whose hidden states depend on later tokens: those are its targets."""
     difference = (hidden[0].double() - hidden[1].double()).abs().amax(-1)  # [LENGTH]
     # Rows with equal pasts are equal bits, or nearly so where experts are computed in groups.
     if difference[:-1].max() > (1e-4 if _is_exact(hidden) else 5e-2) * difference[-1]:
         raise ValueError(
-            f"{type(model).__name__} is not causal: its hidden states depend on later tokens, so that a policy would "
+            f"{name} is not causal: its hidden states depend on later tokens, so that a policy would "
             "be given its own targets. Load a causal LM (for some, config.is_decoder = True)."
         )
 

@@ -23,6 +23,8 @@ from transformers import (
 from gft.demo.base_model import tokenizer, untrained
 from gft.policy import load_policy
 
+from .runs import head_weight
+
 RAN = "import pathlib; pathlib.Path(__file__).with_name('RAN').touch()\n"
 CODE = (
     RAN + "from transformers import Qwen2Config, Qwen2ForCausalLM, PreTrainedTokenizerFast\n"
@@ -161,10 +163,6 @@ def masked_lm(folder: Path) -> None:
 def truncated(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
-
-
-def head_weight(policy):
-    return policy.model.get_output_embeddings().weight
 
 
 FIRST = "model.layers.0.mlp.up_proj.weight"

@@ -1,4 +1,4 @@
-"""A policy: a causal language model taken apart into backbone and head, with its tokenizer."""
+"""A policy: a causal language model that computes the loss in its forward, with its tokenizer."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gft_kernels import Head
-from gft_kernels.integrations.hf import split_head
+from gft_kernels import PolicyLoss
+from gft_kernels.integrations.hf import PolicyBatch, fuse_loss
 
 from .encoding import Encoding, Prompt
 from .model_folder import read_model_folder
@@ -31,14 +31,11 @@ class Policy:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    backbone: torch.nn.Module
-    weight: Tensor  # [V, D]
-    head: Head
     compute: torch.dtype = torch.float32
 
     @property
     def device(self) -> torch.device:
-        return self.weight.device
+        return self.model.device
 
     @cached_property
     def encoding(self) -> Encoding:
@@ -75,20 +72,13 @@ class Policy:
         return self.encoding.decode(tokens)
 
     def precision(self) -> torch.autocast:
-        """The context that forward passes of the backbone run in."""
+        """The context that forward passes run in. In fp32 tensor cores would be idle."""
         return torch.autocast(self.device.type, self.compute, enabled=self.compute != torch.float32)
 
-    def hidden(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """[B, T, D] last hidden states of right-padded tokens [B, T]."""
+    def loss(self, tokens: Tensor, mask: Tensor, batch: PolicyBatch) -> PolicyLoss:
+        """The loss of right-padded tokens [B, T], which the model computes in its own forward."""
         with self.precision():
-            return self.backbone(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
-
-    def head_operands(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """hidden [N, D] and the head's weight, in the dtype that the backbone computes in.
-
-        In fp32 the tensor cores, which take 16-bit operands, would be idle.
-        """
-        return hidden.to(self.compute), self.weight.to(self.compute)
+            return self.model(input_ids=tokens, attention_mask=mask, use_cache=False, policy_batch=batch)
 
 
 def make_policy(
@@ -97,13 +87,13 @@ def make_policy(
     temperature: float = 1.0,
     compute: torch.dtype = torch.float32,
 ) -> Policy:
-    """Split the head off the model, and check that it fits the tokenizer.
+    """Fuse the loss into the model (`fuse_loss`), and check that it fits the tokenizer.
 
     `temperature` is the one that responses are sampled at. The head divides the logits by it, so
     that its log-probs are those of the distribution that was sampled from.
 
     Raises:
-        TypeError: a model that `split_head` refuses, or no tokenizer.
+        TypeError: a model that `fuse_loss` refuses, or no tokenizer.
         ValueError: no end token, or tokens without a head row.
     """
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
@@ -113,10 +103,10 @@ def make_policy(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked by length, never by its value
     tokenizer.clean_up_tokenization_spaces = False  # rewards read what was sampled, "a ." is not "a."
-    parts = split_head(model, temperature=temperature)
-    embedding = cast(Tensor, model.get_input_embeddings().weight)
-    _check_vocabulary(tokenizer, {"head": parts.weight, "embedding": embedding})
-    return Policy(model, tokenizer, *parts, compute)
+    fuse_loss(model, temperature=temperature)
+    tables = {"head": model.get_output_embeddings(), "embedding": model.get_input_embeddings()}
+    _check_vocabulary(tokenizer, {name: cast(Tensor, layer.weight) for name, layer in tables.items()})
+    return Policy(model, tokenizer, compute)
 
 
 def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, tables: dict[str, Tensor]) -> None:

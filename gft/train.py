@@ -11,8 +11,8 @@ policy gives its token t the probability p_t.
 
 In the code R_k is `Member.reward`. A_k is `Member.advantage`, which groups.py takes from
 `group_advantages`. C and loss_t are the objective `gft(config.tau)`; another objective changes
-loss_t and nothing else. w_t comes from `token_weights`. `linear_policy_loss` computes the loss and
-its gradients from hidden states, without the logits of all tokens.
+loss_t and nothing else. w_t comes from `token_weights`. The model computes the loss in
+its own forward (`fuse_loss`), from hidden states and without the logits of all tokens.
 
 The functions stand in the order of a step. Between train_step and accumulate_gradients, make_batch
 in groups.py samples and scores the responses.
@@ -27,7 +27,8 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from gft_kernels import linear_policy_loss, token_weights
+from gft_kernels import token_weights
+from gft_kernels.integrations.hf import PolicyBatch
 
 from .checkpoint import check_space, save_checkpoint
 from .config import TrainConfig
@@ -189,23 +190,20 @@ def accumulate_gradients(policy: Policy, batch: Batch, config: TrainConfig) -> d
     for start in range(0, len(active), config.optim.micro_batch):
         members = active[start : start + config.optim.micro_batch]
         tokens, mask, targets, sequence = collate(members, policy.tokenizer.pad_token_id, policy.device)
-        loss_mask = targets != IGNORE  # [B, T-1]
-        # The head sees response positions only. Prompts have no loss, and with V in the tens of
-        # thousands a row of the head costs as much as several layers.
-        hidden = policy.hidden(tokens, mask)[:, :-1][loss_mask]  # [N, D]
-        sequence_ids = sequence[loss_mask]  # [N]
+        weights = token_weights(config.reduction, (targets != IGNORE).flatten(), sequence.flatten(), **counts)
         # Advantages come with the members: a micro-batch may hold a part of a group, whose mean and
-        # std are not those of the group.
-        advantages = torch.tensor([m.advantage for m in members], device=policy.device)[sequence_ids]
-        every_row = torch.ones_like(sequence_ids, dtype=torch.bool)  # [N], masked ones are out already
-        result = linear_policy_loss(
-            *policy.head_operands(hidden),
-            targets[loss_mask],
-            advantages,
-            objective=objective,
-            token_weights=token_weights(config.reduction, every_row, sequence_ids, **counts),
-            head=policy.head,  # with the sampling temperature: p_t of a sample is the probability it was drawn with
-            backend=config.head_backend(),
+        # std are not those of the group. Masked positions, such as prompts, cost the head nothing:
+        # with V in the tens of thousands a row of it costs as much as several layers.
+        result = policy.loss(
+            tokens,
+            mask,
+            PolicyBatch(
+                targets,
+                objective,
+                torch.tensor([m.advantage for m in members], device=policy.device),
+                token_weights=weights.view(targets.shape),
+                backend=config.head_backend(),
+            ),
         )
         result.loss.backward()
         # Read after backward() and not before: .item() waits until the device is done, and the

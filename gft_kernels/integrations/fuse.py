@@ -171,7 +171,8 @@ class FusedHead(_Exchanged):
         settings = visit.fused.head
         temperature = settings.temperature if batch.temperature is None else batch.temperature
         head = replace(settings, bias=bias, temperature=temperature)
-        visit.found = _compute(hidden.flatten(0, 1), weight, batch.rows(head.ignore_index), head, visit.fused.backend)
+        backend = visit.fused.backend if batch.backend is None else batch.backend
+        visit.found = _compute(hidden.flatten(0, 1), weight, batch.rows(head.ignore_index), head, backend)
         visit.carrier = _carrier(visit.found, hidden.shape[:-1])
         return visit.carrier
 

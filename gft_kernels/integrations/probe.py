@@ -26,17 +26,17 @@ def find_transforms(model: Any, layer: nn.Linear) -> Head:
     """Scale and soft cap that `model` applies to what its head `layer` gives.
 
     Raises:
-        ValueError: it applies something else, is not causal, or cannot be run on a few tokens.
+        ValueError: it applies something else, is not causal or finite, or cannot be run on a few tokens.
 
     Cost: one forward of the model on eight tokens.
     """
     device = layer.weight.device
     tokens = two_rows(layer.out_features, device)
-    seen: list[tuple[Tensor, Tensor]] = []  # hidden states, and the raw logits in place of their own
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []  # hidden states, their logits, and those in place of them
 
     def replaced(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        seen.append((inputs[0], _raw_logits(output)))
-        return seen[-1][1]
+        seen.append((inputs[0], output, _raw_logits(output)))
+        return seen[-1][2]
 
     handle = layer.register_forward_hook(replaced, prepend=True)  # other hooks are transforms too
     try:
@@ -53,13 +53,15 @@ def find_transforms(model: Any, layer: nn.Linear) -> Head:
     name = type(model).__name__
     if len(seen) != 1:
         raise ValueError(f"{name} calls its head {len(seen)} times in a forward: {THROUGH_LOGITS}.")
-    ((hidden, raw),) = seen
+    ((hidden, own, raw),) = seen
     found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if hidden.shape[:-1] != tokens.shape or found != tuple(raw.shape):
         raise ValueError(
             f"{name} calls its head on hidden states of shape {tuple(hidden.shape)} for tokens {tuple(tokens.shape)}, "
             f"and gives logits {found} of its {tuple(raw.shape)}: {THROUGH_LOGITS}."
         )
+    if not own.isfinite().all():
+        raise ValueError(f"{name}: its logits are not finite: look for NaN or infinite weights.")
     check_causal(name, hidden)
     return _fit(name, raw.flatten().double(), logits.flatten())
 

@@ -61,7 +61,14 @@ def streams() -> nn.Module:
     return ProphetNetForCausalLM(ProphetNetConfig(vocab_size=V, ngram=2, **sizes))
 
 
+def broken() -> nn.Module:
+    model = llama()
+    model.model.norm.weight.data[3] = torch.nan
+    return model
+
+
 UNKNOWN = {
+    "NaN weights": (broken, ValueError, "its logits are not finite: look for NaN"),
     "an unknown curve": (lambda: transformed(torch.sinh), ValueError, "changes its logits in a way that is not known"),
     "a column is masked": (
         lambda: transformed(lambda z: z.index_fill(-1, torch.tensor([3]), -1e4)),

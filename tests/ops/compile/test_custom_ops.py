@@ -99,7 +99,7 @@ def test_from_spec_gives_a_tau_of_every_token_back():
     tau = torch.rand(33)
     text, numbers = spec(KL(0.5) + GFT(tau))
     objective = from_spec(text, numbers.tolist(), tau)
-    assert objective.vectors()["tau"] is tau
+    assert objective.parts[1].tau is tau
     assert objective.parts[0] == KL(0.5)
 
 

@@ -184,10 +184,8 @@ class KL(Objective):
         return {"kl": self._bounded(logprobs, ref_logprobs, old_logprobs)}
 
     def _bounded(self, logprobs: Tensor, ref_logprobs: Tensor, old_logprobs: Tensor | None) -> Tensor:
-        if self.corrected:
-            found = _corrected_k3(logprobs, ref_logprobs, old_logprobs)
-        else:
-            found = _k3(logprobs, ref_logprobs)
+        given = logprobs, ref_logprobs
+        found = _corrected_k3(*given, old_logprobs) if self.corrected else _k3(*given)
         return found if self.clamp is None else found.clamp(max=self.clamp)
 
 

@@ -35,7 +35,8 @@ OUTSIDE = {
 def objective_numbers(objective: LossFunction) -> dict[str, Any]:
     """What `objective_terms` takes for a built-in objective, alone or with kl(); else OUTSIDE.
 
-    KIND and CORRECTED are compiled for. The rest are numbers at run time, because schedules change them.
+    KIND and CORRECTED are compiled for. The rest are numbers at run time, because schedules change
+    them.
     """
     base: Any = objective
     penalty: Any = None

@@ -1,4 +1,4 @@
-"""`GFTTrainer`: TRL's GRPOTrainer with the loss in the model's forward, and with given responses."""
+"""`GFTTrainer`: TRL's GRPOTrainer with a fused loss and with given responses."""
 
 from __future__ import annotations
 

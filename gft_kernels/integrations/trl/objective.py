@@ -1,4 +1,4 @@
-"""What a GRPOConfig says of the loss: its objective, its reduction, and what is not computed here."""
+"""What a GRPOConfig says of the loss: objective, reduction, and what is not computed here."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ class PolicySFTTrainer(SFTTrainer):
             found["aux_loss"].append(self.accelerator.gather_for_metrics(aux_loss).mean().item())
 
     def _tokens_read(self, inputs: dict[str, Any]) -> int:
-        """Tokens of all processes, masked ones too. Batches without padding have no attention mask."""
+        """Tokens of all processes, masked ones too. Batches without padding have no mask."""
         mask = inputs.get("attention_mask")
         local: Tensor = torch.tensor(inputs["input_ids"].numel()) if mask is None else mask.sum()
         return self.accelerator.gather_for_metrics(local.to(inputs["input_ids"].device)).sum().item()

@@ -1,4 +1,4 @@
-"""A tiny model, tokenizer and data set for TRL's trainers, without network, and batches for them."""
+"""A tiny model, tokenizer, data set and batches for TRL's trainers, without network."""
 
 from __future__ import annotations
 

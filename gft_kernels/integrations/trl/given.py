@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from .objective import refuse
+
 COLUMN = "given"
 
 
@@ -70,6 +72,47 @@ def given_responses(dataset: Any, tokenizer: Any, column: str = COLUMN) -> Given
     if count is None or longest is None:
         raise ValueError("the data set is empty.")
     return GivenResponses(tokenizer, column, count, longest)
+
+
+def check_given(trainer: Any, given: GivenResponses) -> None:
+    """Given responses must reach the trainer and fit in every group, whole, on every process alike.
+
+    Raises:
+        ValueError: they do not, or the trainer has turns or columns that do not go with them.
+    """
+    args, group = trainer.args, trainer.num_generations
+    found = [
+        f"{name} (given responses come in no turns)"
+        for name in ("rollout_func", "environment_factories")
+        if getattr(trainer, name) is not None
+    ]
+    found += ["tools (given responses come in no turns)"] if trainer.tools else []
+    found += ["remove_unused_columns=True (it takes the given responses away)"] if args.remove_unused_columns else []
+    refuse("trainer with given responses", found)
+    columns = trainer.train_dataset.column_names
+    if columns and given.column not in columns:
+        raise ValueError(f"train_dataset has no column {given.column!r} of given responses, only {columns}.")
+    end = given.tokenizer.eos_token_id
+    if end not in trainer.eos_token_ids:
+        raise ValueError(
+            f"given responses end with token {end}, and the trainer's with {trainer.eos_token_ids}: give "
+            "given_responses the tokenizer that the trainer has."
+        )
+    if given.count > group:
+        raise ValueError(
+            f"the data set gives {given.count} responses a row, and num_generations={group} has no room for them."
+        )
+    if given.longest > (trainer.max_completion_length or given.longest):
+        raise ValueError(
+            f"the longest given response has {given.longest} tokens, and max_completion_length="
+            f"{trainer.max_completion_length}: it would be scored without its end. Raise it, or leave such rows out."
+        )
+    rows = args.per_device_train_batch_size * args.steps_per_generation
+    if trainer.accelerator.num_processes > 1 and rows % group:
+        raise ValueError(
+            f"each process generates {rows} responses at once (per_device_train_batch_size x steps_per_generation), no "
+            f"multiple of num_generations={group}: with given responses every process must sample as many as any other."
+        )
 
 
 def _text(response: Any) -> str:

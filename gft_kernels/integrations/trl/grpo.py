@@ -12,11 +12,12 @@ from trl import GRPOTrainer
 
 from ...head import Backend
 from ...losses.objectives import GFT, LossFunction
+from ...ops.validation import as_backend
 from ..batch import PolicyBatch
 from .fusing import fuse_trainer
-from .given import GivenResponses
+from .given import GivenResponses, check_given
 from .metrics import log_metrics
-from .objective import objective_beside, objective_of, refuse, refuse_head_options, weights_of
+from .objective import objective_beside, objective_of, refuse_head_options, weights_of
 
 VISION = (
     "pixel_values",
@@ -65,6 +66,9 @@ class GFTTrainer(GRPOTrainer):
         backend: str | Backend = "auto",
         **kwargs: Any,
     ) -> None:
+        backend = as_backend(backend)
+        if given is not None and not isinstance(given, GivenResponses):
+            raise TypeError(f"given is {type(given).__name__}: give given_responses(dataset, tokenizer).")
         if args is not None:  # before a model is loaded for nothing
             _objective(args, objective)
             refuse_head_options(args)
@@ -78,7 +82,7 @@ class GFTTrainer(GRPOTrainer):
             )
         _check_rectify(rectify, objective, given)
         if given is not None:
-            _check_given(self, given)
+            check_given(self, given)
         fuse_trainer(self, self.temperature, backend)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
@@ -201,31 +205,4 @@ def _check_rectify(rectify: str, objective: Any, given: GivenResponses | None) -
     if rectify == "given" and (given is None or not isinstance(objective, GFT)):
         raise ValueError(
             f"rectify='given' with objective={objective!r}, given={given!r}: it is for gft(tau) and given=."
-        )
-
-
-def _check_given(trainer: Any, given: GivenResponses) -> None:
-    """Given responses must fit in every group, whole, and on every process alike."""
-    args, group = trainer.args, trainer.num_generations
-    found = [
-        f"{name} (given responses come in no turns)"
-        for name in ("rollout_func", "environment_factories")
-        if getattr(trainer, name) is not None
-    ]
-    found += ["tools (given responses come in no turns)"] if trainer.tools else []
-    refuse("trainer with given responses", found)
-    if given.count > group:
-        raise ValueError(
-            f"the data set gives {given.count} responses a row, and num_generations={group} has no room for them."
-        )
-    if given.longest > (trainer.max_completion_length or given.longest):
-        raise ValueError(
-            f"the longest given response has {given.longest} tokens, and max_completion_length="
-            f"{trainer.max_completion_length}: it would be scored without its end. Raise it, or leave such rows out."
-        )
-    rows = args.per_device_train_batch_size * args.steps_per_generation
-    if trainer.accelerator.num_processes > 1 and rows % group:
-        raise ValueError(
-            f"each process generates {rows} responses at once (per_device_train_batch_size x steps_per_generation), no "
-            f"multiple of num_generations={group}: with given responses every process must sample as many as any other."
         )

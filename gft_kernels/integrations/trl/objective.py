@@ -73,6 +73,7 @@ def objective_beside(config: Any, objective: LossFunction) -> LossFunction:
     Raises:
         ValueError: an option that says something of the loss would have no effect beside it.
     """
+    check_loss_function(objective)
     found = _unlike(config, NOT_COMPUTED) + _unknown_reduction(config)
     found += [
         f"{name}={getattr(config, name)!r} (objective={objective!r} is in its place)"
@@ -85,6 +86,23 @@ def objective_beside(config: Any, objective: LossFunction) -> LossFunction:
         found.append(f"objective={objective!r} (its KL comes of the config: set beta, use_bias_correction_kl)")
     refuse("loss", found)
     return with_penalty(objective, config)
+
+
+def check_loss_function(objective: Any) -> None:
+    """Refuse what is no objective before the first rollout is made for nothing.
+
+    Raises:
+        TypeError: a name, a class, or anything else that cannot be called.
+        ValueError: a tau of every token, whose place in a batch nobody knows beforehand.
+    """
+    if isinstance(objective, type) or not callable(objective):
+        raise TypeError(f"objective = {objective!r}: give a loss function, such as gft(0.7), or one of your own.")
+    tau = getattr(objective, "tau", None)
+    if isinstance(tau, Tensor) and tau.ndim:
+        raise ValueError(
+            f"objective has a tau of shape {tuple(tau.shape)}, and batches are made anew in every step: give a number; "
+            "rectify='given' has it at given tokens alone."
+        )
 
 
 def refuse_head_options(config: Any) -> None:

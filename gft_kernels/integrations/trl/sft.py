@@ -10,9 +10,10 @@ from trl import SFTTrainer
 
 from ...head import Backend
 from ...losses.objectives import DFT, LossFunction, dft, sft
+from ...ops.validation import as_backend
 from ..batch import PolicyBatch, num_items_weights, shift
 from .fusing import fuse_trainer
-from .objective import refuse, refuse_head_options
+from .objective import check_loss_function, refuse, refuse_head_options
 
 NOT_LOGGED = ("entropy", "tokens", "active_tokens")
 
@@ -45,6 +46,7 @@ class PolicySFTTrainer(SFTTrainer):
         backend: str | Backend = "auto",
         **kwargs: Any,
     ) -> None:
+        backend = as_backend(backend)
         super().__init__(model, args, *rest, **kwargs)
         self.objective = _objective(self.args, objective)
         refuse_head_options(self.args)
@@ -103,6 +105,7 @@ class PolicySFTTrainer(SFTTrainer):
 def _objective(config: Any, objective: LossFunction | None) -> LossFunction:
     if objective is None:
         return dft() if config.loss_type == "dft" else sft()
+    check_loss_function(objective)
     if config.loss_type == "dft" and not isinstance(objective, DFT):
         refuse("loss", [f"loss_type='dft' (objective={objective!r} is in its place)"])
     missing = [name for name in getattr(objective, "needs", ()) if name != "advantages"]

@@ -175,6 +175,21 @@ def test_trainer_refuses_given_responses_that_do_not_fit(tmp_path):
         made(tmp_path, three, given_responses(three, tiny.tokenizer()), num_generations=2)
 
 
+def test_trainer_refuses_given_responses_it_cannot_read(tmp_path):
+    data = tiny.prompts(2)
+    given = given_responses(data, tiny.tokenizer())
+    with pytest.raises(ValueError, match="remove_unused_columns"):
+        made(tmp_path, data, given, remove_unused_columns=True)
+    with pytest.raises(ValueError, match="train_dataset has no column 'given'"):
+        made(tmp_path, data.remove_columns("given"), given)
+    other = tiny.tokenizer()
+    other.eos_token = "<bos>"
+    with pytest.raises(ValueError, match=r"end with token 2, and the trainer's with \[1\]"):
+        made(tmp_path, data, given_responses(data, other))
+    with pytest.raises(TypeError, match="given is Dataset"):
+        made(tmp_path, data, data)
+
+
 def greedy_reward(trainer, data) -> float:
     """The reward of the likeliest response to each prompt."""
     tokenizer = tiny.tokenizer()

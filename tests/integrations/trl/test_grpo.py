@@ -88,6 +88,15 @@ def test_loss_in_evaluation_is_trls(model, folder):
         assert_equal(*trainers, tiny.batch())
 
 
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_loss_of_one_process_of_two_is_trls(mode, model, folder, monkeypatch):
+    trainers = pair(model, folder, {"gradient_accumulation_steps": 2, "steps_per_generation": 4})
+    for trainer in trainers:
+        trainer.model.train(mode == "train")
+    monkeypatch.setattr(type(trainers[0].accelerator), "num_processes", 2)
+    assert_equal(*trainers, tiny.batch())
+
+
 def test_masks_are_trls(model, folder):
     """A response cut off by mask_truncated_completions, tokens of tools, advantages of tokens."""
     inputs = tiny.batch(old=True, ref=True)

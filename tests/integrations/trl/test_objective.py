@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 from trl import GRPOConfig
 from trl.trainer.base_config import _BaseConfig
 
@@ -120,3 +121,14 @@ def test_trainer_refuses_what_would_have_no_effect(name, tmp_path):
             objective=objective,
             **more,
         )
+
+
+@pytest.mark.parametrize("objective", ["gft", type(gft(0.7)), 0.7], ids=["a name", "a class", "a number"])
+def test_trainer_refuses_what_is_no_objective(objective, tmp_path):
+    with pytest.raises(TypeError, match="give a loss function"):
+        GFTTrainer("not loaded", tiny.length_reward, tiny.config(tmp_path), objective=objective)
+
+
+def test_trainer_refuses_a_tau_of_every_token(tmp_path):
+    with pytest.raises(ValueError, match="rectify='given'"):
+        GFTTrainer("not loaded", tiny.length_reward, tiny.config(tmp_path), objective=gft(torch.rand(9)))

@@ -72,6 +72,12 @@ def test_loss_and_gradients_are_trls(name, count, tmp_path):
     assert_equal(ours, trls, count)
 
 
+def test_loss_of_one_process_of_two_is_trls(tmp_path, monkeypatch):
+    ours, trls = (made(kind, tmp_path) for kind in (PolicySFTTrainer, SFTTrainer))
+    monkeypatch.setattr(type(ours.accelerator), "num_processes", 2)
+    assert_equal(ours, trls, torch.tensor(57))
+
+
 def test_router_balancing_is_trls(tmp_path):
     for coefficient in (None, 0.5):
         options = {"router_aux_loss_coef": coefficient}

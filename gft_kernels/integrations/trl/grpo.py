@@ -119,13 +119,14 @@ class GFTTrainer(GRPOTrainer):
             # Every objective here is linear in A > 0 and in A < 0, and the KL must stay as it is.
             advantages = advantages * inputs["importance_sampling_ratio"]
 
-        def after_prompt(x: Tensor | None, value: float = 0.0) -> Tensor | None:
-            return None if x is None else F.pad(x, (before, 0), value=value)
+        def after_prompt(x: Tensor | None) -> Tensor | None:
+            return None if x is None else F.pad(x, (before, 0))
 
         targets = inputs["completion_ids"].masked_fill(mask == 0, -100)
         objective = self.objective
         if self.rectify == "given":
-            objective = _rectify_some(objective, F.pad(inputs["is_given"][:, None].expand_as(mask), (before, 0)))
+            is_given = inputs.get("is_given", advantages.new_zeros(len(mask), dtype=torch.bool))  # none in evaluation
+            objective = _rectify_some(objective, F.pad(is_given[:, None].expand_as(mask), (before, 0)))
         return PolicyBatch(
             F.pad(targets, (before, 0), value=-100),
             objective,
@@ -160,7 +161,7 @@ class GFTTrainer(GRPOTrainer):
         count, places = self.given.count, self._places(len(prompt_ids))
         own = [i for i, place in enumerate(places) if place >= count]
         prompts = [prompt_ids[i] for i in own]
-        completions, logprobs = [], None
+        completions, logprobs = [], [] if self.use_vllm else None
         if own:
             completions, logprobs = generate(prompts, None, {}, num_generations - count, *rest, **kwargs)
         sampled = iter(completions)

@@ -68,10 +68,13 @@ def test_given_responses_take_the_first_places_of_each_group(tmp_path):
 
 def test_given_responses_are_not_used_in_evaluation(tmp_path):
     data = tiny.prompts(2)
-    trainer = made(tmp_path, data, given_responses(data, tiny.tokenizer()))
+    trainer = made(tmp_path, data, given_responses(data, tiny.tokenizer()), rectify="given")
     trainer.model.eval()
     output = trainer._generate_and_score_completions(repeated(data))
     assert "is_given" not in output
+    output["advantages"] = torch.ones(8)
+    nll = trainer._compute_loss(trainer.model, output)
+    assert nll.item() == pytest.approx(trainer._metrics["eval"]["nll"][0])  # nothing was given, nothing is rectified
     assert "reward/given" not in trainer._metrics["eval"]
 
 
@@ -81,6 +84,9 @@ def test_groups_may_be_given_whole(tmp_path):
         tmp_path, data, given_responses(data, tiny.tokenizer()), num_generations=2, per_device_train_batch_size=4
     )
     assert rollout(trainer, repeated(data, 2))["is_given"].all()
+    trainer._given_rows, trainer.use_vllm = repeated(data, 2), True
+    _, scores = trainer._generate_single_turn([[4, 5, 6]] * 4, None, {}, 2)
+    assert scores == [[None] * 4] * 4  # as many as TRL expects of vLLM, though it was not asked
 
 
 def test_scores_of_the_sampler_are_unknown_for_given_tokens(tmp_path, monkeypatch):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import importlib.metadata
 
 import pytest
 import torch
@@ -132,3 +134,19 @@ def test_trainer_refuses_what_is_no_objective(objective, tmp_path):
 def test_trainer_refuses_a_tau_of_every_token(tmp_path):
     with pytest.raises(ValueError, match="rectify='given'"):
         GFTTrainer("not loaded", tiny.length_reward, tiny.config(tmp_path), objective=gft(torch.rand(9)))
+
+
+@pytest.mark.parametrize("found", ["1.15.2", "0.25.0", None])
+def test_import_names_the_trl_it_needs(found, monkeypatch):
+    import gft_kernels.integrations.trl as ours
+
+    def version(name):
+        if found is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return found
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    with pytest.raises(ImportError, match=r"TRL 1\.16 and later"):
+        importlib.reload(ours)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "2.0.0.dev0")
+    importlib.reload(ours)

@@ -23,10 +23,11 @@ class GivenResponses:
     column: str
     count: int  # responses a row, all rows alike
     longest: int  # tokens, with the end token
+    end_token: int
 
     def tokens(self, row: dict[str, Any], place: int) -> list[int]:
         """Token ids of the response at `place` of a row of the data set, with the end token."""
-        return _tokens(self.tokenizer, _text(row[self.column][place]))
+        return _tokens(self.tokenizer, _text(row[self.column][place]), self.end_token)
 
 
 def given_responses(dataset: Any, tokenizer: Any, column: str = COLUMN) -> GivenResponses:
@@ -37,7 +38,8 @@ def given_responses(dataset: Any, tokenizer: Any, column: str = COLUMN) -> Given
             in number. A response is a text, or a conversation's one assistant message. Other
             columns go to the reward functions as ever.
         tokenizer: the one that the trainer is given. It must have an end token, with which every
-            given response ends.
+            given response ends: the one that the chat template writes after an answer where
+            prompts are conversations, else its eos_token.
         column: the column's name.
 
     Raises:
@@ -55,7 +57,7 @@ def given_responses(dataset: Any, tokenizer: Any, column: str = COLUMN) -> Given
         raise ValueError(
             f"the data set has no column {column!r} of given responses, only {dataset.column_names}: give column=."
         )
-    count = longest = None
+    count = longest = end_token = None
     for number, row in enumerate(dataset):
         found = row[column]
         if not isinstance(found, list) or not found:
@@ -68,10 +70,12 @@ def given_responses(dataset: Any, tokenizer: Any, column: str = COLUMN) -> Given
                 "as many as any other."
             )
         count = len(found)
-        longest = max(longest or 0, *(len(_tokens(tokenizer, _text(response))) for response in found))
-    if count is None or longest is None:
+        if end_token is None:
+            end_token = _end_token(tokenizer, conversation=not isinstance(row.get("prompt"), str))
+        longest = max(longest or 0, *(len(_tokens(tokenizer, _text(response), end_token)) for response in found))
+    if count is None or longest is None or end_token is None:
         raise ValueError("the data set is empty.")
-    return GivenResponses(tokenizer, column, count, longest)
+    return GivenResponses(tokenizer, column, count, longest, end_token)
 
 
 def check_given(trainer: Any, given: GivenResponses) -> None:
@@ -92,11 +96,10 @@ def check_given(trainer: Any, given: GivenResponses) -> None:
     columns = trainer.train_dataset.column_names
     if columns and given.column not in columns:
         raise ValueError(f"train_dataset has no column {given.column!r} of given responses, only {columns}.")
-    end = given.tokenizer.eos_token_id
-    if end not in trainer.eos_token_ids:
+    if given.end_token not in trainer.eos_token_ids:
         raise ValueError(
-            f"given responses end with token {end}, and the trainer's with {trainer.eos_token_ids}: give "
-            "given_responses the tokenizer that the trainer has."
+            f"given responses end with token {given.end_token}, and the trainer's with {trainer.eos_token_ids}: give "
+            "given_responses the tokenizer that the trainer has, or set model.generation_config.eos_token_id."
         )
     if given.count > group:
         raise ValueError(
@@ -128,6 +131,16 @@ def _text(response: Any) -> str:
     return response
 
 
-def _tokens(tokenizer: Any, text: str) -> list[int]:
+def _tokens(tokenizer: Any, text: str, end_token: int) -> list[int]:
     """As the policy would have sampled it: the text alone, then the end token."""
-    return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    return [*tokenizer(text, add_special_tokens=False)["input_ids"], end_token]
+
+
+def _end_token(tokenizer: Any, conversation: bool) -> int:
+    """With which an answer ends. Gemma's turns, for one, end with another token than its texts."""
+    if conversation and tokenizer.chat_template is not None:
+        turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
+        after = tokenizer.apply_chat_template(turns, tokenize=False).rpartition("answer")[2]
+        tokens = tokenizer(after, add_special_tokens=False)["input_ids"]
+        return next((token for token in tokens if token in tokenizer.all_special_ids), tokenizer.eos_token_id)
+    return tokenizer.eos_token_id

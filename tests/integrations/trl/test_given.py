@@ -146,6 +146,18 @@ def test_conversations_are_given_as_messages(tmp_path):
     assert (found.count, found.longest) == (1, 4)
 
 
+def test_given_answers_end_as_the_chat_template_ends_them(tmp_path):
+    tokenizer = tiny.tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}<bos>{{ m['content'] }}<unk>a{% endfor %}"
+    said = {"given": [["abc"]]}
+    chat = Dataset.from_dict({"prompt": [[{"role": "user", "content": "abc"}]], **said})
+    assert given_responses(chat, tokenizer).tokens(chat[0], 0) == [4, 5, 6, 3]
+    text = Dataset.from_dict({"prompt": ["abc"], **said})
+    assert given_responses(text, tokenizer).tokens(text[0], 0) == [4, 5, 6, 1]
+    with pytest.raises(ValueError, match=r"end with token 3, .* set model.generation_config.eos_token_id"):
+        made(tmp_path, chat, given_responses(chat, tokenizer))
+
+
 FAULTS = {
     "no column 'expert'": (Dataset.from_dict({"prompt": ["a"], "given": [["a"]]}), {"column": "expert"}),
     "row 1 has 1 given responses and the rows before have 2": (

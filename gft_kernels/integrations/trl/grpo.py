@@ -161,7 +161,8 @@ class GFTTrainer(GRPOTrainer):
         count, places = self.given.count, self._places(len(prompt_ids))
         own = [i for i, place in enumerate(places) if place >= count]
         prompts = [prompt_ids[i] for i in own]
-        completions, logprobs = [], [] if self.use_vllm else None
+        completions: list[Any] = []
+        logprobs: list[Any] | None = [] if self.use_vllm else None
         if own:
             completions, logprobs = generate(prompts, None, {}, num_generations - count, *rest, **kwargs)
         sampled = iter(completions)

@@ -26,7 +26,8 @@ def find_transforms(model: Any, layer: nn.Linear) -> Head:
     """Scale and soft cap that `model` applies to what its head `layer` gives.
 
     Raises:
-        ValueError: it applies something else, is not causal or finite, or cannot be run on a few tokens.
+        ValueError: it applies something else, is not causal or finite, or cannot be run on a few
+            tokens.
 
     Cost: one forward of the model on eight tokens.
     """

@@ -85,6 +85,7 @@ def test_opcheck_group_advantages():
         GRPO(0.1, 0.28, 3.0),
         CISPO(0.5, 2.0),
         GFT(1e-7) + KL(0.02),
+        GRPO() + KL(0.02, 10.0, True),
         KL(0.5) + SFT() + KL(1e-3),
         GRPO(clip_high=float("inf")),
     ],

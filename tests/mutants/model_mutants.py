@@ -5,7 +5,8 @@ from __future__ import annotations
 from .mutants import Mutant
 
 FOLDER = "tests/integrations"
-SPLIT, REFUSED, WRAPPED, FUSED = (f"{FOLDER}/test_{x}.py" for x in ("split_head", "refusals", "wrappers", "fuse"))
+SPLIT, REFUSED, WRAPPED = (f"{FOLDER}/test_{x}.py" for x in ("split_head", "refusals", "wrappers"))
+FUSED, UNFUSED = f"{FOLDER}/test_fuse.py", f"{FOLDER}/test_fuse_refusals.py"
 OWN = f"{FUSED}::test_fused_loss_is_that_of_the_models_own_logits"
 
 MODEL_MUTANTS = (
@@ -42,7 +43,7 @@ MODEL_MUTANTS = (
         "register_forward_hook(replaced, prepend=True)",
         "register_forward_hook(replaced)",
         "a transform in a hook goes unseen",
-        f"{FUSED}::test_models_that_cannot_be_fused_are_refused[an unknown curve]",
+        f"{UNFUSED}::test_models_that_cannot_be_fused_are_refused[an unknown curve]",
     ),
     Mutant(
         "integrations/probe.py",
@@ -77,7 +78,7 @@ MODEL_MUTANTS = (
         "            layer._visit = None\n",
         "            pass\n",
         "a failed call leaves its batch behind",
-        f"{FUSED}::test_batches_of_another_shape_are_refused[targets of [B, T]]",
+        f"{UNFUSED}::test_batches_of_another_shape_are_refused[targets of [B, T]]",
     ),
     Mutant(
         "integrations/batch.py",

@@ -30,6 +30,7 @@ from ..ops.linear_policy_loss import linear_policy_loss
 from .batch import PolicyBatch
 from .parts import find_head
 from .probe import find_transforms
+from .verify import own_output, run, two_rows, undisturbed, warn_of_terms
 from .wrappers import model_inside
 
 
@@ -81,8 +82,10 @@ def fuse_loss(
         TypeError: the head is not a plain linear layer, or a wrapper that is not known.
         ValueError: the model changes its logits in a way that is not known, or sees later tokens.
 
-    Cost: one forward of the model on eight tokens, to see its transforms. A call has the cost of
-    the backbone and of `linear_policy_loss`.
+    A warning names what the model's own loss adds besides, such as a penalty on its log-sum-exp.
+
+    Cost: two forwards of the model on eight tokens, to see its transforms and its own loss. A call
+    has the cost of the backbone and of `linear_policy_loss`.
     """
     bare = model_inside(model)
     layer = find_head(bare, sharded=True)
@@ -92,7 +95,17 @@ def fuse_loss(
     if not isinstance(bare, FusedModel):
         bare.__class__ = _subclass(FusedModel, type(bare))
     _fuse_head(layer)
+    _warn_of_terms(bare, layer)
     return model
+
+
+@torch.no_grad()
+def _warn_of_terms(model: Any, layer: nn.Linear) -> None:
+    """Say what the model's own loss has besides the NLL and what is returned as aux_loss."""
+    tokens = two_rows(layer.out_features, layer.weight.device)
+    with undisturbed(model, layer.weight.device):
+        output = run(model, "it", lambda: own_output(model, tokens))
+    warn_of_terms(model, output, tokens, _aux_loss(model, output))
 
 
 def _fuse_head(layer: nn.Linear) -> None:
@@ -129,9 +142,8 @@ class FusedModel(_Exchanged):
             raise TypeError(
                 f"policy_batch is {type(policy_batch).__name__}: give a PolicyBatch(targets, objective, ...)."
             )
-        layer: Any = find_head(
-            self, sharded=True
-        )  # now: embeddings may have been resized, or an adapter put on the head
+        # Now: embeddings may have been resized since, or an adapter put on the head.
+        layer: Any = find_head(self, sharded=True)
         _fuse_head(layer)
         visit = layer._visit = Visit(self._fused, policy_batch)
         try:

@@ -1,4 +1,4 @@
-"""Where a transformers model keeps its backbone, its head layer and the head's transforms."""
+"""Where a transformers model keeps its backbone and its head layer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import nn
 
-from ..head import Head
 from .wrappers import THROUGH_LOGITS
 
 
@@ -60,21 +59,6 @@ def find_head(model: Any, *, sharded: bool = False) -> nn.Linear:
             f"in 16 bits or more: {_way_out(layer)}, or {THROUGH_LOGITS}."
         )
     return layer
-
-
-def find_transforms(config: Any) -> Head:
-    """Scale and soft cap from a config, under the names that each family of models gives them."""
-    # Cohere has logit_scale, Falcon-H1 lm_head_multiplier. Granite and MiniCPM3 divide by
-    # logits_scaling, HyperCLOVA X multiplies by it. Gemma has final_logit_softcapping,
-    # RecurrentGemma logits_soft_cap.
-    scale = 1.0
-    for name in ("logit_scale", "lm_head_multiplier"):
-        scale *= float(getattr(config, name, None) or 1.0)
-    scaling = getattr(config, "logits_scaling", None)
-    if scaling:
-        scale *= scaling if "hyperclova" in config.model_type else 1 / scaling
-    softcap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
-    return Head(scale=scale, softcap=softcap or None)
 
 
 def _output_embeddings(model: Any) -> Any:

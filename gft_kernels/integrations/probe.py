@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..head import Head
-from .verify import check_causal, two_rows, undisturbed
+from .verify import check_causal, run, two_rows, undisturbed
 from .wrappers import THROUGH_LOGITS
 
 SMALLEST, LARGEST = 1e-3, 1e6
@@ -42,13 +42,7 @@ def find_transforms(model: Any, layer: nn.Linear) -> Head:
     handle = layer.register_forward_hook(replaced, prepend=True)  # other hooks are transforms too
     try:
         with undisturbed(model, device):
-            logits = model(input_ids=tokens, use_cache=False).logits
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ValueError(
-            f"{type(model).__name__} could not be run on a few tokens as a transformers causal LM is ({reason}): "
-            f"{THROUGH_LOGITS}."
-        ) from error
+            logits = run(model, "it", lambda: model(input_ids=tokens, use_cache=False).logits)
     finally:
         handle.remove()
     name = type(model).__name__

@@ -136,6 +136,13 @@ def test_router_balancing_is_returned_beside_the_loss(name):
     assert model(input_ids=IDS, output_router_logits=False, policy_batch=batch).aux_loss is None
 
 
+def test_terms_of_the_models_own_loss_that_are_not_returned_are_named(recwarn):
+    fuse_loss(untrained("mixtral", output_router_logits=True))
+    assert not [w for w in recwarn if "own loss" in str(w.message)]
+    with pytest.warns(UserWarning, match="adds a penalty on the log-sum-exp"):
+        fuse_loss(untrained("bamba", z_loss_coefficient=1e-3))
+
+
 def test_fused_model_is_what_it_was_without_a_batch(tmp_path):
     plain, model = llama(), fuse_loss(llama())
     assert torch.equal(model(input_ids=IDS).logits, plain(input_ids=IDS).logits)

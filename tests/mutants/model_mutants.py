@@ -11,11 +11,18 @@ OWN = f"{FUSED}::test_fused_loss_is_that_of_the_models_own_logits"
 
 MODEL_MUTANTS = (
     Mutant(
-        "integrations/verify.py",
-        "LOUD = 300.0",
-        "LOUD = 0.1",
+        "integrations/probe.py",
+        "large = raw.abs() < 10 * SMALLEST, raw.abs() > LARGEST / 10",
+        "large = raw.abs() < 10 * SMALLEST, raw.abs() < 10 * SMALLEST",
         "a soft cap hides in small logits",
         f"{SPLIT}::test_split_head_sees_a_soft_cap_that_small_logits_hide",
+    ),
+    Mutant(
+        "integrations/fuse.py",
+        "    _warn_of_terms(bare, layer)\n",
+        "",
+        "a term that is not trained goes unsaid",
+        f"{FUSED}::test_terms_of_the_models_own_loss_that_are_not_returned_are_named",
     ),
     Mutant(
         "integrations/verify.py",

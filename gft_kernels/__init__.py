@@ -3,7 +3,7 @@
 from .head import Backend, Head, LogProbs, PolicyLoss, Sparse
 from .losses.advantages import GroupRewards, group_advantages
 from .losses.objectives import dft, gft, reinforce, sft
-from .losses.ratios import cispo, grpo, kl
+from .losses.ratios import cispo, grpo, gspo, kl
 from .losses.reductions import token_weights
 from .ops.linear_logprob import linear_logprob
 from .ops.linear_policy_loss import LinearPolicyLoss, linear_policy_loss
@@ -23,6 +23,7 @@ __all__ = [
     "gft",
     "group_advantages",
     "grpo",
+    "gspo",
     "kl",
     "linear_logprob",
     "linear_policy_loss",

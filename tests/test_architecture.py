@@ -22,7 +22,7 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 # Rooms of gft_kernels, lowest first, and the floors inside a room: a file imports lower ones only.
 # A new file needs a place here.
 FLOORS = (
-    "losses/objectives losses/advantages losses/reductions head",
+    "losses/objectives losses/advantages losses/reductions losses/sequences head",
     "losses/ratios",
     "engines/accumulate",
     "engines/contract engines/columns",
@@ -31,6 +31,7 @@ FLOORS = (
     "engines/chunked engines/triton",
     "ops/validation ops/backends",
     "ops/plan ops/result",
+    "ops/sequences",
     "ops/autograd",
     "ops/compile",
     "ops/linear_logprob ops/linear_policy_loss ops/logits_policy_loss",

@@ -11,7 +11,10 @@ from torch import Tensor
 
 from ..head import Backend
 from ..losses.advantages import GroupRewards
-from ..losses.objectives import LossFunction, Sum
+from ..losses.objectives import LossFunction, Sum, Weighted, by_sequence, with_sequences, with_terms
+from ..losses.ratios import KL
+
+OF_SEQUENCES = ("advantages", "importance_weights")  # [B] too, where all tokens of a sequence have the same
 
 
 # Not a tuple: mixed-precision wrappers cast every tensor of a tuple to the model's 16 bits, and a
@@ -26,10 +29,16 @@ class PolicyBatch:
     Args:
         targets: [B, T-1] integers; head.ignore_index (-100) marks masked tokens.
         objective: as in `linear_policy_loss`. None asks for log-probs and entropies instead. A tau
-            of every token is [B, T-1] too.
+            of every token is [B, T-1] too. A row is the sequence of gspo(), unless it has
+            sequence_ids [B, T-1] of its own, or the advantages have.
         advantages: [B, T-1], or [B] where a sequence has one, or `GroupRewards` whose sequence_ids
             are [B, T-1].
         token_weights, old_logprobs, ref_logprobs: [B, T-1], as in `linear_policy_loss`.
+        importance_weights: [B, T-1], or [B] where a sequence has one, 0 or more: the trainer's
+            probability over that of the sampler, where an engine with other numerics sampled. A
+            token's loss is multiplied by it, and no gradient flows through it. The penalty of kl()
+            is not: TRL and verl leave it out too. Truncate them before:
+            `(trainer_logprobs - sampler_logprobs).exp().clamp(max=3.0)` is TRL's "token_truncate".
         temperature, backend: of this call, where they are not those of `fuse_loss`.
     """
 
@@ -39,6 +48,7 @@ class PolicyBatch:
     token_weights: Tensor | None = None
     old_logprobs: Tensor | None = None
     ref_logprobs: Tensor | None = None
+    importance_weights: Tensor | None = None
     temperature: float | None = None
     backend: str | Backend | None = None
 
@@ -47,21 +57,26 @@ class PolicyBatch:
 
         The hidden states then need no copy without their last position.
         """
-        given: Any = {name: self._row(name) for name in ("token_weights", "old_logprobs", "ref_logprobs")}
+        names = ("token_weights", "old_logprobs", "ref_logprobs", "importance_weights")
+        given: Any = {name: self._row(name) for name in names}
         advantages: Any = self.advantages
         if isinstance(advantages, GroupRewards):
             ids = _padded("sequence_ids", advantages.sequence_ids, self.targets, 0)
             advantages = replace(advantages, sequence_ids=ids)
-        elif isinstance(advantages, Tensor) and advantages.ndim == 1:
-            advantages = _padded("advantages", advantages[:, None].expand_as(self.targets), self.targets, 0)
         else:
             advantages = self._row("advantages")
         targets = _padded("targets", self.targets, self.targets, ignore_index)
-        objective = None if self.objective is None else _on_rows(self.objective, self.targets)
+        objective = self.objective
+        if objective is not None:
+            objective = _on_rows(objective, self.targets, rows_are_sequences=not isinstance(advantages, GroupRewards))
+            weights = given["importance_weights"]
+            objective = objective if weights is None else _weighted(objective, weights)
         return replace(self, targets=targets, objective=objective, advantages=advantages, **given)
 
     def _row(self, name: str) -> Tensor | None:
         x = getattr(self, name)
+        if name in OF_SEQUENCES and isinstance(x, Tensor) and x.shape == self.targets.shape[:1]:
+            x = x[:, None].expand_as(self.targets)
         return None if x is None else _padded(name, x, self.targets, 0)
 
 
@@ -76,14 +91,34 @@ def _padded(name: str, x: Tensor, like: Tensor, value: int) -> Tensor:  # [B * T
     return F.pad(x, (0, 1), value=value).flatten()
 
 
-def _on_rows(objective: LossFunction, like: Tensor) -> LossFunction:
-    """The objective, a tau of every token laid out as the rows are."""
-    if isinstance(objective, Sum):
-        return Sum(*(_on_rows(term, like) for term in objective.parts))
-    tau: Any = getattr(objective, "tau", None)
-    if isinstance(tau, Tensor) and tau.ndim == 2:
-        return replace(objective, tau=_padded("objective.tau", tau, like, 0))  # type: ignore[type-var]
+def _on_rows(objective: LossFunction, like: Tensor, rows_are_sequences: bool) -> LossFunction:
+    """The objective, its values for every token laid out as the rows are."""
+    done: list[tuple[Tensor, Tensor]] = []  # one tensor stays one: terms of a sum may share it
+
+    def flat(name: str, x: Tensor) -> Tensor:
+        for given, rows in done:
+            if given is x:
+                return rows
+        done.append((x, _padded(f"objective.{name}", x, like, 0)))
+        return done[-1][1]
+
+    def laid_out(term: Any) -> LossFunction:
+        given = {name: getattr(term, name, None) for name in ("tau", "sequence_ids")}
+        found = {name: flat(name, x) for name, x in given.items() if isinstance(x, Tensor) and x.ndim == 2}
+        return replace(term, **found) if found else term
+
+    objective = with_terms(objective, laid_out)
+    if rows_are_sequences and by_sequence(objective):
+        row = torch.arange(len(like), device=like.device)[:, None].expand_as(like)
+        objective = with_sequences(objective, _padded("targets", row, like, 0))
     return objective
+
+
+def _weighted(objective: LossFunction, weights: Tensor) -> LossFunction:
+    """The objective times the weights, its KL as it was."""
+    if isinstance(objective, Sum):
+        return Sum(*(_weighted(term, weights) for term in objective.parts))
+    return objective if isinstance(objective, KL) else Weighted(objective, weights)
 
 
 def shift(labels: Tensor, ignore_index: int = -100) -> Tensor:  # [B, T] -> [B, T-1]

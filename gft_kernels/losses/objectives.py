@@ -8,14 +8,15 @@ alone. per_token holds `advantages`, `old_logprobs` and `ref_logprobs`, [K] each
 caller gave none. The coefficients d loss_t / d logp_t are taken by autograd on [K], so a formula is
 written once, here.
 
-Objectives add up: `gft(0.7) + kl(0.01)`.
+Objectives add up: `gft(0.7) + kl(0.01)`. One with sequence_ids looks at a row's whole sequence
+(`by_sequence`), which the ops then hand it at once.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -23,7 +24,8 @@ from torch import Tensor
 
 LossFunction = Callable[..., Tensor]
 PER_TOKEN = ("advantages", "old_logprobs", "ref_logprobs")  # what an objective may ask for, in this order
-VECTORS = (*PER_TOKEN, "tau")  # with the parameter that may have a value of its own for every token
+# With the parameters of objectives that may have a value of their own for every token.
+VECTORS = (*PER_TOKEN, "tau", "sequence_ids", "importance_weights")
 PerToken = dict[str, Tensor | None]  # by those names, [N] or [K] each; None where the caller gave none
 
 
@@ -57,7 +59,7 @@ class Objective:
 
     needs: ClassVar[tuple[str, ...]] = ()  # per-token inputs that must be given
     zero_at_zero_advantage: ClassVar[bool] = False  # True: rows with A = 0 may be skipped
-    rowwise: ClassVar[bool] = True  # a row's loss depends on that row alone; a function is checked for it
+    rowwise: ClassVar[bool] = True  # of what the ops hand it, it mixes no rows; a function is checked for it
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         """Losses [K] of (logprobs [K], advantages=, old_logprobs=, ref_logprobs=)."""
@@ -163,10 +165,7 @@ class Sum(Objective):
         return all(getattr(term, name, False) for term in self.parts)
 
     def __call__(self, logprobs: Tensor, **per_token: Any) -> Tensor:
-        inputs = {name: x for name, x in per_token.items() if name in PER_TOKEN}  # all that a function expects
-        first, second = (
-            term(logprobs, **(per_token if isinstance(term, Objective) else inputs)) for term in self.parts
-        )
+        first, second = (losses_of(term, logprobs, per_token) for term in self.parts)
         return first + second
 
     def metrics(self, logprobs: Tensor, **per_token: Any) -> dict[str, Tensor]:
@@ -181,7 +180,76 @@ class Sum(Objective):
         return " + ".join(map(repr, self.parts))
 
 
+@dataclass(frozen=True)
+class Weighted(Objective):
+    """An objective times a weight of every token [N], through which no gradient flows.
+
+    A token of weight 0 counts nothing, and a built-in objective's rows of weight 0 may be skipped.
+    """
+
+    objective: LossFunction
+    importance_weights: Tensor
+
+    def __post_init__(self) -> None:
+        for name in ("needs", "zero_at_zero_advantage", "rowwise"):
+            object.__setattr__(self, name, getattr(self.objective, name, getattr(_Unknown, name)))
+
+    def __call__(self, logprobs: Tensor, *, importance_weights: Tensor | None = None, **per_token: Any) -> Tensor:
+        weights = self.importance_weights if importance_weights is None else importance_weights
+        return times(weights, losses_of(self.objective, logprobs, per_token))
+
+    def metrics(self, logprobs: Tensor, **per_token: Any) -> dict[str, Tensor]:
+        return self.objective.metrics(logprobs, **per_token) if isinstance(self.objective, Objective) else {}
+
+
+class _Unknown:
+    """What is known of a caller's function."""
+
+    needs, zero_at_zero_advantage, rowwise = (), False, False
+
+
 sft, dft, gft, reinforce = SFT, DFT, GFT, Reinforce
+
+
+def losses_of(objective: LossFunction, logprobs: Tensor, per_token: PerToken) -> Tensor:
+    """The objective's losses [K]. A function is handed what it expects, and no parameters."""
+    if not isinstance(objective, Objective):
+        per_token = {name: x for name, x in per_token.items() if name in PER_TOKEN}
+    return objective(logprobs, **per_token)
+
+
+def terms(objective: LossFunction) -> Iterator[LossFunction]:
+    """What an objective is the sum of, without weights."""
+    if isinstance(objective, Sum):
+        for part_of_it in objective.parts:
+            yield from terms(part_of_it)
+    elif isinstance(objective, Weighted):
+        yield from terms(objective.objective)
+    else:
+        yield objective
+
+
+def with_terms(objective: LossFunction, change: Callable[[Any], LossFunction]) -> LossFunction:
+    """The same sum and weights, every term changed."""
+    if isinstance(objective, Sum):
+        return Sum(*(with_terms(term, change) for term in objective.parts))
+    if isinstance(objective, Weighted):
+        return replace(objective, objective=with_terms(objective.objective, change))
+    return change(objective)
+
+
+def by_sequence(objective: LossFunction) -> bool:
+    """Whether the loss of a row depends on the other rows of its sequence."""
+    return any(getattr(term, "sequence_ids", False) is not False for term in terms(objective))
+
+
+def with_sequences(objective: LossFunction, sequence_ids: Tensor) -> LossFunction:
+    """The objective with these ids [N], where it takes those of the call."""
+
+    def filled(term: Any) -> LossFunction:
+        return replace(term, sequence_ids=sequence_ids) if getattr(term, "sequence_ids", None) is True else term
+
+    return with_terms(objective, filled)
 
 
 def losses_and_coefficients(objective: LossFunction, logprobs: Tensor, per_token: PerToken) -> tuple[Tensor, Tensor]:

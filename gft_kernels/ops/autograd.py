@@ -16,6 +16,7 @@ from ..engines.accumulate import Gradients, Wanted
 from ..engines.contract import Engine, GradientEngine, LossPlan, LossRows, Plan, Scores, Upstream
 from ..engines.sparse_report import named
 from ..head import LogProbs, Operands
+from . import sequences
 from .plan import chosen, pick
 from .result import scatter
 
@@ -134,7 +135,7 @@ class _PolicyLoss(torch.autograd.Function):
         grad_enabled: bool,
     ) -> Any:
         wanted: Any = tuple(grad_enabled and need for need in ctx.needs_input_grad[:3])
-        found, ctx.grads = engine.loss(Operands(hidden, weight, bias), plan, wanted)
+        found, ctx.grads = sequences.loss(engine, Operands(hidden, weight, bias), plan, wanted)
         if plan.backend.sparsity is not None:
             found = found._replace(sparsity=ctx.grads.report())
         ctx.plan, ctx.engine = plan, engine
@@ -149,7 +150,7 @@ class _PolicyLoss(torch.autograd.Function):
         grads, ctx.grads = ctx.grads, None
         with torch.autocast(operands.hidden.device.type, enabled=False):
             if grads is None:
-                _, grads = ctx.engine.loss(operands, ctx.plan, ctx.needs_input_grad[:3])
+                _, grads = sequences.loss(ctx.engine, operands, ctx.plan, ctx.needs_input_grad[:3])
             return *grads.finish(grad_loss, operands), None, None, None
 
 
@@ -166,7 +167,7 @@ class _LogitsLoss(torch.autograd.Function):
         ctx.engine, ctx.grad = engine, None
         if grad_enabled and ctx.needs_input_grad[0]:
             ctx.grad = logits.detach() if inplace else torch.empty_like(logits)
-        found, ctx.unit = engine.logits_loss(logits, plan, ctx.grad)
+        found, ctx.unit = sequences.logits_loss(engine, logits, plan, ctx.grad)
         if inplace and ctx.grad is not None:
             torch.autograd.graph.increment_version(logits)  # whoever saved them must not use them unawares
         ctx.mark_non_differentiable(*found[1:4])

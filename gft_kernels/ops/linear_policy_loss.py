@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..engines.accumulate import compute_dtype
 from ..head import Backend, Head, Operands, PolicyLoss
 from ..losses.advantages import GroupRewards
-from ..losses.objectives import LossFunction, gft
+from ..losses.objectives import LossFunction, gft, with_sequences
 from ..losses.reductions import Reduction, token_weights
 from . import autograd
 from .backends import engine_name, engine_of
@@ -47,9 +47,9 @@ def linear_policy_loss(
         targets: [N] integers. head.ignore_index (-100) marks masked rows.
         advantages: [N] floating point, or `GroupRewards`, which are normalised here. None for sft()
             and dft().
-        objective: sft(), dft(), gft(tau), reinforce(), grpo(...), cispo(...), a sum with kl(beta),
-            or any function f(logprobs, **per_token) -> loss [K] whose element t depends on row t
-            alone.
+        objective: sft(), dft(), gft(tau), reinforce(), grpo(...), cispo(...), gspo(...), a sum with
+            kl(beta), or any function f(logprobs, **per_token) -> loss [K] whose element t depends
+            on row t alone.
         token_weights: [N] floating point, the reduction (`gft_kernels.token_weights`). Default: the
             mean over the unmasked targets.
         old_logprobs: [N] log-probs of the sampling policy in nats, for ratios.
@@ -71,7 +71,8 @@ def linear_policy_loss(
             missing input of the objective, an objective that mixes rows, unknown backend.
         TypeError: dtypes, DTensor.
 
-    Cost: 6KDV for K active rows, less where hidden, weight or both need no gradient.
+    Cost: 6KDV for K active rows, less where hidden, weight or both need no gradient. A ratio for
+    whole sequences (gspo) has a pass before it, 2KDV.
 
     Source: arXiv:2604.14258 Eq. 21 for the default objective.
     """
@@ -141,6 +142,7 @@ class LinearPolicyLoss(nn.Module):
         """See `linear_policy_loss` and `token_weights`. GroupRewards bring sequence_ids."""
         if sequence_ids is None and isinstance(advantages, GroupRewards):
             sequence_ids = advantages.sequence_ids
+        objective = self.objective if sequence_ids is None else with_sequences(self.objective, sequence_ids)
         weights = token_weights(
             self.reduction,
             targets != self.head.ignore_index,
@@ -154,7 +156,7 @@ class LinearPolicyLoss(nn.Module):
             weight,
             targets,
             advantages,
-            objective=self.objective,
+            objective=objective,
             token_weights=weights,
             old_logprobs=old_logprobs,
             ref_logprobs=ref_logprobs,

@@ -10,7 +10,8 @@ from torch import Tensor
 from ..engines.contract import Engine, LossPlan
 from ..head import Backend
 from ..losses.advantages import GroupRewards
-from ..losses.objectives import LossFunction, PerToken, part
+from ..losses.objectives import LossFunction, PerToken, Weighted, by_sequence, part
+from ..losses.sequences import sequence_sums
 from .validation import LossArguments
 
 
@@ -23,7 +24,7 @@ def make_plan(arguments: LossArguments, dtype: torch.dtype, engine: Engine) -> L
     if token_weights is None:
         token_weights = token_mean(valid, dtype)
     weights = torch.where(valid, token_weights.detach(), 0).to(dtype)
-    rows = chosen(active_rows(valid, weights, per_token["advantages"], objective, backend))
+    rows = chosen(active_rows(valid, weights, per_token, objective, backend))
     if rows is not None:
         per_token, weights = part(per_token, rows), weights[rows]
     return LossPlan(targets, rows, head, backend, dtype, valid, weights, per_token, objective)
@@ -41,18 +42,25 @@ def constants(arguments: LossArguments, per_token: Callable[[GroupRewards], Tens
 
 
 def cast(per_token: PerToken, dtype: torch.dtype) -> PerToken:
-    return {name: None if x is None else x.to(dtype) for name, x in per_token.items()}
+    """Floats in `dtype`. Ids stay what they are."""
+    return {name: x.to(dtype) if x is not None and x.is_floating_point() else x for name, x in per_token.items()}
 
 
 def active_rows(
-    valid: Tensor, weights: Tensor, advantages: Tensor | None, objective: LossFunction, backend: Backend
+    valid: Tensor, weights: Tensor, per_token: PerToken, objective: LossFunction, backend: Backend
 ) -> Tensor:
     """Mask [N] of the rows the head must see."""
-    active = valid
-    if backend.skip_rows:
-        active = active & (weights != 0)
-        if getattr(objective, "zero_at_zero_advantage", False):
-            active = active & (advantages != 0)
+    if not backend.skip_rows:
+        return valid
+    active = valid & (weights != 0)
+    if getattr(objective, "zero_at_zero_advantage", False):
+        active = active & (per_token["advantages"] != 0)
+    if isinstance(objective, Weighted):
+        active = active & (per_token["importance_weights"] != 0)
+    if by_sequence(objective):  # every token of a sequence is part of the ratio of its active ones
+        ids = per_token["sequence_ids"]
+        assert ids is not None
+        active = valid & (sequence_sums(active, ids) > 0)
     return active
 
 

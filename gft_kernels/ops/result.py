@@ -8,13 +8,15 @@ from torch import Tensor
 from ..engines.contract import LossPlan, LossRows
 from ..engines.sparse_report import named
 from ..head import PolicyLoss
-from ..losses.objectives import LossFunction, Objective, PerToken, part
+from ..losses.objectives import LossFunction, Objective, PerToken, losses_of, part, terms
 
 
 def report(found: LossRows, plan: LossPlan) -> PolicyLoss:
     """The result over all rows [N], with stats. Refuses an objective that mixed rows."""
-    if plan.backend.validate and not getattr(plan.objective, "rowwise", False):
-        _check_rowwise(plan, found.logprobs)
+    if plan.backend.validate:
+        for term in terms(plan.objective):
+            if not getattr(term, "rowwise", False):
+                _check_rowwise(term, plan, found.logprobs)
     skipped = torch.where(plan.valid, torch.nan, 0.0).to(plan.dtype)  # what rows outside the plan report
     seen = torch.ones_like(found.logprobs, dtype=torch.bool)
     numbers = stats(plan.objective, found.logprobs, found.entropy, plan.per_token, seen, plan.valid)
@@ -33,19 +35,19 @@ def scatter(values: Tensor, rows: Tensor | None, base: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _check_rowwise(plan: LossPlan, logprobs: Tensor) -> None:
+def _check_rowwise(objective: LossFunction, plan: LossPlan, logprobs: Tensor) -> None:
     """A caller's objective must give the same losses again, also on every other row: [K] work."""
-    whole, again = (plan.objective(logprobs, **plan.per_token) for _ in range(2))
+    whole, again = (losses_of(objective, logprobs, plan.per_token) for _ in range(2))
     if not torch.equal(whole.nan_to_num(), again.nan_to_num()):
         raise ValueError(
-            f"objective {plan.objective!r} is random: called twice on the same rows it gave other losses. It is called "
+            f"objective {objective!r} is random: called twice on the same rows it gave other losses. It is called "
             "more than once, so draw the numbers outside and hand them in as advantages, old_logprobs or ref_logprobs."
         )
     for stripe in (slice(0, None, 2), slice(1, None, 2)):
-        some = plan.objective(logprobs[stripe], **part(plan.per_token, stripe))
+        some = losses_of(objective, logprobs[stripe], part(plan.per_token, stripe))
         if not torch.allclose(whole[stripe], some, equal_nan=True):
             raise ValueError(
-                f"objective {plan.objective!r} mixes rows: its loss of a row changes with the other rows of the call. "
+                f"objective {objective!r} mixes rows: its loss of a row changes with the other rows of the call. "
                 "The fused pass sees rows in chunks, so use linear_logprob and write the loss on its logprobs."
             )
 

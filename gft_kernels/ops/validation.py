@@ -14,9 +14,16 @@ from torch import Tensor
 
 from ..head import PLAIN, Backend, Head, Operands
 from ..losses.advantages import GroupRewards
-from ..losses.objectives import PER_TOKEN, VECTORS, LossFunction, Objective, Sum
+from ..losses.objectives import PER_TOKEN, VECTORS, LossFunction, Objective, Sum, Weighted, by_sequence
 
 BACKENDS = ("auto", "eager", "chunked", "triton")
+INTEGERS = ("sequence_ids",)
+NOT_NEGATIVE = ("sequence_ids", "importance_weights")
+ONE_OF_TWO = {
+    "tau": "give one of them a number",
+    "sequence_ids": "give both the same tensor",
+    "importance_weights": "give both the same tensor",
+}
 _BY_NAME = {name: Backend(name) for name in BACKENDS}
 
 
@@ -78,7 +85,10 @@ def check_head(operands: Operands, targets: Tensor, head: Head, backend: Backend
 def _check_loss(arguments: LossArguments, like: Tensor, size: int) -> LossArguments:
     """Check all but the shapes of targets and operands. A tau [N] joins the per-token inputs."""
     objective = arguments.objective
-    arguments = arguments._replace(per_token={**arguments.per_token, **_parameters(objective)})
+    parameters = _parameters(objective)
+    if by_sequence(objective) and "sequence_ids" not in parameters:
+        parameters["sequence_ids"] = _sequence_ids(arguments)
+    arguments = arguments._replace(per_token={**arguments.per_token, **parameters})
     for name in getattr(objective, "needs", ()):
         if name not in PER_TOKEN:
             raise ValueError(f"objective {objective!r} needs {name!r}; per-token inputs are {', '.join(PER_TOKEN)}.")
@@ -88,10 +98,24 @@ def _check_loss(arguments: LossArguments, like: Tensor, size: int) -> LossArgume
     for name, vector in vectors.items():
         if vector is not None:
             _check_per_token(name, vector, like)
-            if not vector.is_floating_point():
+            if name in INTEGERS:
+                if vector.is_floating_point() or vector.is_complex() or vector.dtype == torch.bool:
+                    raise TypeError(f"{name} have dtype {vector.dtype}; they must be integers.")
+            elif not vector.is_floating_point():
                 raise TypeError(f"{name} has dtype {vector.dtype}; it must be floating point.")
     check_values(arguments.targets, size, arguments.head, arguments.backend, vectors)
     return arguments
+
+
+def _sequence_ids(arguments: LossArguments) -> Tensor:
+    """Which sequence each row belongs to, where the objective does not say."""
+    advantages = arguments.per_token["advantages"]
+    if isinstance(advantages, GroupRewards):
+        return advantages.sequence_ids
+    raise ValueError(
+        f"objective {arguments.objective!r} has a ratio for every sequence, and nothing says which rows are one: give "
+        "it sequence_ids [N], or advantages as GroupRewards, which have them."
+    )
 
 
 def _parameters(objective: LossFunction) -> dict[str, Tensor]:
@@ -103,11 +127,19 @@ def _parameters(objective: LossFunction) -> dict[str, Tensor]:
             f"objective = {objective!r} is {type(objective).__name__}: give a loss function, such as "
             "gft_kernels.gft(0.7), gft_kernels.grpo(), or one of your own."
         )
+    if isinstance(objective, Weighted):
+        if not isinstance(objective.importance_weights, Tensor):
+            kind = type(objective.importance_weights).__name__
+            raise TypeError(f"importance_weights are {kind}: give a tensor, one weight a token.")
+        inner = _parameters(objective.objective)
+        if "importance_weights" in inner:
+            raise ValueError("the objective has importance_weights twice: multiply them outside.")
+        return {**inner, "importance_weights": objective.importance_weights}
     if isinstance(objective, Sum):
         first, second = (_parameters(term) for term in objective.parts)
         for name in first.keys() & second.keys():
             if first[name] is not second[name]:
-                raise ValueError(f"both objectives of the sum have a {name} [N]: give one of them a number.")
+                raise ValueError(f"both objectives of the sum have a {name} [N]: {ONE_OF_TWO[name]}.")
         return first | second
     found: dict[str, Tensor] = {}
     if isinstance(objective, Objective) and is_dataclass(objective):
@@ -221,7 +253,7 @@ def _check_per_token(name: str, tensor: Tensor, like: Tensor) -> None:
 def check_values(
     targets: Tensor, size: int, head: Head, backend: Backend, vectors: dict[str, Tensor | None] | None = None
 ) -> None:
-    """Refuse targets outside 0..size-1, and NaN in per-token floats at unmasked rows.
+    """Refuse targets outside 0..size-1, and NaN or negative values that must not be, if unmasked.
 
     Waits for the device once, unless `Backend.validate` is off. While a program is being compiled
     there are no values: its custom ops look when it runs.
@@ -230,7 +262,7 @@ def check_values(
         return
     valid = targets != head.ignore_index
     bad = {"targets": valid & ((targets < 0) | (targets >= size))}
-    bad |= {name: valid & vector.isnan() for name, vector in (vectors or {}).items() if vector is not None}
+    bad |= {name: valid & _unusable(name, vector) for name, vector in (vectors or {}).items() if vector is not None}
     counts = torch.stack([mask.sum() for mask in bad.values()]).tolist()
     for (name, mask), count in zip(bad.items(), counts, strict=True):
         if not count:
@@ -242,7 +274,18 @@ def check_values(
                 f"logits); {count} such rows. Mask a token with ignore_index = {head.ignore_index}, or check that "
                 "tokenizer and head match."
             )
+        value = (vectors or {})[name]
+        if value is not None and not value[row].isnan():
+            raise ValueError(
+                f"{name}[{row}] = {value[row].item():g} ({count} such rows with an unmasked target): it must be 0 or "
+                "more. Mask those rows with ignore_index, or find what went wrong there."
+            )
         raise ValueError(
             f"{name}[{row}] is NaN ({count} such rows with an unmasked target). Find the reward or log-prob "
             "that failed, or mask those rows with ignore_index."
         )
+
+
+def _unusable(name: str, vector: Tensor) -> Tensor:  # [N] bool
+    bad = vector.isnan()
+    return bad | (vector < 0) if name in NOT_NEGATIVE else bad

@@ -115,9 +115,9 @@ class GFTTrainer(GRPOTrainer):
         before = inputs["prompt_ids"].shape[1] - 1
         advantages = inputs["advantages"]
         advantages = (advantages[:, None] if advantages.ndim == 1 else advantages).expand_as(mask)
+        importance_weights = None
         if self.use_vllm and self.vllm_importance_sampling_correction:
-            # Every objective here is linear in A > 0 and in A < 0, and the KL must stay as it is.
-            advantages = advantages * inputs["importance_sampling_ratio"]
+            importance_weights = inputs["importance_sampling_ratio"].expand_as(mask)
 
         def after_prompt(x: Tensor | None) -> Tensor | None:
             return None if x is None else F.pad(x, (before, 0))
@@ -134,6 +134,7 @@ class GFTTrainer(GRPOTrainer):
             after_prompt(weights),
             after_prompt(inputs.get("old_per_token_logps")),
             after_prompt(inputs.get("ref_per_token_logps")),
+            after_prompt(importance_weights),
         )
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...head import PolicyLoss
-from ...losses.objectives import Sum
+from ...losses.objectives import terms
 from ...losses.ratios import CISPO, GRPO, KL
 
 # Of `stats`: TRL has a name of its own for these, or they are counts.
@@ -29,12 +29,11 @@ def log_metrics(trainer: Any, result: PolicyLoss, inputs: dict[str, Any], mask: 
     vectors = {"entropy": (entropy, seen)}
     old = inputs.get("old_per_token_logps")
     old = logprobs if old is None else old
-    for part in _parts(trainer.objective):
+    for part in terms(trainer.objective):
         if isinstance(part, KL):
-            given = {"ref_logprobs": inputs["ref_per_token_logps"], "old_logprobs": old}
-            vectors["kl"] = (part.metrics(logprobs, **given)["kl"], seen)
+            vectors["kl"] = (_kl(part, logprobs, old, inputs, mask), seen)
         elif isinstance(part, GRPO | CISPO):
-            vectors |= {name: (x, mask.bool()) for name, x in _clipped(part, logprobs - old, inputs).items()}
+            vectors |= _clipped(part, logprobs - old, inputs, mask)
     for name, value in _means(trainer, vectors).items():
         found[name].append(value)
     _log_extremes(trainer, found, vectors)
@@ -42,21 +41,36 @@ def log_metrics(trainer: Any, result: PolicyLoss, inputs: dict[str, Any], mask: 
         found[name].append(value)
 
 
-def _parts(objective: Any) -> list[Any]:
-    if isinstance(objective, Sum):
-        return [part for term in objective.parts for part in _parts(term)]
-    return [objective]
+def _kl(part: KL, logprobs: Tensor, old: Tensor, inputs: dict[str, Any], mask: Tensor) -> Tensor:
+    """[B, C] of the penalty. Masked tokens are no part of their row's sequence."""
+    row = torch.arange(len(mask), device=mask.device)[:, None].expand_as(mask)
+    given = {
+        "ref_logprobs": inputs["ref_per_token_logps"],
+        "old_logprobs": old,
+        "sequence_ids": torch.where(mask.bool(), row, -1),
+    }
+    return part.metrics(logprobs.flatten(), **{name: x.flatten() for name, x in given.items()})["kl"].view_as(mask)
 
 
-def _clipped(part: GRPO | CISPO, log_ratio: Tensor, inputs: dict[str, Any]) -> dict[str, Tensor]:
-    """Where the clip acts, by TRL's names. A skipped row, NaN here, is on no side of it."""
+def _clipped(
+    part: GRPO | CISPO, log_ratio: Tensor, inputs: dict[str, Any], mask: Tensor
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Where the clip acts, and of what it is a mean, by TRL's names.
+
+    A skipped row, NaN here, is on no side of it. A ratio of sequences is clipped once for each,
+    unless its tokens have advantages of their own; TRL counts those without a token too.
+    """
+    if part.sequence_ids is not False:
+        log_ratio = torch.where(mask.bool(), log_ratio, 0.0).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(1)
     ratio, advantages = log_ratio.exp(), inputs["advantages"]
     advantages = advantages[:, None] if advantages.ndim == 1 else advantages
     high = (ratio > 1 + part.clip_high) & (advantages > 0)
-    if isinstance(part, CISPO):
-        return {"cispo_clip_ratio": high}
     low = (ratio < 1 - part.clip_low) & (advantages < 0)
-    return {"clip_ratio/low_mean": low, "clip_ratio/high_mean": high, "clip_ratio/region_mean": low | high}
+    where = mask.bool() if high.shape == mask.shape else torch.ones_like(high)
+    if isinstance(part, CISPO):
+        return {"cispo_clip_ratio": (high, where)}
+    sides = {"clip_ratio/low_mean": low, "clip_ratio/high_mean": high, "clip_ratio/region_mean": low | high}
+    return {name: (x, where) for name, x in sides.items()}
 
 
 def _means(trainer: Any, vectors: dict[str, tuple[Tensor, Tensor]]) -> dict[str, float]:

@@ -18,15 +18,15 @@ REDUCTIONS: dict[str, Reduction] = {
     "bnpo": "token-mean",
     "grpo": "seq-mean-token-mean",
     "dr_grpo": "seq-mean-token-sum-norm",
+    "luspo": "seq-mean-token-sum",
 }
 OF_THE_GENERATION = ("dapo", "cispo")  # the mean is over the tokens of all steps of a generation, not of one step
 # Options of other loss types (sapo_*, vespo_*) need no word here: their loss types are refused.
 NOT_COMPUTED = {
-    "importance_sampling_level": ("token", "it needs all log-probs of a sequence before any gradient"),
     "top_entropy_quantile": (1.0, "it needs all entropies of the batch before any gradient"),
     "entropy_coef": (0.0, "the gradient of the entropy is not formed"),
     "use_adaptive_entropy": (False, "the gradient of the entropy is not formed"),
-    "off_policy_mask_threshold": (None, "it needs all log-probs of a sequence before any gradient"),
+    "off_policy_mask_threshold": (None, "it drops sequences by their log-probs, which are not known before the loss"),
 }
 # Those of the head and the model, which an objective has nothing to do with.
 NOT_FUSED = {
@@ -34,7 +34,8 @@ NOT_FUSED = {
     "cast_lm_head_to_fp32": (False, "it replaces the forward of the head"),
 }
 # What the objective of a config consists of: an objective given besides would silence it.
-OF_THE_OBJECTIVE = {"epsilon": 0.2, "epsilon_high": None, "delta": None}
+OF_THE_OBJECTIVE = {"epsilon": 0.2, "epsilon_high": None, "delta": None, "importance_sampling_level": "token"}
+LEVELS = ("token", "sequence")  # of the ratio
 
 
 def objective_of(config: Any) -> LossFunction:
@@ -46,7 +47,8 @@ def objective_of(config: Any) -> LossFunction:
         objective = cispo(1.0, epsilon_high - 1)  # loss_type="cispo": epsilon_high is the cap itself
         objective = objective + kl(beta, corrected=use_bias_correction_kl)  # beta != 0
 
-    The rest of loss_type is the reduction, a weight per token, which `GFTTrainer` applies.
+    with sequence_ids=True in each that has a ratio, where importance_sampling_level="sequence": for
+    a grpo that is `gspo`. The rest of loss_type is the reduction, a weight per token, which `GFTTrainer` applies.
 
     Raises:
         ValueError: an option changes the loss in a way that is not computed here. All of them are
@@ -54,9 +56,9 @@ def objective_of(config: Any) -> LossFunction:
     """
     refuse("loss", _unlike(config, NOT_COMPUTED) + _unlike_here(config))
     if config.loss_type == "cispo":
-        objective: LossFunction = cispo(clip_low=1.0, clip_high=config.epsilon_high - 1.0)
+        objective: LossFunction = cispo(1.0, config.epsilon_high - 1.0, _of_sequences(config))
     else:
-        objective = grpo(config.epsilon, _upper(config), dual_clip=config.delta)
+        objective = grpo(config.epsilon, _upper(config), config.delta, _of_sequences(config))
     return with_penalty(objective, config)
 
 
@@ -64,7 +66,12 @@ def with_penalty(objective: Any, config: Any) -> LossFunction:
     """The objective, with TRL's KL where the config has a beta."""
     if config.beta == 0.0:
         return objective
-    return Sum(objective, kl(config.beta, corrected=config.use_bias_correction_kl))
+    corrected = config.use_bias_correction_kl
+    return Sum(objective, kl(config.beta, corrected=corrected, sequence_ids=corrected and _of_sequences(config)))
+
+
+def _of_sequences(config: Any) -> bool:
+    return config.importance_sampling_level == "sequence"
 
 
 def objective_beside(config: Any, objective: LossFunction) -> LossFunction:
@@ -169,6 +176,8 @@ def _unknown_reduction(config: Any) -> list[str]:
 def _unlike_here(config: Any) -> list[str]:
     """What depends on more than one option."""
     found = _unknown_reduction(config)
+    if config.importance_sampling_level not in LEVELS:
+        found.append(f"importance_sampling_level={config.importance_sampling_level!r} (known are {', '.join(LEVELS)})")
     if config.loss_type == "cispo":
         if config.epsilon_high is None or config.epsilon_high < 1:
             found.append(

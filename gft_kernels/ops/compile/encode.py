@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -34,7 +34,8 @@ _KINDS: dict[str, Any] = {
     )
 }
 _FIELDS = {name: [field.name for field in fields(kind)] for name, kind in _KINDS.items()}
-_FLAGS = {field.name for kind in _KINDS.values() for field in fields(kind) if field.type == "bool"}
+_FLAGS = {field.name for kind in _KINDS.values() for field in fields(kind) if "bool" in str(field.type)}
+_WEIGHTED = "weighted "  # in front of a term
 
 
 class Settings(NamedTuple):
@@ -86,33 +87,38 @@ def objective_spec(objective: LossFunction) -> tuple[str, list[float]] | None:
     """The objective as text and numbers, or None where it has no such form.
 
     For example "GRPO clip_low clip_high + KL corrected beta" and [0.2, 0.28, 0.01]. A flag stands
-    there if it is set, and has no number. A tau [N] is left out: it travels with the per-token
-    inputs.
+    there if it is set, and has no number. Values for every token, such as a tau [N], are left out:
+    they travel with the per-token inputs.
     """
     if isinstance(objective, objectives.Sum):
         first, second = (objective_spec(part) for part in objective.parts)
         return None if first is None or second is None else (f"{first[0]} + {second[0]}", [*first[1], *second[1]])
+    if isinstance(objective, objectives.Weighted):
+        inner = objective_spec(objective.objective)
+        summed = isinstance(objective.objective, objectives.Sum)
+        return None if inner is None or summed else (f"{_WEIGHTED}{inner[0]}", inner[1])
     name = type(objective).__name__
     if _KINDS.get(name) is not type(objective):
         return None
     values = {field: getattr(objective, field) for field in _FIELDS[name]}
-    flags = [field for field, x in values.items() if field in _FLAGS and x]
+    flags = [field for field, x in values.items() if field in _FLAGS and x is not False]
     given = {field: x for field, x in values.items() if field not in _FLAGS and x is not None}
     given = {field: x for field, x in given.items() if not isinstance(x, Tensor)}
     return " ".join([name, *flags, *given]), list(given.values())
 
 
-def from_spec(text: str, numbers: Sequence[Any], tau: Tensor | None = None) -> Objective:
+def from_spec(text: str, numbers: Sequence[Any], vectors: Mapping[str, Any]) -> Objective:
     """The objective that `objective_spec` described, of its numbers or of `scalars` of them.
 
-    `tau` [N] stands where the objective had one.
+    `vectors` are the per-token inputs, of which a tau [N] stands where the objective had one.
     """
     built, left = [], list(numbers)
     for term in text.split(" + "):
-        name, *words = term.split()
+        name, *words = term.removeprefix(_WEIGHTED).split()
         given = [word for word in words if word not in _FLAGS]
         flags = {word: True for word in words if word in _FLAGS}
         values, left = left[: len(given)], left[len(given) :]
-        vector = {"tau": tau} if "tau" in _FIELDS[name] and "tau" not in given else {}
-        built.append(_KINDS[name](**dict(zip(given, values, strict=True)), **flags, **vector))
+        vector = {"tau": vectors["tau"]} if "tau" in _FIELDS[name] and "tau" not in given else {}
+        made = _KINDS[name](**dict(zip(given, values, strict=True)), **flags, **vector)
+        built.append(objectives.Weighted(made, vectors["importance_weights"]) if term.startswith(_WEIGHTED) else made)
     return functools.reduce(operator.add, built)

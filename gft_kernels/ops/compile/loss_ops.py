@@ -22,6 +22,7 @@ from ...engines.sparse_report import NAMES
 from ...head import Operands
 from ...losses.advantages import GroupRewards
 from ...losses.objectives import VECTORS
+from .. import sequences
 from ..backends import engine_of
 from ..plan import make_plan
 from ..result import scatter
@@ -29,7 +30,7 @@ from ..validation import LossArguments, check_values
 from .encode import Settings, decode, from_spec, has_sparsity
 from .logprob_op import WAITS, fake_sums, filled
 
-Constants = list[Tensor | None]  # [N] each: advantages, old_logprobs, ref_logprobs, tau, token_weights
+Constants = list[Tensor | None]  # [N] each: those of VECTORS, then the token weights
 Spec = tuple[str, Tensor]  # of `objective_spec`, its numbers as a tensor
 
 
@@ -77,13 +78,15 @@ def _checked_targets(
     old_logprobs: Tensor | None,
     ref_logprobs: Tensor | None,
     tau: Tensor | None,
+    sequence_ids: Tensor | None,
+    importance_weights: Tensor | None,
     token_weights: Tensor | None,
     numbers: Tensor,
     flags: list[int],
     engine_name: str,
 ) -> Tensor:
     head, chosen = decode(None, numbers, flags, engine_name)
-    vectors = (advantages, old_logprobs, ref_logprobs, tau, token_weights)
+    vectors = (advantages, old_logprobs, ref_logprobs, tau, sequence_ids, importance_weights, token_weights)
     check_values(targets, size, head, chosen, dict(zip((*VECTORS, "token_weights"), vectors, strict=True)))
     return targets.clone()
 
@@ -108,6 +111,8 @@ def _policy_loss(
     old_logprobs: Tensor | None,
     ref_logprobs: Tensor | None,
     tau: Tensor | None,
+    sequence_ids: Tensor | None,
+    importance_weights: Tensor | None,
     token_weights: Tensor | None,
     objective: str,
     parameters: Tensor,
@@ -117,14 +122,16 @@ def _policy_loss(
     wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """SeenRows, sparsity, the three sums, and the scalar unit that they are multiples of."""
-    operands, dtype, engine = Operands(hidden, weight, bias), compute_dtype(hidden, weight), engine_of(engine_name)
-    constants = [advantages, old_logprobs, ref_logprobs, tau, token_weights]
+    operands, dtype = Operands(hidden, weight, bias), compute_dtype(hidden, weight)
+    engine: Any = engine_of(engine_name)  # no recorded one comes here
+    vectors = (advantages, old_logprobs, ref_logprobs, tau, sequence_ids, importance_weights)
+    constants = [*vectors, token_weights]
     settings = Settings(numbers, flags, engine_name)
     arguments = _arguments(targets, len(weight), constants, (objective, parameters), bias, settings)
     with torch.autocast(hidden.device.type, enabled=False):
         plan = make_plan(arguments, dtype, engine)
-        found, grads = engine.loss(operands, plan, (wanted[0], wanted[1], wanted[2]))
-        assert grads is not None  # no recorded engine comes here
+        found, grads = sequences.loss(engine, operands, plan, (wanted[0], wanted[1], wanted[2]))
+        assert grads is not None
         report = grads.report()
         sparsity = found.loss.new_empty(0) if report is None else report
         sums = filled(grads.sums(operands), hidden)
@@ -138,7 +145,7 @@ def _arguments(
     head, backend = decode(bias, *settings)
     *given, token_weights = constants
     per_token: Any = dict(zip(VECTORS, given, strict=True))
-    objective = from_spec(spec[0], spec[1].tolist(), per_token["tau"])
+    objective = from_spec(spec[0], spec[1].tolist(), per_token)
     arguments = LossArguments(targets, per_token, token_weights, objective, head, backend)
     check_values(targets, size, head, backend, arguments.vectors())
     return arguments
@@ -182,7 +189,7 @@ def _loss_backward(ctx: Any, grad_loss: Tensor, *_: Any) -> Any:
     *sums, unit = ctx.saved_tensors
     scale = grad_loss * unit
     triples = zip(sums, ctx.dtypes, ctx.needs_input_grad[:3], strict=True)
-    return *((total * scale).to(dtype) if need else None for total, dtype, need in triples), *(None,) * 12
+    return *((total * scale).to(dtype) if need else None for total, dtype, need in triples), *(None,) * 14
 
 
 _policy_loss.register_autograd(_loss_backward, setup_context=_save_loss)
@@ -205,6 +212,8 @@ def _logits_loss(
     old_logprobs: Tensor | None,
     ref_logprobs: Tensor | None,
     tau: Tensor | None,
+    sequence_ids: Tensor | None,
+    importance_weights: Tensor | None,
     token_weights: Tensor | None,
     objective: str,
     parameters: Tensor,
@@ -214,13 +223,15 @@ def _logits_loss(
     wanted: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """SeenRows, the gradient [N, V], and the scalar unit it is a multiple of."""
-    constants, engine = [advantages, old_logprobs, ref_logprobs, tau, token_weights], engine_of(engine_name)
+    vectors = (advantages, old_logprobs, ref_logprobs, tau, sequence_ids, importance_weights)
+    constants: Constants = [*vectors, token_weights]
+    engine: Any = engine_of(engine_name)
     settings = Settings(numbers, flags, engine_name)
     arguments = _arguments(targets, logits.shape[1], constants, (objective, parameters), None, settings)
     with torch.autocast(logits.device.type, enabled=False):
         plan = make_plan(arguments, compute_dtype(logits), engine)
         grad = torch.empty_like(logits) if wanted else None
-        found, unit = engine.logits_loss(logits, plan, grad)
+        found, unit = sequences.logits_loss(engine, logits, plan, grad)
         return *_seen_rows(found, plan), logits.new_empty(0) if grad is None else grad, _unit(unit, found.loss)
 
 
@@ -239,7 +250,7 @@ def _save_logits(ctx: Any, inputs: Any, output: Any) -> None:
 
 def _logits_backward(ctx: Any, grad_loss: Tensor, *_: Any) -> Any:
     grad, unit = ctx.saved_tensors
-    return (grad.to(unit.dtype) * (grad_loss * unit)).to(grad.dtype), *(None,) * 12
+    return (grad.to(unit.dtype) * (grad_loss * unit)).to(grad.dtype), *(None,) * 14
 
 
 _logits_loss.register_autograd(_logits_backward, setup_context=_save_logits)

@@ -8,8 +8,6 @@ program the same engines run under autograd.Function, which scales the gradients
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -86,9 +84,9 @@ def _traced(
     if token_weights is None:
         token_weights = token_mean(valid, dtype)
     weights = torch.where(valid, token_weights, 0).to(dtype)
-    active = active_rows(valid, weights, per_token["advantages"], objective, arguments.backend)
+    active = active_rows(valid, weights, per_token, objective, arguments.backend)
     # An inactive row may hold what the objective cannot take: its gradient would be 0 * inf.
-    safe = {name: None if x is None else torch.where(active, x, 0) for name, x in per_token.items()}
+    safe = _apart({name: None if x is None else torch.where(active, x, 0) for name, x in per_token.items()}, active)
     loss = (weights * torch.where(active, objective(torch.where(active, scores.logprobs, 0), **safe), 0)).sum()
     logprobs, entropy = scores.logprobs.detach(), scores.entropy.detach()
     coefficients = torch.func.grad(lambda x: objective(x, **safe).sum())(torch.where(active, logprobs, 0))
@@ -101,15 +99,20 @@ def _with_open_numbers(arguments: LossArguments, device: torch.device) -> LossFu
     spec = objective_spec(arguments.objective)
     if spec is None:
         return arguments.objective
-    tau: Any = arguments.per_token.get("tau")
-    return from_spec(spec[0], scalars(spec[1], device), tau)
+    return from_spec(spec[0], scalars(spec[1], device), arguments.per_token)
+
+
+def _apart(per_token: PerToken, active: Tensor) -> PerToken:
+    """The same, inactive rows in a sequence of their own."""
+    ids = per_token.get("sequence_ids")
+    return per_token if ids is None else {**per_token, "sequence_ids": torch.where(active, ids, -1)}
 
 
 def _reported(
     rows: loss_ops.SeenRows, sparsity: dict[str, Tensor], objective: LossFunction, per_token: PerToken, valid: Tensor
 ) -> PolicyLoss:
     """The result with stats, and NaN at rows that were skipped, as outside a compiled program."""
-    means = stats(objective, rows.logprobs, rows.entropy, per_token, rows.seen, valid)
+    means = stats(objective, rows.logprobs, rows.entropy, _apart(per_token, rows.seen), rows.seen, valid)
     logprobs, entropy = (torch.where(valid & ~rows.seen, torch.nan, x) for x in (rows.logprobs, rows.entropy))
     coefficients = torch.where(rows.seen, rows.coefficients, 0)
     return PolicyLoss(rows.loss, logprobs, entropy, coefficients, means | sparsity)

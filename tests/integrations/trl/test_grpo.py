@@ -41,6 +41,7 @@ def assert_equal(ours, trls, inputs):
 
 
 OFF_POLICY = {"num_iterations": 2}
+SEQUENCES = {**OFF_POLICY, "importance_sampling_level": "sequence", "epsilon": 0.05}
 SETTINGS = {
     "dapo": {},
     "grpo": {"loss_type": "grpo"},
@@ -55,6 +56,13 @@ SETTINGS = {
     "kl": {"beta": 0.1, "use_bias_correction_kl": False},
     "kl corrected, off policy": {**OFF_POLICY, "beta": 0.1, "loss_type": "grpo"},
     "kl, off policy, cispo": {**OFF_POLICY, "beta": 0.1, "loss_type": "cispo", "epsilon_high": 1.5},
+    "luspo, off policy": {**OFF_POLICY, "loss_type": "luspo"},
+    **{f"sequences, {kind}": {**SEQUENCES, "loss_type": kind} for kind in ("grpo", "dapo", "luspo", "dr_grpo")},
+    "sequences, on policy": {"importance_sampling_level": "sequence", "loss_type": "grpo"},
+    "sequences, delta": {**SEQUENCES, "loss_type": "grpo", "delta": 1.45},
+    "sequences, cispo": {**SEQUENCES, "loss_type": "cispo", "epsilon_high": 1.1},
+    "sequences, kl": {**SEQUENCES, "loss_type": "grpo", "beta": 0.1, "use_bias_correction_kl": False},
+    "sequences, kl corrected": {**SEQUENCES, "loss_type": "grpo", "beta": 0.1},
     "accumulated": {"gradient_accumulation_steps": 3},
     "accumulated, grpo": {"gradient_accumulation_steps": 3, "loss_type": "grpo"},
     "steps of a generation": {"gradient_accumulation_steps": 2, "steps_per_generation": 4},
@@ -104,8 +112,8 @@ def test_masks_are_trls(model, folder):
     inputs["tool_mask"] = torch.ones(4, 6, dtype=torch.long)
     inputs["tool_mask"][0, 2:4] = 0
     inputs["advantages"] = inputs["advantages"][:, None] + torch.linspace(0, 0.2, 6)
-    for loss_type in ("dapo", "grpo"):
-        ours, trls = pair(model, folder, {"loss_type": loss_type, "beta": 0.1, **OFF_POLICY})
+    for options in ({"loss_type": "dapo"}, {"loss_type": "grpo"}, {"loss_type": "grpo", **SEQUENCES}):
+        ours, trls = pair(model, folder, {"beta": 0.1, **OFF_POLICY, **options})
         assert_equal(ours, trls, inputs)
 
 
@@ -114,10 +122,11 @@ def test_correction_of_samples_from_vllm_is_trls(shape, model, folder):
     inputs = tiny.batch(old=True, ref=True)
     inputs["importance_sampling_ratio"] = torch.linspace(0.2, 2.0, shape[0] * shape[1]).view(shape)
     inputs["importance_sampling_ratio"][1] = 0  # masked by sequence_mask
-    trainers = pair(model, folder, {"beta": 0.1, "delta": 1.5})
-    for trainer in trainers:
-        trainer.use_vllm = True  # all that the loss looks at
-    assert_equal(*trainers, inputs)
+    for options in ({"beta": 0.1, "delta": 1.5}, {"beta": 0.1, "loss_type": "grpo", **SEQUENCES}):
+        trainers = pair(model, folder, options)
+        for trainer in trainers:
+            trainer.use_vllm = True  # all that the loss looks at
+        assert_equal(*trainers, inputs)
 
 
 def test_router_balancing_is_trls(folder):

@@ -11,17 +11,25 @@ import torch
 from trl import GRPOConfig
 from trl.trainer.base_config import _BaseConfig
 
-from gft_kernels import cispo, gft, grpo, kl, sft
+from gft_kernels import cispo, gft, grpo, gspo, kl, sft
 from gft_kernels.integrations.trl import GFTTrainer, objective_of
 
 from . import tiny
 
+SEQUENCES = {"importance_sampling_level": "sequence"}
 SAID = {
     "dapo": ({}, grpo(0.2, 0.2)),
     "wider above": ({"epsilon": 0.1, "epsilon_high": 0.28}, grpo(0.1, 0.28)),
     "dual clip": ({"delta": 3.0, "loss_type": "bnpo"}, grpo(0.2, 0.2, 3.0)),
     "cispo": ({"loss_type": "cispo", "epsilon_high": 5.0}, cispo(1.0, 4.0)),
     "corrected kl": ({"beta": 0.1}, grpo() + kl(0.1, corrected=True)),
+    "sequences": ({**SEQUENCES, "loss_type": "luspo", "epsilon": 3e-4, "epsilon_high": 4e-4}, gspo()),
+    "sequences, cispo": ({**SEQUENCES, "loss_type": "cispo", "epsilon_high": 2.0}, cispo(1.0, 1.0, True)),
+    "sequences, kl": ({**SEQUENCES, "beta": 0.1, "use_bias_correction_kl": False}, gspo(0.2, 0.2) + kl(0.1)),
+    "sequences, kl corrected": (
+        {**SEQUENCES, "beta": 0.1},
+        gspo(0.2, 0.2) + kl(0.1, corrected=True, sequence_ids=True),
+    ),
     "kl": ({"beta": 0.1, "use_bias_correction_kl": False, "loss_type": "grpo"}, grpo() + kl(0.1)),
 }
 
@@ -33,14 +41,13 @@ def test_objective_of_a_config(name, tmp_path):
 
 
 REFUSED = {
-    "importance_sampling_level": {"importance_sampling_level": "sequence"},
+    "importance_sampling_level='word'": {"importance_sampling_level": "word"},
     "top_entropy_quantile": {"top_entropy_quantile": 0.2},
     "entropy_coef": {"entropy_coef": 0.01},
     "use_adaptive_entropy": {"use_adaptive_entropy": True},
     "off_policy_mask_threshold": {"off_policy_mask_threshold": 0.5},
     "loss_type='sapo'": {"loss_type": "sapo"},
     "loss_type='vespo'": {"loss_type": "vespo"},
-    "loss_type='luspo'": {"loss_type": "luspo"},
     "epsilon_high=None": {"loss_type": "cispo"},
     "epsilon_high=0.28": {"loss_type": "cispo", "epsilon_high": 0.28},
     "delta=1.1": {"delta": 1.1},
@@ -60,7 +67,7 @@ def test_objective_of_names_all_at_once(tmp_path):
 
 
 # Every field of GRPOConfig that is TRL's own, and who answers for it.
-OBJECTIVE = {"epsilon", "epsilon_high", "delta", "beta", "use_bias_correction_kl", "loss_type"}
+OBJECTIVE = {"epsilon", "epsilon_high", "delta", "beta", "use_bias_correction_kl", "loss_type"} | set(SEQUENCES)
 TRAINER = {"vllm_importance_sampling_correction", "temperature", "num_iterations", "mask_truncated_completions"} | {
     "steps_per_generation",
     "max_completion_length",
@@ -99,6 +106,7 @@ BESIDE = {
     "epsilon=0.3": ({"epsilon": 0.3}, gft(0.7)),
     "epsilon_high=0.28": ({"epsilon_high": 0.28}, gft(0.7)),
     "delta=3.0": ({"delta": 3.0}, gft(0.7)),
+    "importance_sampling_level='sequence'": (SEQUENCES, gft(0.7)),
     "loss_type='cispo'": ({"loss_type": "cispo", "epsilon_high": 5.0}, gft(0.7)),
     "loss_type='sapo'": ({"loss_type": "sapo"}, gft(0.7)),
     "entropy_coef=0.1": ({"entropy_coef": 0.1}, gft(0.7)),

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("plain_memory")
 
 
 HEAD = (as_tensor([1.0, 0.0, 0.7]), [-100, 16, 1, 1])  # numbers and flags, as `encode` makes them
-NO_VECTORS = (None, None, None, None)  # old and reference log-probs, tau, token weights
+NO_VECTORS = (None,) * 6  # all but the advantages, and the token weights
 
 
 def spec(objective):

@@ -244,7 +244,9 @@ def by_sequence(objective: LossFunction) -> bool:
 
 
 def with_sequences(objective: LossFunction, sequence_ids: Tensor) -> LossFunction:
-    """The objective with these ids [N], where it takes those of the call."""
+    """The objective with these ids [N], where it takes those of the call and no term brings any."""
+    if any(isinstance(getattr(term, "sequence_ids", None), Tensor) for term in terms(objective)):
+        return objective
 
     def filled(term: Any) -> LossFunction:
         return replace(term, sequence_ids=sequence_ids) if getattr(term, "sequence_ids", None) is True else term

@@ -48,7 +48,8 @@ def objective_of(config: Any) -> LossFunction:
         objective = objective + kl(beta, corrected=use_bias_correction_kl)  # beta != 0
 
     with sequence_ids=True in each that has a ratio, where importance_sampling_level="sequence": for
-    a grpo that is `gspo`. The rest of loss_type is the reduction, a weight per token, which `GFTTrainer` applies.
+    a grpo that is `gspo`. The rest of loss_type is the reduction, a weight per token, which
+    `GFTTrainer` applies.
 
     Raises:
         ValueError: an option changes the loss in a way that is not computed here. All of them are

@@ -7,7 +7,7 @@ import torch
 from torch.library import opcheck
 
 from gft_kernels import gft, grpo, kl
-from gft_kernels.losses.objectives import DFT, GFT, SFT, Reinforce
+from gft_kernels.losses.objectives import DFT, GFT, SFT, Reinforce, Weighted
 from gft_kernels.losses.ratios import CISPO, GRPO, KL
 from gft_kernels.ops.compile import logprob_op, loss_ops
 from gft_kernels.ops.compile.encode import as_tensor, from_spec, objective_spec
@@ -51,7 +51,7 @@ def test_compiled_program_leaves_out_gradients_nobody_wants():
 )
 def test_opcheck(backend, dtype):
     hidden, weight, bias = leaves(dtype)
-    given = (PROBLEM.advantages, OLD, REF, None, None, *spec(grpo(dual_clip=3.0) + kl(0.1)), *HEAD, backend)
+    given = (PROBLEM.advantages, OLD, REF, *(None,) * 4, *spec(grpo(dual_clip=3.0) + kl(0.1)), *HEAD, backend)
     opcheck(logprob_op._linear_logprob, (hidden, weight, bias, PROBLEM.targets, *HEAD, backend))
     opcheck(loss_ops._policy_loss, (hidden, weight, bias, PROBLEM.targets, *given, [True, True, True]))
     opcheck(loss_ops._policy_loss, (hidden.detach(), weight, None, PROBLEM.targets, *given, [False, True, False]))
@@ -88,20 +88,39 @@ def test_opcheck_group_advantages():
         GRPO() + KL(0.02, 10.0, True),
         KL(0.5) + SFT() + KL(1e-3),
         GRPO(clip_high=float("inf")),
+        GRPO(sequence_ids=True) + KL(0.02, corrected=True, sequence_ids=True) + CISPO(sequence_ids=True),
     ],
     ids=repr,
 )
 def test_from_spec_gives_the_objective_back(objective):
     text, numbers = spec(objective)
-    assert repr(from_spec(text, numbers.tolist())) == repr(objective)
+    assert repr(from_spec(text, numbers.tolist(), {})) == repr(objective)
 
 
 def test_from_spec_gives_a_tau_of_every_token_back():
     tau = torch.rand(33)
     text, numbers = spec(KL(0.5) + GFT(tau))
-    objective = from_spec(text, numbers.tolist(), tau)
+    objective = from_spec(text, numbers.tolist(), {"tau": tau})
     assert objective.parts[1].tau is tau
     assert objective.parts[0] == KL(0.5)
+
+
+def test_from_spec_gives_weights_and_sequences_back():
+    weights, ids = torch.rand(33), torch.arange(33)
+    text, numbers = spec(KL(0.5) + Weighted(GRPO(sequence_ids=ids), weights) + Weighted(SFT(), weights))
+    objective = from_spec(text, numbers.tolist(), {"importance_weights": weights, "sequence_ids": ids})
+    assert repr(objective) == repr(KL(0.5) + Weighted(GRPO(sequence_ids=True), weights) + Weighted(SFT(), weights))
+
+
+@pytest.mark.parametrize("backend", ["chunked", "triton"])
+def test_opcheck_of_sequences(backend):
+    hidden, weight, bias = leaves()
+    vectors = (PROBLEM.advantages, OLD, None, None, torch.arange(33) // 4, torch.rand(33), None)
+    objective = Weighted(GRPO(0.1, 0.1, sequence_ids=True), torch.rand(33))
+    given = (*vectors, *spec(objective), *HEAD, backend)
+    opcheck(loss_ops._policy_loss, (hidden, weight, bias, PROBLEM.targets, *given, [True, True, True]))
+    logits = (hidden.detach() @ weight.detach().T).requires_grad_()
+    opcheck(loss_ops._logits_loss, (logits, PROBLEM.targets, *given, True))
 
 
 @pytest.mark.parametrize("backend", ["chunked", "triton"])
@@ -110,7 +129,8 @@ def test_from_spec_gives_a_tau_of_every_token_back():
 )
 def test_opcheck_outputs_share_no_memory_whatever_is_masked(targets, backend):
     hidden, weight, bias = leaves()
-    given = (torch.ones(33), None, None, torch.rand(33), torch.ones(33), *spec(gft(torch.rand(33))), *HEAD, backend)
+    vectors = (torch.ones(33), None, None, torch.rand(33), None, None, torch.ones(33))
+    given = (*vectors, *spec(gft(torch.rand(33))), *HEAD, backend)
     opcheck(logprob_op._linear_logprob, (hidden, weight, bias, targets, *HEAD, backend))
     opcheck(loss_ops._policy_loss, (hidden, weight, bias, targets, *given, [True, True, True]))
     opcheck(loss_ops._logits_loss, ((hidden.detach() @ weight.detach().T).requires_grad_(), targets, *given, True))

@@ -18,6 +18,7 @@ from gft_kernels import (
     dft,
     gft,
     grpo,
+    gspo,
     kl,
     linear_logprob,
     linear_policy_loss,
@@ -129,7 +130,7 @@ def run(program: Callable, dynamic: bool | None, backend: str, steps: int, compi
     compiled = torch.compile(program, backend=counter, fullgraph=True, dynamic=dynamic)
     for _ in range(steps):
         inputs = step_inputs(rng, backend)
-        MODULE.objective = grpo(inputs.number, inputs.number)
+        MODULE.objective = gspo(inputs.number / 20, inputs.number / 10)
         found = []
         for loss in (compiled(inputs), program(inputs)):
             gradients = torch.autograd.grad(loss, (inputs.hidden, inputs.weight))

@@ -10,11 +10,13 @@ from gft_kernels import (
     LinearPolicyLoss,
     gft,
     grpo,
+    gspo,
     kl,
     linear_logprob,
     linear_policy_loss,
     logits_policy_loss,
 )
+from gft_kernels.losses.objectives import Weighted
 
 from ...helpers.cases import BACKENDS
 from ...helpers.compiled import OLD, PROBLEM, REF, REWARDS, leaves
@@ -22,6 +24,7 @@ from ...helpers.problems import settings_of
 
 pytestmark = pytest.mark.usefixtures("plain_memory")
 
+WEIGHTS = torch.linspace(0, 2, len(PROBLEM.targets)).to(PROBLEM.hidden.dtype)  # 0 skips a row
 MODULE = LinearPolicyLoss(grpo(), reduction="seq-mean-token-mean")
 
 
@@ -62,6 +65,20 @@ PROGRAMS = {
         old_logprobs=OLD,
         ref_logprobs=REF,
     ),
+    "sequences, kl, weights": lambda h, w, b, backend: loss(
+        h,
+        w,
+        b,
+        backend,
+        Weighted(gspo(0.05, 0.1), WEIGHTS) + kl(0.02, corrected=True, sequence_ids=True),
+        REWARDS,
+        old_logprobs=OLD,
+        ref_logprobs=REF,
+    ),
+    "logits, sequences": lambda h, w, b, backend: of_logits(
+        h, w, b, backend, gspo(0.05, 0.1, sequence_ids=PROBLEM.sequence_ids), old_logprobs=OLD
+    ),
+    "a weighted function": lambda h, w, b, backend: loss(h, w, b, backend, Weighted(psft, WEIGHTS), old_logprobs=OLD),
     "a function": lambda h, w, b, backend: loss(h, w, b, backend, psft, old_logprobs=OLD),
     "module": lambda h, w, b, backend: MODULE(
         h, w, PROBLEM.targets, PROBLEM.advantages, sequence_ids=PROBLEM.sequence_ids

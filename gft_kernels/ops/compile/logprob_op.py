@@ -19,6 +19,8 @@ from ..backends import engine_of
 from ..validation import check_values
 from .encode import Settings, decode
 
+# Of the package, by whatever name it was imported: a copy beside it has operators of its own.
+NAMESPACE = __name__.partition(".")[0]
 WAITS = (torch.Tag.cudagraph_unsafe,)  # the ops choose rows on the host: a CUDA graph cannot hold them
 
 
@@ -36,7 +38,7 @@ def fake_sums(operands: Operands, wanted: list[bool]) -> tuple[Tensor, Tensor, T
     return filled(sums, operands.hidden)
 
 
-@torch.library.custom_op("gft_kernels::linear_logprob", mutates_args=(), tags=WAITS)
+@torch.library.custom_op(f"{NAMESPACE}::linear_logprob", mutates_args=(), tags=WAITS)
 def _linear_logprob(
     hidden: Tensor,
     weight: Tensor,
@@ -65,7 +67,7 @@ def _(
     return rows, torch.empty_like(rows), normaliser
 
 
-@torch.library.custom_op("gft_kernels::linear_logprob_backward", mutates_args=(), tags=WAITS)
+@torch.library.custom_op(f"{NAMESPACE}::linear_logprob_backward", mutates_args=(), tags=WAITS)
 def _linear_logprob_backward(
     grad_logprobs: Tensor,
     grad_entropy: Tensor,

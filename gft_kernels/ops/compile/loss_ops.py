@@ -28,7 +28,7 @@ from ..plan import make_plan
 from ..result import scatter
 from ..validation import LossArguments, check_values
 from .encode import Settings, decode, from_spec, has_sparsity
-from .logprob_op import WAITS, fake_sums, filled
+from .logprob_op import NAMESPACE, WAITS, fake_sums, filled
 
 Constants = list[Tensor | None]  # [N] each: those of VECTORS, then the token weights
 Spec = tuple[str, Tensor]  # of `objective_spec`, its numbers as a tensor
@@ -44,7 +44,7 @@ class SeenRows(NamedTuple):
     seen: Tensor  # bool, the rows of the plan
 
 
-@torch.library.custom_op("gft_kernels::group_advantages", mutates_args=(), tags=WAITS)
+@torch.library.custom_op(f"{NAMESPACE}::group_advantages", mutates_args=(), tags=WAITS)
 def _group_advantages(
     rewards: Tensor,
     group_ids: Tensor,
@@ -70,7 +70,7 @@ def group_advantages(groups: GroupRewards, valid: Tensor, engine_name: str) -> T
     return _group_advantages(groups.rewards, groups.group_ids, groups.sequence_ids, valid, *options, engine_name)
 
 
-@torch.library.custom_op("gft_kernels::checked_targets", mutates_args=(), tags=WAITS)
+@torch.library.custom_op(f"{NAMESPACE}::checked_targets", mutates_args=(), tags=WAITS)
 def _checked_targets(
     targets: Tensor,
     size: int,
@@ -101,7 +101,7 @@ def checked_targets(targets: Tensor, size: int, constants: Constants, settings: 
     return _checked_targets(targets, size, *constants, *settings)
 
 
-@torch.library.custom_op("gft_kernels::policy_loss", mutates_args=(), tags=WAITS)
+@torch.library.custom_op(f"{NAMESPACE}::policy_loss", mutates_args=(), tags=WAITS)
 def _policy_loss(
     hidden: Tensor,
     weight: Tensor,
@@ -204,7 +204,7 @@ def policy_loss(
     return SeenRows(*rows), sparsity
 
 
-@torch.library.custom_op("gft_kernels::logits_loss", mutates_args=(), tags=WAITS)
+@torch.library.custom_op(f"{NAMESPACE}::logits_loss", mutates_args=(), tags=WAITS)
 def _logits_loss(
     logits: Tensor,
     targets: Tensor,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from . import __version__
+import gft_kernels
 
 
 def version(package: str) -> str:
@@ -55,7 +55,7 @@ def device_line(index: int) -> str:
 
 def versions() -> dict[str, str]:
     """Name -> version or description, in the order of a report."""
-    found = {"gft-kernels": __version__, "python": platform.python_version(), "system": platform.platform()}
+    found = {"gft-kernels": gft_kernels.__version__, "python": platform.python_version(), "system": platform.platform()}
     found["torch"] = torch.__version__
     found |= {name: version(name) for name in ("triton", "transformers")}
     if torch.version.hip:

@@ -43,7 +43,9 @@ ROOMS = ("losses", "engines", "ops")
 FOREIGN = {"gft", "transformers", "trl", "verl", "benchmarks", "tests"}
 
 SOURCES = [
-    path for folder in ("gft_kernels", "gft", "benchmarks", "tests") for path in sorted((ROOT / folder).rglob("*.py"))
+    path
+    for folder in ("gft_kernels", "gft", "benchmarks", "hub", "tests")
+    for path in sorted((ROOT / folder).rglob("*.py"))
 ]
 KERNELS = [path for path in SOURCES if path.is_relative_to(ROOT / "gft_kernels")]
 

@@ -47,6 +47,24 @@ def logits_loss(engine: Engine, logits: Tensor, plan: LossPlan, inplace: bool) -
         return LossRows(*_LogitsLoss.apply(logits, plan, engine, torch.is_grad_enabled(), inplace))
 
 
+def engine_loss(
+    engine: GradientEngine, operands: Operands, plan: LossPlan, wanted: Wanted
+) -> tuple[LossRows, Gradients | None]:
+    """`engine.loss`, in two passes where rows depend on their whole sequence."""
+    if plan.per_token.get("sequence_ids") is not None:
+        return sequences.loss(engine, operands, plan, wanted)
+    return engine.loss(operands, plan, wanted)
+
+
+def engine_logits_loss(
+    engine: GradientEngine, logits: Tensor, plan: LossPlan, grad: Tensor | None
+) -> tuple[LossRows, Tensor | None]:
+    """`engine.logits_loss`, in two passes where rows depend on their whole sequence."""
+    if plan.per_token.get("sequence_ids") is not None:
+        return sequences.logits_loss(engine, logits, plan, grad)
+    return engine.logits_loss(logits, plan, grad)
+
+
 def scored(engine: Engine, operands: Operands, plan: Plan) -> Scores:
     """Scores [N] of the unmasked rows, 0 at the others. The normaliser is [2, N] or empty."""
     rows = chosen(plan.targets != plan.head.ignore_index)
@@ -135,7 +153,7 @@ class _PolicyLoss(torch.autograd.Function):
         grad_enabled: bool,
     ) -> Any:
         wanted: Any = tuple(grad_enabled and need for need in ctx.needs_input_grad[:3])
-        found, ctx.grads = sequences.loss(engine, Operands(hidden, weight, bias), plan, wanted)
+        found, ctx.grads = engine_loss(engine, Operands(hidden, weight, bias), plan, wanted)
         if plan.backend.sparsity is not None:
             found = found._replace(sparsity=ctx.grads.report())
         ctx.plan, ctx.engine = plan, engine
@@ -150,7 +168,7 @@ class _PolicyLoss(torch.autograd.Function):
         grads, ctx.grads = ctx.grads, None
         with torch.autocast(operands.hidden.device.type, enabled=False):
             if grads is None:
-                _, grads = sequences.loss(ctx.engine, operands, ctx.plan, ctx.needs_input_grad[:3])
+                _, grads = engine_loss(ctx.engine, operands, ctx.plan, ctx.needs_input_grad[:3])
             return *grads.finish(grad_loss, operands), None, None, None
 
 
@@ -167,7 +185,7 @@ class _LogitsLoss(torch.autograd.Function):
         ctx.engine, ctx.grad = engine, None
         if grad_enabled and ctx.needs_input_grad[0]:
             ctx.grad = logits.detach() if inplace else torch.empty_like(logits)
-        found, ctx.unit = sequences.logits_loss(engine, logits, plan, ctx.grad)
+        found, ctx.unit = engine_logits_loss(engine, logits, plan, ctx.grad)
         if inplace and ctx.grad is not None:
             torch.autograd.graph.increment_version(logits)  # whoever saved them must not use them unawares
         ctx.mark_non_differentiable(*found[1:4])

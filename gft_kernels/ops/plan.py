@@ -10,7 +10,7 @@ from torch import Tensor
 from ..engines.contract import Engine, LossPlan
 from ..head import Backend
 from ..losses.advantages import GroupRewards
-from ..losses.objectives import LossFunction, PerToken, Weighted, by_sequence, part
+from ..losses.objectives import LossFunction, PerToken, Weighted, part
 from ..losses.sequences import sequence_sums
 from .validation import LossArguments
 
@@ -57,9 +57,8 @@ def active_rows(
         active = active & (per_token["advantages"] != 0)
     if isinstance(objective, Weighted):
         active = active & (per_token["importance_weights"] != 0)
-    if by_sequence(objective):  # every token of a sequence is part of the ratio of its active ones
-        ids = per_token["sequence_ids"]
-        assert ids is not None
+    ids = per_token.get("sequence_ids")
+    if ids is not None:  # every token of a sequence is part of the ratio of its active ones
         active = valid & (sequence_sums(active, ids) > 0)
     return active
 

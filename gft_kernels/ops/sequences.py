@@ -2,8 +2,7 @@
 
 An engine forms the gradient of a chunk before it has seen the next, which such a loss does not
 allow. So one pass scores the rows, the objective is taken on [K], and what it wants of every
-log-prob is the upstream gradient of a second pass. Every other objective goes straight to the
-engine.
+log-prob is the upstream gradient of a second pass.
 """
 
 from __future__ import annotations
@@ -17,16 +16,14 @@ from torch import Tensor
 from ..engines.accumulate import Gradients, Wanted
 from ..engines.contract import GradientEngine, LossPlan, LossRows, Scores, Upstream
 from ..head import Operands
-from ..losses.objectives import PER_TOKEN, by_sequence, losses_and_coefficients, reinforce, sft
+from ..losses.objectives import PER_TOKEN, losses_and_coefficients, reinforce, sft
 from .plan import chosen, pick
 
 
 def loss(
     engine: GradientEngine, operands: Operands, plan: LossPlan, wanted: Wanted
 ) -> tuple[LossRows, Gradients | None]:
-    """`engine.loss` of any objective."""
-    if not by_sequence(plan.objective):
-        return engine.loss(operands, plan, wanted)
+    """`engine.loss` of an objective by sequence."""
     scores = engine.score(operands, plan)
     found, upstream = _whole(plan, scores.logprobs, scores.entropy)
     # Rows of a clipped sequence want nothing.
@@ -44,9 +41,7 @@ def loss(
 def logits_loss(
     engine: GradientEngine, logits: Tensor, plan: LossPlan, grad: Tensor | None
 ) -> tuple[LossRows, Tensor | None]:
-    """`engine.logits_loss` of any objective."""
-    if not by_sequence(plan.objective):
-        return engine.logits_loss(logits, plan, grad)
+    """`engine.logits_loss` of an objective by sequence."""
     nothing: dict[str, Any] = dict.fromkeys(PER_TOKEN)
     scores, _ = engine.logits_loss(logits, replace(plan, objective=sft(), per_token=nothing), None)
     found, upstream = _whole(plan, scores.logprobs, scores.entropy)

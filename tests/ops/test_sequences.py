@@ -1,4 +1,4 @@
-"""Ratios of whole sequences: the loss is written one sequence at a time, its gradient autograd's."""
+"""Ratios of whole sequences against a loop over them, with autograd's gradient."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from ...engines.sparse_report import NAMES
 from ...head import Operands
 from ...losses.advantages import GroupRewards
 from ...losses.objectives import VECTORS
-from .. import sequences
+from ..autograd import engine_logits_loss, engine_loss
 from ..backends import engine_of
 from ..plan import make_plan
 from ..result import scatter
@@ -130,7 +130,7 @@ def _policy_loss(
     arguments = _arguments(targets, len(weight), constants, (objective, parameters), bias, settings)
     with torch.autocast(hidden.device.type, enabled=False):
         plan = make_plan(arguments, dtype, engine)
-        found, grads = sequences.loss(engine, operands, plan, (wanted[0], wanted[1], wanted[2]))
+        found, grads = engine_loss(engine, operands, plan, (wanted[0], wanted[1], wanted[2]))
         assert grads is not None
         report = grads.report()
         sparsity = found.loss.new_empty(0) if report is None else report
@@ -231,7 +231,7 @@ def _logits_loss(
     with torch.autocast(logits.device.type, enabled=False):
         plan = make_plan(arguments, compute_dtype(logits), engine)
         grad = torch.empty_like(logits) if wanted else None
-        found, unit = sequences.logits_loss(engine, logits, plan, grad)
+        found, unit = engine_logits_loss(engine, logits, plan, grad)
         return *_seen_rows(found, plan), logits.new_empty(0) if grad is None else grad, _unit(unit, found.loss)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..head import PLAIN, Backend, Head, Operands
 from ..losses.advantages import GroupRewards
-from ..losses.objectives import PER_TOKEN, VECTORS, LossFunction, Objective, Sum, Weighted, by_sequence
+from ..losses.objectives import PER_TOKEN, VECTORS, LossFunction, Objective, Sum, Weighted
 
 BACKENDS = ("auto", "eager", "chunked", "triton")
 INTEGERS = ("sequence_ids",)
@@ -86,7 +86,7 @@ def _check_loss(arguments: LossArguments, like: Tensor, size: int) -> LossArgume
     """Check all but the shapes of targets and operands. A tau [N] joins the per-token inputs."""
     objective = arguments.objective
     parameters = _parameters(objective)
-    if by_sequence(objective) and "sequence_ids" not in parameters:
+    if "sequence_ids" in parameters and parameters["sequence_ids"] is None:
         parameters["sequence_ids"] = _sequence_ids(arguments)
     arguments = arguments._replace(per_token={**arguments.per_token, **parameters})
     for name in getattr(objective, "needs", ()):
@@ -118,8 +118,11 @@ def _sequence_ids(arguments: LossArguments) -> Tensor:
     )
 
 
-def _parameters(objective: LossFunction) -> dict[str, Tensor]:
-    """The objective's parameters with a value for every token. Refuses what is no loss function."""
+def _parameters(objective: LossFunction) -> dict[str, Tensor | None]:
+    """The objective's parameters with a value for every token. Refuses what is no loss function.
+
+    None stands for sequence_ids that the call must bring.
+    """
     if isinstance(objective, type):
         raise TypeError(f"objective = {objective.__name__} is a class: call it, {objective.__name__.lower()}().")
     if not callable(objective):
@@ -138,13 +141,15 @@ def _parameters(objective: LossFunction) -> dict[str, Tensor]:
     if isinstance(objective, Sum):
         first, second = (_parameters(term) for term in objective.parts)
         for name in first.keys() & second.keys():
-            if first[name] is not second[name]:
+            if first[name] is not second[name] and first[name] is not None and second[name] is not None:
                 raise ValueError(f"both objectives of the sum have a {name} [N]: {ONE_OF_TWO[name]}.")
-        return first | second
-    found: dict[str, Tensor] = {}
+        return first | {name: x for name, x in second.items() if x is not None or name not in first}
+    found: dict[str, Tensor | None] = {}
     if isinstance(objective, Objective) and is_dataclass(objective):
         for field in fields(objective):
             value = getattr(objective, field.name)
+            if field.name == "sequence_ids" and value is True:
+                found[field.name] = None
             if not isinstance(value, Tensor):
                 continue
             if field.name not in VECTORS or not value.ndim:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..head import PLAIN, Backend, Head, Operands
 from ..losses.advantages import GroupRewards
 from ..losses.objectives import PER_TOKEN, VECTORS, LossFunction, Objective, Sum
+from .agreement import refuse, together
 
 BACKENDS = ("auto", "eager", "chunked", "triton")
 _BY_NAME = {name: Backend(name) for name in BACKENDS}
@@ -58,8 +59,16 @@ def as_backend(backend: str | Backend) -> Backend:
 
 def check_head_loss(operands: Operands, arguments: LossArguments) -> LossArguments:
     """The arguments of a loss on a head, checked, with targets as int64."""
-    targets = _check_operands(operands, arguments.targets)
-    return _check_loss(arguments._replace(targets=targets), operands.hidden, len(operands.weight))
+    head, backend = arguments.head, arguments.backend
+
+    def check() -> LossArguments:
+        targets = _check_operands(operands, arguments.targets)
+        return _check_loss(arguments._replace(targets=targets), operands.hidden, _vocabulary(operands, head, backend))
+
+    if head.shard is None:
+        return check()
+    choosing_rows = (arguments.token_weights, arguments.per_token["advantages"])
+    return together(check, operands, (arguments.targets, *choosing_rows), head, backend)
 
 
 def check_logits_loss(logits: Tensor, arguments: LossArguments) -> LossArguments:
@@ -70,9 +79,24 @@ def check_logits_loss(logits: Tensor, arguments: LossArguments) -> LossArguments
 
 def check_head(operands: Operands, targets: Tensor, head: Head, backend: Backend) -> Tensor:
     """The targets of a head, checked, as int64."""
-    targets = _check_operands(operands, targets)
-    check_values(targets, len(operands.weight), head, backend)
-    return targets
+
+    def check() -> Tensor:
+        checked = _check_operands(operands, targets)
+        check_values(checked, _vocabulary(operands, head, backend), head, backend)
+        return checked
+
+    return check() if head.shard is None else together(check, operands, (targets,), head, backend)
+
+
+def _vocabulary(operands: Operands, head: Head, backend: Backend) -> int:
+    """V of the whole head. Refuses what cannot run on a shard of it."""
+    if head.shard is None:
+        return len(operands.weight)
+    refused = {"backend='eager'": backend.name == "eager", "Backend.sparsity": backend.sparsity is not None}
+    for name, asked in refused.items():
+        if asked:
+            refuse(head.shard, name)
+    return head.shard.size
 
 
 def _check_loss(arguments: LossArguments, like: Tensor, size: int) -> LossArguments:
@@ -139,7 +163,8 @@ def _check_operands(operands: Operands, targets: Tensor) -> Tensor:
             raise TypeError(
                 f"{name} is a DTensor, a shard: pass, anew in every step, {name}.full_tensor() where the processes "
                 f"hold the same data (tensor parallelism), and {name}.full_tensor(grad_placements=[Partial('avg')]) "
-                "where each holds its own (FSDP2)."
+                "where each holds its own (FSDP2). Or leave the weight where it is: weight.to_local() with "
+                "Head(shard=gft_kernels.parallel.VocabularyShard.of(weight))."
             )
         _check_dtype(name, tensor)
         if tensor.device != hidden.device:
@@ -166,6 +191,8 @@ def _check_logits(logits: Tensor, arguments: LossArguments) -> Tensor:
     head, backend = arguments.head, arguments.backend
     asked = {"Head.bias": head.bias, "Head.softcap": head.softcap, "Backend.sparsity": backend.sparsity}
     asked["Head.scale"] = None if head.scale == 1 else head.scale
+    if head.shard is not None:
+        raise ValueError("Head.shard is for linear_policy_loss and linear_logprob: logits must be of the whole V.")
     for name, value in asked.items():
         if value is not None:
             raise ValueError(

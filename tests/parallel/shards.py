@@ -1,0 +1,201 @@
+"""What ranks that share a vocabulary compute, against the whole head in one process."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gft_kernels import (
+    Backend,
+    GroupRewards,
+    Head,
+    cispo,
+    dft,
+    gft,
+    grpo,
+    kl,
+    linear_logprob,
+    linear_policy_loss,
+    reinforce,
+    sft,
+)
+from gft_kernels.parallel import VocabularyShard
+
+from ..helpers.cases import TRANSFORMS, inputs_of
+from ..helpers.problems import Problem, away_from_tau, make_problem
+
+N, D, V = 37, 12, 61
+TAU = 0.3
+# By layout: the ranks of the group, and the rows of each, in the vocabulary's order.
+LAYOUTS = {
+    "two": {0: 50, 1: 11},
+    "two of three, the later rank first": {2: 9, 1: 52},
+    "three, without targets on the last": {1: 2, 0: 41, 2: 18},
+}
+OBJECTIVES: dict[str, Any] = {
+    "sft": sft(),
+    "dft": dft(),
+    "gft": gft(TAU),
+    "reinforce": reinforce(),
+    "grpo": grpo(),
+    "cispo": cispo(),
+    "grpo and kl": grpo() + kl(0.1),
+    "own": lambda logprobs, advantages, **_: -advantages * logprobs.exp() * logprobs,
+}
+Case = tuple[str, str, str, str]  # engine, layout, dtype, what is called
+DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "fp16": torch.float16}
+
+
+@functools.cache
+def problem_of(dtype: torch.dtype, transform: str = "plain") -> Problem:
+    problem = make_problem(N, D, V, dtype=dtype)
+    held = V - LAYOUTS["three, without targets on the last"][2]
+    targets = torch.where(problem.targets < 0, -100, problem.targets % held)
+    return away_from_tau(problem._replace(targets=targets), TAU, 0.02, **TRANSFORMS[transform])
+
+
+@functools.cache
+def group_of(layout: str) -> dist.ProcessGroup:
+    """Made by all processes, in the same order."""
+    return dist.new_group(sorted(LAYOUTS[layout]))
+
+
+def part_of(layout: str) -> slice | None:
+    """The rows of this rank, None where the group does not hold it."""
+    start = 0
+    for rank, rows in LAYOUTS[layout].items():
+        if rank == dist.get_rank():
+            return slice(start, start + rows)
+        start += rows
+    return None
+
+
+Op = Callable[[Tensor, Tensor, Tensor, Head, Backend], tuple[Tensor, dict[str, Tensor]]]
+
+
+def fused(problem: Problem, objective: Any, advantages: Any = None) -> Op:
+    def run(hidden: Tensor, weight: Tensor, targets: Tensor, head: Head, backend: Backend) -> Any:
+        given = problem.advantages if advantages is None else advantages
+        kwargs = {"objective": objective, "head": head, "backend": backend, **inputs_of(problem)}
+        found = linear_policy_loss(hidden, weight, targets, given, **kwargs)
+        rows = {"logprobs": found.logprobs, "entropy": found.entropy, "coefficients": found.coefficients}
+        return found.loss, {"loss": found.loss, **rows, **found.stats}
+
+    return run
+
+
+def scored(problem: Problem, on_entropy: float) -> Op:
+    def run(hidden: Tensor, weight: Tensor, targets: Tensor, head: Head, backend: Backend) -> Any:
+        found = linear_logprob(hidden, weight, targets, head=head, backend=backend)
+        loss = (problem.advantages * found.logprobs).sum()
+        if on_entropy:
+            loss = loss + on_entropy * (problem.old_logprobs * found.entropy).sum()
+        return loss, found._asdict()
+
+    return run
+
+
+def answers(problem: Problem, op: Op, head: Head, backend: Backend, at: slice) -> dict[str, Tensor]:
+    """What the op reports, and the gradients, with the rows `at` of the weight."""
+    hidden, weight, bias = (x.detach().clone().requires_grad_() for x in problem[:3])
+    loss, found = op(hidden, weight[at], problem.targets, replace(head, bias=bias[at]), backend)
+    twice = backend.name == "chunked"  # a further backward runs the pass again
+    for last in (False, True) if twice else (True,):
+        loss.backward(retain_graph=not last)
+    grads = {"dhidden": hidden.grad, "dweight": weight.grad[at], "dbias": bias.grad[at]}
+    return {name: x.detach() for name, x in found.items()} | {name: x / (1 + twice) for name, x in grads.items()}
+
+
+def error(got: Tensor, want: Tensor) -> float:
+    """The largest error relative to the largest entry. NaN and infinities must be in the same places."""
+    got, want = got.double(), want.double()
+    odd = ~want.isfinite()
+    assert torch.equal(got[odd].nan_to_num(7), want[odd].nan_to_num(7)), "NaN or infinite elsewhere"
+    got, want = got[~odd], want[~odd]
+    return float((got - want).abs().max() / want.abs().max().clamp(min=1e-9)) if want.numel() else 0.0
+
+
+def errors(layout: str, problem: Problem, op: Op, head: Head, backend: Backend) -> dict[str, float] | None:
+    """The error of everything that a rank's shard gives, by name."""
+    at, group = part_of(layout), group_of(layout)
+    if at is None:
+        return None
+    whole = answers(problem, op, head, replace(backend, name="chunked"), slice(None))
+    whole |= {name: whole[name][at] for name in ("dweight", "dbias")}
+    shard = VocabularyShard(at.start, V, group)
+    found = answers(problem, op, replace(head, shard=shard), backend, at)
+    assert found.keys() == whole.keys()
+    return {name: error(found[name], whole[name]) for name in found}
+
+
+def banned(problem: Problem) -> Problem:
+    """A bias of minus infinity over all columns of a rank."""
+    held = LAYOUTS["three, without targets on the last"]
+    return problem._replace(bias=problem.bias.index_fill(0, torch.arange(V - held[2], V), -torch.inf))
+
+
+def remote(problem: Problem) -> Problem:
+    """Rows whose target is thousands of nats below the best column."""
+    hidden = problem.hidden.clone()
+    hidden[::4] *= 4000
+    return problem._replace(hidden=hidden)
+
+
+def masked(problem: Problem) -> Problem:
+    return problem._replace(targets=torch.full_like(problem.targets, -100))
+
+
+def rewarded() -> Any:
+    """Three groups of two responses, one without spread."""
+    rewards = torch.tensor([1.0, 0.0, 0.1, 0.1, 0.3, 0.9])
+    return GroupRewards(rewards, torch.arange(6) // 2, torch.arange(N) % 6)
+
+
+def cases() -> dict[Case, Callable[[], object]]:
+    for layout in LAYOUTS:
+        group_of(layout)
+    found: dict[Case, Callable[[], object]] = {}
+
+    def add(name: str, transform: str, op: Callable[..., Op], change: Any = lambda x: x, **kwargs: Any) -> None:
+        for engine, layout, dtype in runs:
+            problem = change(problem_of(DTYPES[dtype], transform))
+            head, backend = Head(**TRANSFORMS[transform]), Backend(engine, **{"chunk_rows": 16} | kwargs)
+            call = functools.partial(errors, layout, problem, op(problem), head, backend)
+            found[engine, layout, dtype, f"{name}, {transform}"] = call
+
+    def loss(objective: Any, advantages: Any = None) -> Callable[..., Op]:
+        return functools.partial(fused, objective=objective, advantages=advantages)
+
+    scores, both = (functools.partial(scored, on_entropy=x) for x in (0.0, 0.3))
+    three = list(LAYOUTS)[2]
+    runs = [("chunked", layout, dtype) for layout in LAYOUTS for dtype in ("fp64", "fp32")]
+    for name, objective in OBJECTIVES.items():
+        add(name, "all", loss(objective))
+    for transform in TRANSFORMS:
+        add("gft of every row", transform, loss(gft(TAU)), skip_rows=False)
+        add("log p", transform, scores)
+        add("log p and entropy", transform, both)
+    add("gft of rewards", "plain", loss(gft(TAU), rewarded()))
+    add("gft in one chunk", "plain", loss(gft(TAU)), chunk_rows=None)
+    for change in (banned, masked, remote):
+        add(f"sft, {change.__name__}", "plain", loss(sft()), change)
+        add(f"log p and entropy, {change.__name__}", "plain", both, change)
+
+    runs = [("triton", three, "fp64")]  # under the interpreter: seconds, so each thing once
+    for (name, objective), transform in zip(OBJECTIVES.items(), itertools.cycle(TRANSFORMS), strict=False):
+        add(name, transform, loss(objective))
+    add("log p", "granite", scores)
+    add("log p and entropy", "all", both)
+    for change in (banned, remote):
+        add(f"gft of every row, {change.__name__}", "plain", loss(gft(TAU)), change, skip_rows=False)
+    runs = [("triton", layout, dtype) for layout, dtype in zip(LAYOUTS, ("fp32", "fp32", "fp16"), strict=True)]
+    add("gft", "all", loss(gft(TAU)), chunk_rows=None)
+    add("log p", "plain", scores)
+    return found

@@ -1,0 +1,35 @@
+"""Two and three processes that share a vocabulary give what one process gives on the whole head."""
+
+from __future__ import annotations
+
+import pytest
+
+from .processes import Found, run
+from .shards import LAYOUTS, cases
+
+LIMITS = {"fp64": 1e-10, "fp32": 1e-5, "fp16": 2**-10}  # fp16 gradients are rounded to it
+TWO, LATER_FIRST, THREE = LAYOUTS
+COMBINATIONS = [("chunked", layout, dtype) for layout in LAYOUTS for dtype in ("fp64", "fp32")]
+COMBINATIONS += [("triton", THREE, "fp64"), ("triton", TWO, "fp32"), ("triton", LATER_FIRST, "fp32")]
+COMBINATIONS += [("triton", THREE, "fp16")]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> list[Found]:
+    """What each rank found, by case."""
+    return run(cases, tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.mark.parametrize(("engine", "layout", "dtype"), COMBINATIONS)
+def test_ranks_equal_one_process_in_every_output_and_gradient(engine, layout, dtype, found):
+    wrong, right = [], 0
+    for rank in LAYOUTS[layout]:
+        for case, errors in found[rank].items():
+            if case[:3] != (engine, layout, dtype):
+                continue
+            if isinstance(errors, dict) and max(errors.values()) < LIMITS[dtype]:
+                right += 1
+            else:
+                wrong.append(f"rank {rank}, {case[3]}: {errors}")
+    assert not wrong, "\n".join(wrong)
+    assert right

@@ -20,9 +20,9 @@ class VocabularyShard:
     """This rank's rows of the head's weight, `weight[start : start + V_local]` of V = `size`.
 
     Given as `Head(shard=...)`, it makes the ops compute the whole head over `group`: weight
-    [V_local, D] and bias [V_local] are this rank's, targets are ids of the whole vocabulary. Without
-    it nothing can see that a weight is a shard, and where all targets happen to lie inside, the
-    result is wrong in silence: a softmax over a part of the vocabulary.
+    [V_local, D] and bias [V_local] are this rank's, targets are ids of the whole vocabulary.
+    Without it nothing can see that a weight is a shard, and where all targets happen to lie inside,
+    the result is wrong in silence: a softmax over a part of the vocabulary.
 
     Equivalent to, on every rank, for the whole weight and a plain op::
 

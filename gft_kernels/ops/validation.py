@@ -160,11 +160,14 @@ def _check_operands(operands: Operands, targets: Tensor) -> Tensor:
             continue
         if type(tensor).__name__ == "DTensor":
             # A plain full_tensor() takes every process's gradient for the whole one.
+            shard = (
+                " Or leave the weight where it is: weight.to_local() with "
+                "Head(shard=gft_kernels.parallel.VocabularyShard.of(weight))."
+            )
             raise TypeError(
                 f"{name} is a DTensor, a shard: pass, anew in every step, {name}.full_tensor() where the processes "
                 f"hold the same data (tensor parallelism), and {name}.full_tensor(grad_placements=[Partial('avg')]) "
-                "where each holds its own (FSDP2). Or leave the weight where it is: weight.to_local() with "
-                "Head(shard=gft_kernels.parallel.VocabularyShard.of(weight))."
+                f"where each holds its own (FSDP2).{shard if name == 'weight' else ''}"
             )
         _check_dtype(name, tensor)
         if tensor.device != hidden.device:

@@ -11,10 +11,11 @@ import pytest
 from .fork import RunTests, copy_package, process_to_fork
 from .kernel_mutants import KERNEL_MUTANTS
 from .mutants import MUTANTS
+from .shard_mutants import SHARD_MUTANTS
 from .sparse_mutants import SPARSE_MUTANTS
 from .step_mutants import STEP_MUTANTS
 
-EVERY = MUTANTS + KERNEL_MUTANTS + SPARSE_MUTANTS + STEP_MUTANTS
+EVERY = MUTANTS + KERNEL_MUTANTS + SPARSE_MUTANTS + STEP_MUTANTS + SHARD_MUTANTS
 SECONDS = 120  # for a mutant: most take one; one that hangs is a failure
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 
 from .processes import Found, run
@@ -15,9 +17,11 @@ COMBINATIONS += [("triton", THREE, "fp16")]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory) -> list[Found]:
-    """What each rank found, by case."""
-    return run(cases, tmp_path_factory.mktemp("ranks"))
+def found(request, tmp_path_factory) -> list[Found]:
+    """What each rank found, by case, in the combinations that this session tests."""
+    items = [item for item in request.session.items if item.module is request.module]
+    asked = {tuple(item.callspec.params[name] for name in ("engine", "layout", "dtype")) for item in items}
+    return run(functools.partial(cases, asked), tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize(("engine", "layout", "dtype"), COMBINATIONS)

@@ -86,7 +86,7 @@ def _chunks(count: int, size: int, rows: Tensor | None) -> Iterator[tuple[slice,
 
 
 def _width(weight: Tensor, plan: Plan) -> int:
-    """Columns that a chunk is sized by: ranks that share a vocabulary need chunks of the same rows."""
+    """Columns that a chunk is sized by. Ranks that share a vocabulary need the same chunks."""
     return len(weight) if plan.head.shard is None else plan.head.shard.width
 
 

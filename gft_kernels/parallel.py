@@ -47,9 +47,9 @@ class VocabularyShard:
             logits. `Backend.validate=False` leaves out what needs the ranks to compare.
         TypeError: `of` is given what is no DTensor.
 
-    Cost: GEMMs over V_local in place of V. Communicated, for the sums of a row: chunked 20 bytes in
-    three all-reduces a chunk, Triton 4 in an all-reduce and 12 a rank in an all-gather (fp64
-    doubles these). Each backward all-reduces dhidden, 4ND bytes. The checks gather 80 bytes a rank.
+    Cost: GEMMs over V_local in place of V. Communicated in a pass, for an active row in fp32:
+    chunked 20 bytes in three all-reduces a chunk, Triton 4 in an all-reduce and 12 a rank in an
+    all-gather. The backward all-reduces dhidden, 4ND bytes. The checks gather 72 bytes a rank.
     """
 
     start: int

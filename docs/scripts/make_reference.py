@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the tree's own package, not an installed one
 
 import gft_kernels  # noqa: E402
+from gft_kernels import parallel  # noqa: E402
 from gft_kernels.integrations import hf  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference.md"
@@ -27,8 +28,19 @@ Every public name, with its signature and docstring. N tokens, D hidden size, V 
 B sequences, K active rows: [the letters](architecture.md#the-letters). This page is written by
 [make_reference.py](scripts/make_reference.py): mend the docstring, not the page.
 """
-CHAPTERS = {"ops": "Ops", "head": "Values", "losses": "Losses", "integrations": "Integrations"}
-ELSEWHERE = {"split_head": hf.split_head}  # public too, but imported from its own module
+CHAPTERS = {
+    "ops": "Ops",
+    "head": "Values",
+    "losses": "Losses",
+    "parallel": "Parallel heads",
+    "integrations": "Integrations",
+}
+# Public too, but imported from their own modules.
+ELSEWHERE = {
+    "split_head": hf.split_head,
+    "VocabularyShard": parallel.VocabularyShard,
+    "gather_rows": parallel.gather_rows,
+}
 
 Definition = ast.FunctionDef | ast.ClassDef
 

@@ -47,7 +47,7 @@ SHARD_MUTANTS = (
         "torch.where((column >= 0) & (column < count), column, -1)",
         "torch.where((column >= 0) & (column <= count), column.clamp(max=count - 1), -1)",
         "two ranks hold the target at their border",
-        TRITON,
+        f"{SHARDS}[chunked-three, without targets on the last-fp64]",
     ),
     Mutant(
         "engines/shard.py",

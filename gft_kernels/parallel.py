@@ -137,20 +137,38 @@ def gather_rows(
         this rank's rows; its gradient must be the same on all ranks, as that of a shard is.
 
     Raises:
-        ValueError: reduce is neither "avg" nor "sum"; a tensor has other rows than hidden.
+        ValueError: on all ranks: reduce is neither "avg" nor "sum", or a tensor of one rank has
+            other rows than its hidden.
+        TypeError: on all ranks: what is given per token is no tensor, such as `GroupRewards`.
 
     Cost: an all-gather of every tensor, padded to the largest n. Nothing is communicated in the
     backward.
     """
-    if reduce not in ("avg", "sum"):
-        raise ValueError(f"reduce = {reduce!r}: give 'avg' (FSDP2, DDP) or 'sum'.")
-    for x in (targets, *per_token):
-        if x is not None and x.shape[:1] != hidden.shape[:1]:
-            raise ValueError(f"a tensor has shape {tuple(x.shape)}: it must have the {len(hidden)} rows of hidden.")
-    counts = _all_gather(torch.tensor(len(hidden), device=hidden.device), group).tolist()
+    error = _unfit(hidden, (targets, *per_token), reduce)
+    # A rank that raised alone would leave the others waiting.
+    counts = _all_gather(torch.tensor(-1 if error else len(hidden), device=hidden.device), group).tolist()
+    if error is not None:
+        raise error
+    if -1 in counts:
+        raise ValueError(f"rank {counts.index(-1)} of the group refuses its arguments: see the error it raised.")
     scale = len(counts) if reduce == "avg" else 1
     constants = (None if x is None else _joined(x.detach(), counts, group) for x in (targets, *per_token))
     return _GatherRows.apply(hidden, counts, group, scale), *constants
+
+
+def _unfit(hidden: Tensor, rows: tuple[Tensor | None, ...], reduce: str) -> Exception | None:
+    """What `gather_rows` raises for its arguments."""
+    if reduce not in ("avg", "sum"):
+        return ValueError(f"reduce = {reduce!r}: give 'avg' (FSDP2, DDP) or 'sum'.")
+    for x in rows:
+        if x is not None and not isinstance(x, Tensor):
+            return TypeError(
+                f"{type(x).__name__} is not a tensor [n]: rewards become advantages first, by group_advantages, "
+                "where whole groups are."
+            )
+        if x is not None and x.shape[:1] != hidden.shape[:1]:
+            return ValueError(f"a tensor has shape {tuple(x.shape)}: it must have the {len(hidden)} rows of hidden.")
+    return None
 
 
 class _GatherRows(torch.autograd.Function):

@@ -35,7 +35,8 @@ def linear_logprob(
     Args:
         hidden: [N, D] fp64, fp32, bf16 or fp16. It is the backbone's output, already shifted
             against the targets.
-        weight: [V, D], same choice of dtypes, not necessarily hidden's.
+        weight: [V, D], same choice of dtypes, not necessarily hidden's. A part of the vocabulary
+            needs `Head(shard=...)`. Without it nothing can see that it is one.
         targets: [N] integers. head.ignore_index marks masked rows.
         head: bias and logit transforms (`Head`). Default: a plain linear head.
         backend: "auto", "triton", "chunked", "eager", or a `Backend` with how to run. Autocast is

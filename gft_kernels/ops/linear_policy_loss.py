@@ -43,7 +43,8 @@ def linear_policy_loss(
     Args:
         hidden: [N, D] fp64, fp32, bf16 or fp16. It is the backbone's output, already shifted
             against the targets.
-        weight: [V, D], same choice of dtypes.
+        weight: [V, D], same choice of dtypes. A part of the vocabulary needs
+            `Head(shard=...)`. Without it nothing can see that it is one.
         targets: [N] integers. head.ignore_index (-100) marks masked rows.
         advantages: [N] floating point, or `GroupRewards`, which are normalised here. None for sft()
             and dft().

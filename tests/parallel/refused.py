@@ -168,6 +168,11 @@ CASES: dict[str, tuple[Callable[[], str], str]] = {
     "a DTensor over two dimensions": (functools.partial(of, Replicate(), Shard(0), shape=(1, 3)), "of 2 dimensions"),
     "a plain tensor": (lambda: str(VocabularyShard.of(WEIGHT)), "weight is Tensor, not a DTensor.*lm_head"),
     "another reduction": (lambda: str(gather_rows(HIDDEN, TARGETS, reduce="mean")), "reduce = 'mean': give 'avg'"),
+    "rewards to gather": (lambda: str(gather_rows(HIDDEN, TARGETS, rewards_of([0.5, 0.5]))), "GroupRewards is not a"),
+    "one has rows of another number": (
+        lambda: str(gather_rows(HIDDEN, TARGETS[dist.get_rank() == 1 :])),
+        r"\(5,\): it must have the 6 rows of hidden|rank 1 of the group refuses its arguments",
+    ),
     "rows of another number": (
         lambda: str(gather_rows(HIDDEN, TARGETS[1:])),
         r"\(5,\): it must have the 6 rows of hidden",

@@ -171,10 +171,8 @@ def loss(operands: Operands, plan: LossPlan, wanted: Wanted) -> tuple[LossRows, 
     hidden, weight, _ = operands
     head, slope, count = plan.head, plan.head.scale / plan.head.temperature, len(plan.weights)
     grads = _gradients(operands, plan, wanted, unit_of(hidden.dtype, plan.weights))
-    columns, config = (
-        local_targets(plan.targets, head.shard, len(weight)),
-        config_for(hidden.device, hidden.dtype, head),
-    )
+    columns = local_targets(plan.targets, head.shard, len(weight))
+    config = config_for(hidden.device, hidden.dtype, head)
     size = chunk_rows(_width(weight, plan), hidden.dtype, plan.backend)
     buffer = _buffer(min(size, count), weight) if any(wanted) else None
     out = torch.empty(4, count, dtype=accumulator(hidden.dtype)[0], device=hidden.device)

@@ -39,6 +39,7 @@ LAYOUTS = {
     "two of three, the later rank first": {2: 9, 1: 52},
     "three, without targets on the last": {1: 2, 0: 41, 2: 18},
 }
+TWO, LATER_FIRST, THREE = LAYOUTS
 OBJECTIVES: dict[str, Any] = {
     "sft": sft(),
     "dft": dft(),
@@ -50,13 +51,15 @@ OBJECTIVES: dict[str, Any] = {
     "own": lambda logprobs, advantages, **_: -advantages * logprobs.exp() * logprobs,
 }
 Case = tuple[str, str, str, str]  # engine, layout, dtype, what is called
-DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "fp16": torch.float16}
+DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+LEAVES = ("hidden", "weight", "bias")
+ALL = " ".join(LEAVES)
 
 
 @functools.cache
 def problem_of(dtype: torch.dtype, transform: str = "plain") -> Problem:
     problem = make_problem(N, D, V, dtype=dtype)
-    held = V - LAYOUTS["three, without targets on the last"][2]
+    held = V - LAYOUTS[THREE][2]
     targets = torch.where(problem.targets < 0, -100, problem.targets % held)
     targets[-4:] = torch.tensor([1, 2, 8, 9])  # on both sides of borders
     return away_from_tau(problem._replace(targets=targets), TAU, 0.02, **TRANSFORMS[transform])
@@ -103,15 +106,19 @@ def scored(problem: Problem, on_entropy: float) -> Op:
     return run
 
 
-def answers(problem: Problem, op: Op, head: Head, backend: Backend, at: slice) -> dict[str, Tensor]:
+def answers(problem: Problem, op: Op, head: Head, backend: Backend, at: slice, needs: str) -> dict[str, Tensor]:
     """What the op reports, and the gradients, with the rows `at` of the weight."""
-    hidden, weight, bias = (x.detach().clone().requires_grad_() for x in problem[:3])
+    leaves = {name: getattr(problem, name).clone().requires_grad_(name in needs) for name in LEAVES}
+    hidden, weight, bias = leaves.values()
     loss, found = op(hidden, weight[at], problem.targets, replace(head, bias=bias[at]), backend)
     twice = backend.name == "chunked"  # a further backward runs the pass again
-    for last in (False, True) if twice else (True,):
-        loss.backward(retain_graph=not last)
-    grads = {"dhidden": hidden.grad, "dweight": weight.grad[at], "dbias": bias.grad[at]}
-    return {name: x.detach() for name, x in found.items()} | {name: x / (1 + twice) for name, x in grads.items()}
+    if needs:
+        for last in (False, True) if twice else (True,):
+            loss.backward(retain_graph=not last)
+    grads = {f"d{name}": x.grad / (1 + twice) for name, x in leaves.items() if x.requires_grad}
+    for name in grads.keys() - {"dhidden"}:
+        grads[name] = grads[name][at]
+    return {name: x.detach() for name, x in found.items()} | grads
 
 
 def error(got: Tensor, want: Tensor) -> float:
@@ -123,22 +130,22 @@ def error(got: Tensor, want: Tensor) -> float:
     return float((got - want).abs().max() / want.abs().max().clamp(min=1e-9)) if want.numel() else 0.0
 
 
-def errors(layout: str, problem: Problem, op: Op, head: Head, backend: Backend) -> dict[str, float] | None:
+def errors(layout: str, problem: Problem, op: Op, head: Head, backend: Backend, needs: str) -> dict[str, float] | None:
     """The error of everything that a rank's shard gives, by name."""
     at, group = part_of(layout), group_of(layout)
     if at is None:
         return None
-    whole = answers(problem, op, head, replace(backend, name="chunked"), slice(None))
-    whole |= {name: whole[name][at] for name in ("dweight", "dbias")}
+    whole = answers(problem, op, head, replace(backend, name="chunked"), slice(None), needs)
+    whole |= {name: whole[name][at] for name in ("dweight", "dbias") if name in whole}
     shard = VocabularyShard(at.start, V, group)
-    found = answers(problem, op, replace(head, shard=shard), backend, at)
+    found = answers(problem, op, replace(head, shard=shard), backend, at, needs)
     assert found.keys() == whole.keys()
     return {name: error(found[name], whole[name]) for name in found}
 
 
 def banned(problem: Problem) -> Problem:
     """A bias of minus infinity over all columns of a rank."""
-    held = LAYOUTS["three, without targets on the last"]
+    held = LAYOUTS[THREE]
     return problem._replace(bias=problem.bias.index_fill(0, torch.arange(V - held[2], V), -torch.inf))
 
 
@@ -166,18 +173,19 @@ def cases(asked: Collection[tuple[str, str, str]]) -> dict[Case, Callable[[], ob
         group_of(layout)
     found: dict[Case, Callable[[], object]] = {}
 
-    def add(name: str, transform: str, op: Callable[..., Op], change: Any = lambda x: x, **kwargs: Any) -> None:
+    def add(
+        name: str, transform: str, op: Callable[..., Op], change: Any = lambda x: x, needs: str = ALL, **kwargs: Any
+    ) -> None:
         for engine, layout, dtype in runs:
             problem = change(problem_of(DTYPES[dtype], transform))
             head, backend = Head(**TRANSFORMS[transform]), Backend(engine, **{"chunk_rows": 16} | kwargs)
-            call = functools.partial(errors, layout, problem, op(problem), head, backend)
+            call = functools.partial(errors, layout, problem, op(problem), head, backend, needs)
             found[engine, layout, dtype, f"{name}, {transform}"] = call
 
     def loss(objective: Any, advantages: Any = None) -> Callable[..., Op]:
         return functools.partial(fused, objective=objective, advantages=advantages)
 
     scores, both = (functools.partial(scored, on_entropy=x) for x in (0.0, 0.3))
-    three = list(LAYOUTS)[2]
     runs = [("chunked", layout, dtype) for layout in LAYOUTS for dtype in ("fp64", "fp32")]
     for name, objective in OBJECTIVES.items():
         add(name, "all", loss(objective))
@@ -187,19 +195,31 @@ def cases(asked: Collection[tuple[str, str, str]]) -> dict[Case, Callable[[], ob
         add("log p and entropy", transform, both)
     add("gft of rewards", "plain", loss(gft(TAU), rewarded()))
     add("gft in one chunk", "plain", loss(gft(TAU)), chunk_rows=None)
+    everywhere, runs = runs, [("chunked", THREE, "fp64"), ("chunked", TWO, "fp32")]
+    for needs in ("hidden", "weight", "bias", ""):
+        for transform in ("plain", "gemma"):
+            add(f"gft for gradients of {needs or 'nothing'}", transform, loss(gft(TAU)), needs=needs)
+            add(f"log p and entropy for gradients of {needs or 'nothing'}", transform, both, needs=needs)
+    runs = everywhere
     for change in (banned, masked, remote):
         if change is remote:  # fp32 rounds logits of thousands by 1e-3, in one process too
             runs = [run for run in runs if run[2] == "fp64"]
         add(f"sft, {change.__name__}", "plain", loss(sft()), change)
         add(f"log p and entropy, {change.__name__}", "plain", both, change)
 
-    runs = [("triton", three, "fp64")]  # under the interpreter: seconds, so each thing once
+    runs = [("triton", TWO, "fp64")]  # under the interpreter: seconds, so each thing once
     for (name, objective), transform in zip(OBJECTIVES.items(), itertools.cycle(TRANSFORMS), strict=False):
         add(name, transform, loss(objective))
+    runs = [("triton", THREE, "fp64")]
     add("log p", "granite", scores)
     add("log p and entropy", "all", both)
     for change in (banned, remote):
         add(f"gft of every row, {change.__name__}", "plain", loss(gft(TAU)), change, skip_rows=False)
+    add("gft for gradients of weight", "plain", loss(gft(TAU)), needs="weight")
+    add("gft for gradients of nothing", "plain", loss(gft(TAU)), needs="")
+    runs = [("chunked", TWO, "bf16")]
+    add("gft", "all", loss(gft(TAU)))
+    add("log p and entropy", "plain", both)
     runs = [("triton", layout, dtype) for layout, dtype in zip(LAYOUTS, ("fp32", "fp32", "fp16"), strict=True)]
     add("gft", "all", loss(gft(TAU)), chunk_rows=None)
     add("log p", "plain", scores)

@@ -7,13 +7,12 @@ import functools
 import pytest
 
 from .processes import Found, run
-from .shards import LAYOUTS, cases
+from .shards import LATER_FIRST, LAYOUTS, THREE, TWO, cases
 
-LIMITS = {"fp64": 1e-10, "fp32": 1e-5, "fp16": 2**-10}  # fp16 gradients are rounded to it
-TWO, LATER_FIRST, THREE = LAYOUTS
+LIMITS = {"fp64": 1e-10, "fp32": 1e-5, "fp16": 2**-10, "bf16": 2**-7}  # gradients are rounded
 COMBINATIONS = [("chunked", layout, dtype) for layout in LAYOUTS for dtype in ("fp64", "fp32")]
-COMBINATIONS += [("triton", THREE, "fp64"), ("triton", TWO, "fp32"), ("triton", LATER_FIRST, "fp32")]
-COMBINATIONS += [("triton", THREE, "fp16")]
+COMBINATIONS += [("triton", TWO, "fp64"), ("triton", THREE, "fp64"), ("triton", TWO, "fp32")]
+COMBINATIONS += [("triton", LATER_FIRST, "fp32"), ("triton", THREE, "fp16"), ("chunked", TWO, "bf16")]
 
 
 @pytest.fixture(scope="module")

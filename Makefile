@@ -44,7 +44,7 @@ $(VENV)/.bench: $(VENV)/.torch pyproject.toml
 	@touch $(VENV)/.ready $@
 
 demo: $(VENV)/.ready  ## fine-tune the embedded model four ways; prints accuracies, draws runs/demo/curves.png
-	$(BIN)/gft train
+	$(BIN)/gft train --overwrite
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n auto --dist worksteal --durations=15 -m "not slow"

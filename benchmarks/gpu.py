@@ -28,7 +28,7 @@ from .inputs.cases import SETS, Case
 from .record import RESULTS, ROOT, append_rows, describe_machine
 from .timing.runner import FIELDS, describe_case
 
-LOOP_NEEDS = ("transformers", "rich", "pyarrow", "matplotlib", "math_verify")
+LOOP_NEEDS = ("transformers", "rich", "pyarrow", "matplotlib", "mpmath")
 TEST_SECONDS = 270  # at most; the benchmarks need the rest
 DRY_RUN = {"GFT_KERNELS_DRY_RUN": "1", "TRITON_INTERPRET": "1"}
 

@@ -3,73 +3,67 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are local folders; nothing is fetched behind the user's back
 
+import torch
 import tyro
+from jinja2 import TemplateError
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from .config import EMBEDDED, TrainConfig
+from .config import EMBEDDED, EvaluateConfig, TrainConfig
 from .data.files import Example, load_examples
+from .demo import sort_letters
 from .demo.base_model import pretrain, tokenizer
-from .demo.compare import HELD_OUT_SEED, TRAIN_PROMPTS, check_embedded, compare
-from .demo.sort_letters import examples as embedded_examples
+from .demo.compare import HELD_OUT_SEED, check_embedded, check_usable, compare, embedded_examples
 from .evaluate import evaluate
 from .metrics import MetricsLog, read_metrics
+from .options import OptionError, check_device, check_effects, check_engine, reward_pool
 from .policy import Policy, load_policy, make_policy
-from .report import Progress, accuracy_table, run_figure, run_table
-from .rewards.pool import RewardPool
+from .report import Progress, accuracy_table, plain_console, run_figure, run_table
+from .run import run_folder
+from .stop import end_like_ctrl_c
 from .train import train
+from .usable import usable_held_out
 
 DESCRIPTION = "Group Fine-Tuning on fused head kernels. Without --model: the embedded task, with a recipe of its own."
 
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """Accuracy of a model on held-out data: greedy, and the mean of samples."""
-
-    model: Path
-    """A local transformers folder."""
-    data: str | None = None
-    """As for train. None is the embedded task."""
-    reward: str | None = None
-    """As for train."""
-    prompts: int = 64
-    """Prompts to evaluate on, from the start of the data."""
-    samples: int = 16
-    """Samples a prompt, besides the greedy response."""
-    temperature: float = 1.0
-    """Temperature of the samples."""
-    max_new_tokens: int = 512
-    """Longer responses are cut. The built-in rewards then give 0."""
-    batch: int = 128
-    """Sequences generated at once."""
-    seed: int = 0
-    """Seed of the samples."""
-    device: str | None = None
-    """cuda, cpu, ... None takes the GPU where there is one."""
+# What files, options and models cause. Others are faults of ours, and keep their traceback.
+FAULTS_OF_INPUT = (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError, TemplateError)
 
 
 def run_train(config: TrainConfig) -> None:
-    """gft train: a run with its table and curves, or the embedded comparison."""
-    console = Console()
-    if config.model is None and config.data is None and config.objective is None:
-        compare(config, console)
-        return
-    policy, examples, held_out = _materials(config)
-    config.out.mkdir(parents=True, exist_ok=True)
+    """gft train: a run with its table and curves, or the embedded comparison.
+
+    What can be refused without a model is refused first, and the folder is claimed before the data
+    are read.
+    """
+    console = plain_console()
+    check_effects(config, EMBEDDED if config.model is None else TrainConfig())
+    if config.model is None:
+        check_embedded(config)
+    check_device(config.device)
+    check_engine(config)
+    with run_folder(config, partial(console.print, highlight=False, soft_wrap=True)):
+        if config.is_comparison():
+            compare(config, console)
+        else:
+            _run(config, console)
+
+
+def _run(config: TrainConfig, console: Console) -> None:
+    """One run, then its table and curves."""
     path = config.out / "metrics.jsonl"
-    with (
-        RewardPool(config.reward_name()) as rewards,
-        MetricsLog(path) as log,
-        Progress(config.objective or "gft", config.steps, console) as progress,
-    ):
-        train(policy, examples, held_out, config, rewards, log, progress)
+    with reward_pool(config.reward_name()) as rewards:
+        policy, examples, held_out = _materials(config)
+        with (
+            MetricsLog(path) as log,
+            Progress(config.objective or "gft", config.steps, console) as progress,
+        ):
+            train(policy, examples, held_out, config, rewards, log, progress)
     rows = read_metrics(path)
     console.print(run_table(rows, f"{config.objective or 'gft'}, {config.steps} steps"))
     console.print(
@@ -81,36 +75,56 @@ def run_train(config: TrainConfig) -> None:
 
 def _materials(config: TrainConfig) -> tuple[Policy, list[Example], list[Example]]:
     """Policy, training examples and held-out ones, from files or embedded."""
-    if (config.model is None) != (config.data is None):
-        raise ValueError("give --model and --data together, or neither for the embedded task.")
     if config.model is None or config.data is None:
-        check_embedded(config)
-        policy = make_policy(pretrain(config.seed), tokenizer(), config.head_temperature())
-        return (
-            policy,
-            embedded_examples(TRAIN_PROMPTS, config.seed),
-            embedded_examples(config.evaluate.eval_prompts, HELD_OUT_SEED),
-        )
-    examples = load_examples(config.data)
-    if config.eval_data is not None:
-        held_out = load_examples(config.eval_data, limit=max(config.evaluate.eval_prompts, 1), seed=HELD_OUT_SEED)
-        held_out = held_out[: config.evaluate.eval_prompts]
-    else:
-        count = min(config.evaluate.eval_prompts, len(examples) // 10)
-        examples, held_out = examples[: len(examples) - count], examples[len(examples) - count :]
+        examples, held_out = embedded_examples(config)
+        check_usable(config, examples, held_out)
+        return make_policy(pretrain(config.seed), tokenizer(), config.head_temperature()), examples, held_out
+    examples = load_examples(config.data, max_bad_fraction=config.max_bad_fraction)
+    examples, held_out = _hold_out(examples, config)
     policy = load_policy(config.model, device=config.device, dtype=config.dtype, temperature=config.head_temperature())
     return policy, examples, held_out
 
 
+def _hold_out(examples: list[Example], config: TrainConfig) -> tuple[list[Example], list[Example]]:
+    """Training examples and held-out ones.
+
+    Raises:
+        OptionError: the held-out ones would be more than a tenth of --data.
+    """
+    count = config.held_out_prompts()
+    if count == 0:
+        return examples, []
+    if config.eval_data is not None:
+        held_out = load_examples(
+            config.eval_data, limit=count, max_bad_fraction=config.max_bad_fraction, seed=HELD_OUT_SEED
+        )
+        if len(held_out) < count and config.evaluate.eval_prompts is not None:
+            print(
+                f"warning: --eval-prompts is {count}, and {config.eval_data} has {len(held_out)}: all are used",
+                file=sys.stderr,
+            )
+        return examples, held_out
+    most = len(examples) // 10
+    if count > most:
+        raise OptionError(
+            f"--eval-prompts is {count}, and at most a tenth of the {len(examples)} rows of {config.data} is held out, "
+            f"which is {most}: ask for fewer, or give --eval-data."
+        )
+    return examples[:-count], examples[-count:]
+
+
 def run_eval(config: EvaluateConfig) -> None:
     """gft eval: one table."""
-    policy = load_policy(config.model, device=config.device)
-    if config.data is None:
-        examples, reward = embedded_examples(config.prompts, HELD_OUT_SEED), EMBEDDED.reward_name()
-    else:
-        examples = load_examples(config.data, limit=config.prompts, seed=HELD_OUT_SEED)
-        reward = TrainConfig(data=config.data, reward=config.reward).reward_name()
-    with RewardPool(reward) as rewards:
+    check_device(config.device)
+    with reward_pool(config.reward_name()) as rewards:
+        if config.data is None:
+            examples = sort_letters.examples(config.prompts, HELD_OUT_SEED)
+        else:
+            examples = load_examples(
+                config.data, limit=config.prompts, max_bad_fraction=config.max_bad_fraction, seed=HELD_OUT_SEED
+            )
+        policy = load_policy(config.model, device=config.device)
+        examples = usable_held_out(policy, examples, config.max_new_tokens, config.max_bad_fraction)
         accuracy = evaluate(
             policy,
             examples,
@@ -121,7 +135,7 @@ def run_eval(config: EvaluateConfig) -> None:
             temperature=config.temperature,
             seed=config.seed,
         )
-    Console().print(
+    plain_console().print(
         accuracy_table([(str(config.model), accuracy._asdict())], f"{len(examples)} prompts", config.samples)
     )
     if accuracy.errors:
@@ -139,7 +153,7 @@ def main(arguments: list[str] | None = None) -> None:
     # Without --model the defaults are the recipe of the embedded task. --help shows the usual ones.
     own_recipe = any(a.split("=")[0] in ("--model", "-h", "--help") for a in arguments)
     defaults = TrainConfig() if own_recipe else EMBEDDED
-    signal.signal(signal.SIGTERM, _interrupt)
+    end_like_ctrl_c()
     app = tyro.extras.SubcommandApp()
 
     @app.command(name="train")
@@ -154,18 +168,24 @@ def main(arguments: list[str] | None = None) -> None:
 
     try:
         app.cli(args=arguments, prog="gft", description=DESCRIPTION)
-    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
-        if os.environ.get("GFT_TRACEBACK"):
-            raise
-        sys.exit(f"gft: {error}\n(GFT_TRACEBACK=1 shows where)")
     except KeyboardInterrupt:
         print("gft: interrupted", file=sys.stderr)
         sys.exit(130)
+    except (OptionError, *FAULTS_OF_INPUT) as error:
+        if os.environ.get("GFT_TRACEBACK"):
+            raise
+        hint = "" if isinstance(error, OptionError) else " (GFT_TRACEBACK=1 shows where)"
+        sys.exit(f"gft: {_one_line(error)}{hint}")
 
 
-def _interrupt(*_: object) -> None:
-    """SIGTERM, which clusters send, ends a run as Ctrl-C does: with its weights saved."""
-    raise KeyboardInterrupt
+def _one_line(error: BaseException) -> str:
+    """What an error says, on one line."""
+    text = " ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return f"out of memory: lower --micro-batch if it was training, or --batch if it was sampling. {text}"
+    if isinstance(error, TemplateError):
+        return f"the model's chat template refuses: {text}"
+    return text
 
 
 if __name__ == "__main__":

@@ -10,7 +10,10 @@ from gft_kernels import Backend, Sparse, cispo, dft, gft, grpo, reinforce, sft
 from gft_kernels.losses.objectives import Objective
 from gft_kernels.losses.reductions import Reduction
 
+from .options import OptionError, check_ranges
+
 ObjectiveName = Literal["sft", "dft", "gft", "reinforce", "grpo", "cispo"]
+HELD_OUT_PROMPTS = 64  # of a file that is given for evaluation, unless a number is
 
 # (expert, teacher, own) responses of a group, unless given
 COMPOSITION = {
@@ -79,8 +82,9 @@ class EvalConfig:
 
     eval_every: int = 0
     """Evaluate every this many steps (0: only before and after)."""
-    eval_prompts: int = 0
-    """Held-out prompts; 0 evaluates nothing (`gft eval` does it later)."""
+    eval_prompts: int | None = None
+    """Held-out prompts; 0 evaluates nothing (`gft eval` does it later). None is 64 with
+    --eval-data, else 0."""
     eval_samples: int = 16
     """Samples a prompt at temperature 1. Their mean is the paper's metric. Greedy is reported too."""
 
@@ -99,8 +103,10 @@ class TrainConfig:
     """A .jsonl or .parquet file (GSM8K, group, TRL or verl columns), or rg:NAME for a task of
     reasoning-gym."""
     eval_data: str | None = None
-    """Held-out data in the same formats. None holds out the last rows of --data, at most a tenth,
-    if --eval-prompts asks for any."""
+    """Held-out data in the same formats. None holds out the last rows of --data if --eval-prompts
+    asks for any; they may be a tenth at most."""
+    max_bad_fraction: float = 0.01
+    """The share of bad rows of a file that is left out with a warning. More of them end the run."""
     objective: ObjectiveName | None = None
     """The loss of the responses. None is gft with --model, and the comparison without. Every
     rollout is used for one update, so the ratio to the sampling policy is 1, and grpo, cispo and
@@ -122,7 +128,9 @@ class TrainConfig:
     seed: int = 0
     """Seed of the embedded base, of the order of prompts and of the sampling."""
     out: Path = Path("runs/latest")
-    """Folder of metrics.jsonl, curves.png and the checkpoints."""
+    """Folder of metrics.jsonl, curves.png and the checkpoints. One that holds anything is refused."""
+    overwrite: bool = False
+    """Use the folder all the same: what this run writes is replaced, the rest stays."""
     save_every: int = 0
     """Save a checkpoint every this many steps (0: only at the end)."""
     device: str | None = None
@@ -136,28 +144,21 @@ class TrainConfig:
     as 1e-3. None is exact."""
 
     def __post_init__(self) -> None:
-        counts: dict[str, tuple[int, int]] = {  # flag: (value, least)
-            "steps": (self.steps, 0),
-            "prompts-per-step": (self.prompts_per_step, 1),
-            "micro-batch": (self.optim.micro_batch, 1),
-            "batch": (self.sampling.batch, 1),
-            "max-prompt-tokens": (self.sampling.max_prompt_tokens, 1),
-            "max-given-tokens": (self.sampling.max_given_tokens, 1),
-            "max-new-tokens": (self.sampling.max_new_tokens, 1),
-            "eval-prompts": (self.evaluate.eval_prompts, 0),
-            "eval-samples": (self.evaluate.eval_samples, 1),
-        }
-        for name, (count, least) in counts.items():
-            if count < least:
-                raise ValueError(f"--{name} is {count}; it must be at least {least}.")
-        for name, value in (
-            ("temperature", self.sampling.temperature),
-            ("lr", self.optim.lr),
-            ("max-grad-norm", self.optim.max_grad_norm),
-        ):
-            if not value > 0:
-                raise ValueError(f"--{name} is {value}; it must be positive.")
-        self.head_backend()  # refuses what is out of range
+        check_ranges(self)
+        self.composition()  # refuses an empty group
+
+    def is_comparison(self) -> bool:
+        """Whether the run is the embedded comparison of methods."""
+        return self.model is None and self.data is None and self.objective is None
+
+    def held_out_prompts(self) -> int:
+        """Prompts that are held out for evaluation."""
+        asked = self.evaluate.eval_prompts
+        return (HELD_OUT_PROMPTS if self.eval_data else 0) if asked is None else asked
+
+    def saved_steps(self) -> range:
+        """Steps after which a checkpoint is saved. The last one is saved anyhow."""
+        return range(self.save_every, self.steps, self.save_every) if self.save_every else range(0)
 
     def head_temperature(self) -> float:
         """The temperature of the log-probs.
@@ -172,7 +173,7 @@ class TrainConfig:
 
     def reward_name(self) -> str:
         """The reward, or the one that suits the data."""
-        return self.reward or ("exact" if (self.data or "").startswith("rg:") else "number")
+        return default_reward(self.data) if self.reward is None else self.reward
 
     def composition(self) -> tuple[int, int, int]:
         """(experts, teachers, own) of a group."""
@@ -180,8 +181,9 @@ class TrainConfig:
         given = (self.group.experts, self.group.teachers, self.group.own)
         experts, teachers, own = (d if g is None else g for g, d in zip(given, default, strict=True))
         if min(experts, teachers, own) < 0 or experts + teachers + own == 0:
-            raise ValueError(
-                f"a group of {experts} expert + {teachers} teacher + {own} own responses is empty: give at least one."
+            raise OptionError(
+                f"a group of {experts} expert + {teachers} teacher + {own} own responses is empty: raise --experts, "
+                "--teachers or --own."
             )
         return experts, teachers, own
 
@@ -196,6 +198,52 @@ class TrainConfig:
             "cispo": cispo,
         }
         return make[self.objective or "gft"]()
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Accuracy of a model on held-out data: greedy, and the mean of samples."""
+
+    model: Path
+    """A local transformers folder."""
+    data: str | None = None
+    """As for train. None is the embedded task."""
+    reward: str | None = None
+    """As for train."""
+    prompts: int = HELD_OUT_PROMPTS
+    """Prompts to evaluate on, from the start of the data."""
+    max_bad_fraction: float = 0.01
+    """As for train, of the rows that are read."""
+    samples: int = 16
+    """Samples a prompt, besides the greedy response."""
+    temperature: float = 1.0
+    """Temperature of the samples."""
+    max_new_tokens: int = 512
+    """Longer responses are cut. The built-in rewards then give 0."""
+    batch: int = 128
+    """Sequences generated at once."""
+    seed: int = 0
+    """Seed of the samples."""
+    device: str | None = None
+    """cuda, cpu, ... None takes the GPU where there is one."""
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+        if self.data is None and self.reward is not None:
+            raise OptionError(
+                f"--reward is {self.reward}, and would do nothing: without --data, the embedded task has its own."
+            )
+
+    def reward_name(self) -> str:
+        """The reward, or the one that suits the data."""
+        if self.data is None:
+            return EMBEDDED.reward_name()
+        return default_reward(self.data) if self.reward is None else self.reward
+
+
+def default_reward(data: str | None) -> str:
+    """The reward that suits the data where none is given."""
+    return "exact" if (data or "").startswith("rg:") else "number"
 
 
 EMBEDDED = TrainConfig(

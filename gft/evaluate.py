@@ -11,6 +11,7 @@ from .data.files import Example
 from .policy import Policy
 from .rewards.pool import RewardPool
 from .rollout import sample
+from .usable import check_solved
 
 
 class Accuracy(NamedTuple):
@@ -41,12 +42,7 @@ def evaluate(
     Raises:
         ValueError: an example has no solution to score with.
     """
-    unsolved = [e.origin for e in examples if not e.solution.strip()]
-    if unsolved:
-        raise ValueError(
-            f"{len(unsolved)} of {len(examples)} held-out examples have no solution to score with, the first: "
-            f"{unsolved[0]}."
-        )
+    check_solved(examples)
     prompts = [policy.encode_prompt(e.prompt) for e in examples]
     with torch.random.fork_rng(devices=[policy.device] if policy.device.type == "cuda" else []):
         torch.manual_seed(seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,62 +43,6 @@ class Batch:
     def flat_groups(self) -> set[int]:
         """Groups whose advantages are all 0: no response is better than another."""
         return {m.group for m in self.members} - {m.group for m in self.members if m.advantage != 0}
-
-
-def usable_examples(
-    policy: Policy, examples: Sequence[Example], config: TrainConfig, say: Callable[[str], None]
-) -> list[Example]:
-    """The examples that can be trained on. `say` is told what is left out or missing.
-
-    Raises:
-        ValueError: there is none, or a group would be empty or could not be scored.
-    """
-    limit = config.sampling.max_prompt_tokens
-    kept, dropped = fit_prompts(policy, examples, limit)
-    if not kept:
-        raise ValueError(f"none of {dropped} prompts has 1 to {limit} tokens (--max-prompt-tokens).")
-    if dropped:
-        say(f"{dropped} prompts are empty or longer than {limit} tokens and were left out")
-    for note in check_examples(kept, config):
-        say(note)
-    return kept
-
-
-def fit_prompts(policy: Policy, examples: Sequence[Example], max_tokens: int) -> tuple[list[Example], int]:
-    """Examples whose prompt has 1 to max_tokens tokens, and the number of the others."""
-    kept = [e for e in examples if 0 < len(policy.encode_prompt(e.prompt)) <= max_tokens]
-    return kept, len(examples) - len(kept)
-
-
-def check_examples(examples: Sequence[Example], config: TrainConfig) -> list[str]:
-    """Notes on responses that the configuration asks for and the data lack.
-
-    Raises:
-        ValueError: a group would be empty, or could not be scored.
-    """
-    experts, teachers, own = config.composition()
-    used = [given_responses(e, config) for e in examples]
-    notes = []
-    for source, asked in (("expert", experts), ("teacher", teachers)):
-        found = sum(r.source == source for responses in used for r in responses) / len(examples)
-        if found < asked:
-            notes.append(f"{source} responses in the data: {found:.3g} a group, {asked} asked for")
-    empty = [e.origin for e, responses in zip(examples, used, strict=True) if not own and not responses]
-    if empty:
-        raise ValueError(
-            f"{len(empty)} of {len(examples)} examples have no response to train on, the first: {empty[0]}. Give "
-            "--own, or drop them."
-        )
-    if "advantages" in config.objective_function().needs:
-        unscored = [own or any(r.reward is None for r in responses) for responses in used]
-        unsolved = [e.origin for e, ask in zip(examples, unscored, strict=True) if ask and not e.solution.strip()]
-        if unsolved:
-            raise ValueError(
-                f"{len(unsolved)} of {len(examples)} examples have no solution to score responses with, the first: "
-                f"{unsolved[0]}. "
-                f"{config.objective or 'gft'} needs rewards: add a solution column, or train with --objective sft."
-            )
-    return notes
 
 
 def make_batch(policy: Policy, examples: Sequence[Example], config: TrainConfig, rewards: RewardPool) -> Batch:
@@ -143,10 +87,10 @@ def _given(policy: Policy, examples: Sequence[Example], config: TrainConfig) -> 
     for group, example in enumerate(examples):
         prompt = policy.encode_prompt(example.prompt)
         for response in given_responses(example, config):
-            tokens = policy.encode_response(response.text)
+            tokens, text = policy.encode_response(response.text, example.prompt), policy.response_text(response.text)
             cut = len(tokens) > limit
             reward = 0.0 if cut else response.reward
-            members.append(Member(group, response.source, prompt, tokens[:limit], response.text, cut, example, reward))
+            members.append(Member(group, response.source, prompt, tokens[:limit], text, cut, example, reward))
     return members
 
 

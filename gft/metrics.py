@@ -7,6 +7,7 @@ import math
 import sys
 from collections import defaultdict
 from pathlib import Path
+from typing import TextIO
 
 import torch
 
@@ -36,11 +37,18 @@ class MetricsLog:
     """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = path.open("w", encoding="utf-8")
+        self.path = path
+        self.file: TextIO | None = None
+
+    def open(self) -> None:
+        """Begin the file and replace an older one, once the run has passed its checks."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.unlink(missing_ok=True)  # it may be a link, and what it leads to is not the run's
+        self.file = self.path.open("w", encoding="utf-8")
 
     def write(self, row: dict) -> None:
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        assert self.file is not None, "not opened"
         self.file.write(json.dumps(clean) + "\n")
         self.file.flush()
 
@@ -48,7 +56,8 @@ class MetricsLog:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.file.close()
+        if self.file is not None:
+            self.file.close()
 
 
 def read_metrics(path: Path) -> list[dict]:

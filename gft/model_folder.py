@@ -186,7 +186,7 @@ def _refuse_partial_weights(path: Path, model: str, report: dict[str, Any]) -> N
             count = "1 weight is" if len(names) == 1 else f"{len(names)} weights are"
             raise ValueError(f"{path}: {count} {what} ({_names(names)}): {way}.")
     if report.get("error_msgs"):
-        raise ValueError(f"{path}: its weights could not be loaded: {_first_line(report['error_msgs'][0])}")
+        raise ValueError(f"{path}: its weights could not be loaded: {_shortened(report['error_msgs'][0])}")
 
 
 def _names(names: Collection[str]) -> str:
@@ -194,8 +194,8 @@ def _names(names: Collection[str]) -> str:
     return ", ".join(shown) + (", ..." if len(names) > SHOWN else "")
 
 
-def _first_line(error: object) -> str:
-    return next(iter(str(error).strip().splitlines()), "").strip()[:300]
+def _shortened(error: object) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 @contextmanager
@@ -210,7 +210,7 @@ def _one_line(path: Path, what: str) -> Iterator[None]:
         ) from error
     except Exception as error:
         raise ValueError(
-            f"{path}: {what} could not be loaded ({type(error).__name__}: {_first_line(error)}): if the folder is not "
+            f"{path}: {what} could not be loaded ({type(error).__name__}: {_shortened(error)}): if the folder is not "
             "whole, copy or download it again."
         ) from error
 

@@ -1,4 +1,4 @@
-"""A policy: a causal language model taken apart into backbone and head, with its tokenizer."""
+"""A policy: a causal language model that computes the loss in its forward, with its tokenizer."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from gft_kernels import Head
-from gft_kernels.integrations.hf import split_head
+from gft_kernels import PolicyLoss
+from gft_kernels.integrations.hf import PolicyBatch, fuse_loss
 
+from .encoding import Encoding, Prompt
 from .model_folder import read_model_folder
 
 DTYPES = {name: getattr(torch, name) for name in ("bfloat16", "float32")}
@@ -30,76 +31,54 @@ class Policy:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    backbone: torch.nn.Module
-    weight: Tensor  # [V, D]
-    head: Head
     compute: torch.dtype = torch.float32
 
     @property
     def device(self) -> torch.device:
-        return self.weight.device
+        return self.model.device
+
+    @cached_property
+    def encoding(self) -> Encoding:
+        """How the tokenizer encodes prompts and responses."""
+        configured = self.model.generation_config.eos_token_id
+        listed = configured if isinstance(configured, list) else [configured]
+        ends = [token for token in listed if token is not None]
+        return Encoding(self.tokenizer, ends, self.model.name_or_path)
 
     @property
     def end_tokens(self) -> set[int]:
-        """Tokens that end a response. Chat models often have two: the turn's end and the text's."""
-        configured = self.model.generation_config.eos_token_id
-        listed = configured if isinstance(configured, list) else [configured]
-        return {t for t in (*listed, self.tokenizer.eos_token_id) if t is not None}
+        """Tokens that end a response."""
+        return self.encoding.end_tokens
 
-    @cached_property
+    @property
     def end_token(self) -> int:
-        """The token that is put at the end of given responses.
+        """The token at the end of given responses: to a chat, if there is a template."""
+        return self.encoding.end_token()
 
-        It is the end token that the chat template writes after the assistant's turn, because the
-        policy's own samples end with that one. Without a template it is the tokenizer's.
-        """
-        if self.tokenizer.chat_template is None:
-            return self.tokenizer.eos_token_id
-        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        asked, answered = self._chat(turns[:1], answer_next=True), self._chat(turns, answer_next=False)
-        after = self.tokenizer(answered.removeprefix(asked), add_special_tokens=False).input_ids
-        return next((token for token in after if token in self.end_tokens), self.tokenizer.eos_token_id)
+    def encode_prompt(self, prompt: Prompt) -> list[int]:
+        """Tokens of a text or a chat: see `Encoding.prompt`."""
+        return self.encoding.prompt(prompt)
 
-    def precision(self) -> torch.autocast:
-        """The context that forward passes of the backbone run in."""
-        return torch.autocast(self.device.type, self.compute, enabled=self.compute != torch.float32)
+    def encode_response(self, text: str, prompt: Prompt | None = None) -> list[int]:
+        """Tokens of a given response, to that prompt or to any: see `Encoding.response`."""
+        return self.encoding.response(text, prompt)
 
-    def hidden(self, tokens: Tensor, mask: Tensor) -> Tensor:
-        """[B, T, D] last hidden states of right-padded tokens [B, T]."""
-        with self.precision():
-            return self.backbone(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
-
-    def head_operands(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """hidden [N, D] and the head's weight, in the dtype that the backbone computes in.
-
-        In fp32 the tensor cores, which take 16-bit operands, would be idle.
-        """
-        return hidden.to(self.compute), self.weight.to(self.compute)
-
-    def encode_prompt(self, prompt: str | tuple[dict, ...]) -> list[int]:
-        """Tokens of a prompt: text as it is, chat messages through the chat template."""
-        if isinstance(prompt, str):
-            return self.tokenizer(prompt).input_ids
-        if self.tokenizer.chat_template is None:
-            raise ValueError(
-                f"the data has chat messages but the tokenizer of {self.model.name_or_path or 'this model'} has no "
-                "chat template."
-            )
-        text = self._chat(list(prompt), answer_next=True)
-        return self.tokenizer(text, add_special_tokens=False).input_ids  # the template has written them
-
-    def _chat(self, messages: list[dict], answer_next: bool) -> str:
-        """Messages as text, by the chat template. Before an answer, it ends where one starts."""
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer_next)
-        return cast(str, text)  # it is: tokenize is False
-
-    def encode_response(self, text: str) -> list[int]:
-        """Tokens of a finished response. Its end token teaches the policy to stop."""
-        return [*self.tokenizer(text, add_special_tokens=False).input_ids, self.end_token]
+    def response_text(self, text: str) -> str:
+        """The text of a given response, without end tokens that are spelled out behind it."""
+        return self.encoding.response_text(text)
 
     def decode(self, tokens: list[int]) -> str:
-        """The text that reward functions read."""
-        return cast(str, self.tokenizer.decode(tokens, skip_special_tokens=True))
+        """The text of a sample, without its end token."""
+        return self.encoding.decode(tokens)
+
+    def precision(self) -> torch.autocast:
+        """The context that forward passes run in. In fp32 tensor cores would be idle."""
+        return torch.autocast(self.device.type, self.compute, enabled=self.compute != torch.float32)
+
+    def loss(self, tokens: Tensor, mask: Tensor, batch: PolicyBatch) -> PolicyLoss:
+        """The loss of right-padded tokens [B, T], which the model computes in its own forward."""
+        with self.precision():
+            return self.model(input_ids=tokens, attention_mask=mask, use_cache=False, policy_batch=batch)
 
 
 def make_policy(
@@ -108,13 +87,13 @@ def make_policy(
     temperature: float = 1.0,
     compute: torch.dtype = torch.float32,
 ) -> Policy:
-    """Split the head off the model, and check that it fits the tokenizer.
+    """Fuse the loss into the model (`fuse_loss`), and check that it fits the tokenizer.
 
     `temperature` is the one that responses are sampled at. The head divides the logits by it, so
     that its log-probs are those of the distribution that was sampled from.
 
     Raises:
-        TypeError: a model that `split_head` refuses, or no tokenizer.
+        TypeError: a model that `fuse_loss` refuses, or no tokenizer.
         ValueError: no end token, or tokens without a head row.
     """
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
@@ -124,10 +103,10 @@ def make_policy(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked by length, never by its value
     tokenizer.clean_up_tokenization_spaces = False  # rewards read what was sampled, "a ." is not "a."
-    parts = split_head(model, temperature=temperature)
-    embedding = cast(Tensor, model.get_input_embeddings().weight)
-    _check_vocabulary(tokenizer, {"head": parts.weight, "embedding": embedding})
-    return Policy(model, tokenizer, *parts, compute)
+    fuse_loss(model, temperature=temperature)
+    tables = {"head": model.get_output_embeddings(), "embedding": model.get_input_embeddings()}
+    _check_vocabulary(tokenizer, {name: cast(Tensor, layer.weight) for name, layer in tables.items()})
+    return Policy(model, tokenizer, compute)
 
 
 def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, tables: dict[str, Tensor]) -> None:

@@ -25,6 +25,11 @@ SHOWN = (
 )
 
 
+def plain_console() -> Console:
+    """A console without markup: brackets in a path would be read as such."""
+    return Console(markup=False, emoji=False)
+
+
 class Progress:
     """A bar with the numbers that matter.
 
@@ -32,7 +37,7 @@ class Progress:
     """
 
     def __init__(self, title: str, steps: int, console: Console | None = None) -> None:
-        self.console = console or Console()
+        self.console = console or plain_console()
         self.title, self.steps, self.done = title, steps, 0
         columns = (
             BarColumn(bar_width=24),
@@ -159,6 +164,7 @@ def _pyplot() -> ModuleType:
 
 def _save(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)  # it may be a link, and what it leads to is not the run's
     figure.tight_layout()
     figure.savefig(path, dpi=120)
     _pyplot().close(figure)

@@ -11,8 +11,8 @@ policy gives its token t the probability p_t.
 
 In the code R_k is `Member.reward`. A_k is `Member.advantage`, which groups.py takes from
 `group_advantages`. C and loss_t are the objective `gft(config.tau)`; another objective changes
-loss_t and nothing else. w_t comes from `token_weights`. `linear_policy_loss` computes the loss and
-its gradients from hidden states, without the logits of all tokens.
+loss_t and nothing else. w_t comes from `token_weights`. The model computes the loss in
+its own forward (`fuse_loss`), from hidden states and without the logits of all tokens.
 
 The functions stand in the order of a step. Between train_step and accumulate_gradients, make_batch
 in groups.py samples and scores the responses.
@@ -27,17 +27,20 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from gft_kernels import linear_policy_loss, token_weights
+from gft_kernels import token_weights
+from gft_kernels.integrations.hf import PolicyBatch
 
-from .checkpoint import save_checkpoint
+from .checkpoint import check_space, save_checkpoint
 from .config import TrainConfig
 from .data.files import Example
 from .evaluate import Accuracy, evaluate
-from .groups import Batch, Member, make_batch, usable_examples
+from .groups import Batch, Member, make_batch
 from .metrics import Mean, MetricsLog, peak_memory_mib
 from .policy import Policy
 from .report import Progress
 from .rewards.pool import RewardPool
+from .stop import undisturbed
+from .usable import usable_examples, usable_held_out
 
 IGNORE = -100  # the target of a position that is not trained on
 
@@ -54,10 +57,13 @@ def train(
     """Train `policy` in place; returns the held-out accuracy before and after.
 
     Raises:
-        ValueError: no usable prompt.
+        ValueError: what `usable_examples` and `usable_held_out` refuse.
         RuntimeError: the gradient stayed non-finite, or no response of a step could be scored.
     """
     examples = usable_examples(policy, examples, config, progress.say)
+    held_out = usable_held_out(policy, held_out, config.sampling.max_new_tokens, config.max_bad_fraction)
+    check_space(policy, config.out, len(config.saved_steps()) + 1)
+    log.open()  # only now: an older file of that name goes when nothing more can be refused
     # Seeded here and not earlier: whatever made the model may have drawn random numbers.
     torch.manual_seed(config.seed)
     # Parameters and Adam's state are fp32, whatever the model computes in. Near 0.02, a usual size
@@ -85,15 +91,15 @@ def train(
             if bad_steps >= config.optim.bad_steps:
                 raise RuntimeError(
                     f"the gradient norm was {row['grad_norm']} for {bad_steps} steps in a row, up to step {step}: "
-                    "lower the lr."
+                    f"lower --lr, which is {config.optim.lr}."
                 )
             if config.evaluate.eval_every and step % config.evaluate.eval_every == 0 and step < config.steps:
                 _evaluate(policy, held_out, config, rewards, log, step)
-            if config.save_every and step % config.save_every == 0 and step < config.steps:
+            if step in config.saved_steps():
                 save_checkpoint(policy, config.out / f"checkpoint-{step}")
     except BaseException:
-        # Ctrl-C and SIGTERM come by here as well, and should not cost hours of training. What is
-        # saved may hold half an update, if the signal arrived inside optimizer.step().
+        # Ctrl-C and SIGTERM come by here as well, and should not cost hours of training. Every
+        # update is whole: see optimizer_step.
         if step > 1:  # in step 1 there is at most one update to lose
             progress.say(
                 f"stopped in step {step}; the weights so far: {save_checkpoint(policy, config.out / 'stopped')}"
@@ -184,23 +190,20 @@ def accumulate_gradients(policy: Policy, batch: Batch, config: TrainConfig) -> d
     for start in range(0, len(active), config.optim.micro_batch):
         members = active[start : start + config.optim.micro_batch]
         tokens, mask, targets, sequence = collate(members, policy.tokenizer.pad_token_id, policy.device)
-        loss_mask = targets != IGNORE  # [B, T-1]
-        # The head sees response positions only. Prompts have no loss, and with V in the tens of
-        # thousands a row of the head costs as much as several layers.
-        hidden = policy.hidden(tokens, mask)[:, :-1][loss_mask]  # [N, D]
-        sequence_ids = sequence[loss_mask]  # [N]
+        weights = token_weights(config.reduction, (targets != IGNORE).flatten(), sequence.flatten(), **counts)
         # Advantages come with the members: a micro-batch may hold a part of a group, whose mean and
-        # std are not those of the group.
-        advantages = torch.tensor([m.advantage for m in members], device=policy.device)[sequence_ids]
-        every_row = torch.ones_like(sequence_ids, dtype=torch.bool)  # [N], masked ones are out already
-        result = linear_policy_loss(
-            *policy.head_operands(hidden),
-            targets[loss_mask],
-            advantages,
-            objective=objective,
-            token_weights=token_weights(config.reduction, every_row, sequence_ids, **counts),
-            head=policy.head,  # with the sampling temperature: p_t of a sample is the probability it was drawn with
-            backend=config.head_backend(),
+        # std are not those of the group. Masked positions, such as prompts, cost the head nothing:
+        # with V in the tens of thousands a row of it costs as much as several layers.
+        result = policy.loss(
+            tokens,
+            mask,
+            PolicyBatch(
+                targets,
+                objective,
+                torch.tensor([m.advantage for m in members], device=policy.device),
+                token_weights=weights.view(targets.shape),
+                backend=config.head_backend(),
+            ),
         )
         result.loss.backward()
         # Read after backward() and not before: .item() waits until the device is done, and the
@@ -248,7 +251,9 @@ def optimizer_step(
     finite = math.isfinite(norm)
     if finite and learn:
         torch.nn.utils.clip_grads_with_norm_(policy.model.parameters(), config.optim.max_grad_norm, torch.tensor(norm))
-        optimizer.step()
+        # A signal that arrived in between would leave some tensors updated and others not.
+        with undisturbed():
+            optimizer.step()
     optimizer.zero_grad(set_to_none=True)  # to None: no memory is held for gradients while sampling
     return {"grad_norm": norm, "skipped": not finite, "lr": optimizer.param_groups[0]["lr"]}
 

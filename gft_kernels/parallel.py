@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+__all__ = ["VocabularyShard", "gather_rows"]
+
 
 @dataclass(frozen=True, eq=False)
 class VocabularyShard:

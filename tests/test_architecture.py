@@ -111,7 +111,9 @@ def test_gft_kernels_imports_what_exists(path):
 @pytest.mark.parametrize("path", KERNELS, ids=name_of)
 def test_gft_kernels_stands_alone(path):
     found = {name.split(".")[0] for name in imported(path, module_level(ast.parse(path.read_text())))}
-    assert not found & FOREIGN
+    # A folder of integrations is a library's own: its classes are subclasses of that library's.
+    allowed = {path.parent.name} if path.parents[1].name == "integrations" else set()
+    assert not found & FOREIGN - allowed
 
 
 def test_imports_are_seen_by_the_layer_check():

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from gft.config import SamplingConfig
 from gft.data.files import Example, load_examples
-from gft.groups import fit_prompts
 from gft.policy import Policy, load_policy
 from gft.rollout import sample
+from gft.usable import fit_prompts, measure
+from gft_kernels.integrations.hf import split_head
 
 from .cases import ACTIVATIONS, TAU
 
@@ -75,14 +76,15 @@ def head_inputs(policy: Policy, found: Sequence[Response], rows: int) -> dict[st
 
     Hidden states that predict the response tokens, their targets, and whether they are own samples.
     """
-    hidden, targets, owned = [], [], []
+    hidden, targets, owned, parts = [], [], [], split_head(policy.model)
     for prompt, response, own in found:
         tokens = torch.tensor([prompt + response], device=policy.device)
-        states = policy.hidden(tokens, torch.ones_like(tokens))[0, len(prompt) - 1 : -1]
-        hidden.append(policy.head_operands(states)[0].float().cpu())
+        with policy.precision():
+            states = parts.backbone(input_ids=tokens, use_cache=False).last_hidden_state
+        hidden.append(states[0, len(prompt) - 1 : -1].to(policy.compute).float().cpu())
         targets.append(torch.tensor(response))
         owned.append(torch.full((len(response),), own))
-    weight = policy.weight.detach().cpu()
+    weight = parts.weight.detach().cpu()
     half = weight.bfloat16()
     stored = half if torch.equal(half.float(), weight) else weight  # a fine-tuned head is not exact in bf16
     joined = {"hidden": torch.cat(hidden), "targets": torch.cat(targets), "own": torch.cat(owned)}
@@ -116,9 +118,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
     policy = load_policy(options.model)
-    if (policy.head.bias, policy.head.scale, policy.head.softcap) != (None, 1.0, None):
+    head = split_head(policy.model).head
+    if (head.bias, head.scale, head.softcap) != (None, 1.0, None):
         raise ValueError(f"the head of {options.model} transforms its logits: hidden @ weight.T would not be them.")
-    examples, _ = fit_prompts(policy, load_examples(options.data), SamplingConfig().max_prompt_tokens)
+    measured = measure(policy, [(e, ()) for e in load_examples(options.data)], max_bad_fraction=0.01)
+    examples = [m.example for m in fit_prompts(measured, SamplingConfig().max_prompt_tokens)[0]]
     record = head_inputs(policy, responses(policy, examples, options.rows), options.rows)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     partial = options.out.with_suffix(".part")

@@ -37,7 +37,7 @@ def compare(task: Task, names: Sequence[str], steps: int) -> list[dict]:
     """
     rows: dict[str, dict] = {name: {"provider": name} for name in dict.fromkeys(("eager", *names))}
     runs = {name: Run.of(task, name) for name in rows}
-    given = members(runs["eager"].policy.weight.shape[0], task.groups, task.lengths())
+    given = members(runs["eager"].policy.model.config.vocab_size, task.groups, task.lengths())
     gate = GATE[runs["eager"].policy.compute]
     for number in range(steps + 1):
         for name, run in runs.items():

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 
 import torch
 from torch import Tensor
 
-from gft_kernels import Head, linear_policy_loss
+from gft_kernels import Head, PolicyLoss, linear_policy_loss
 
 from ..heads.ours import eager_logprobs
 
-Loss = Callable[..., object]  # called as gft_kernels.linear_policy_loss; an object with .loss and .stats
+Loss = Callable[..., object]  # called as gft_kernels.linear_policy_loss
 
 
 def peer(token_losses: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Loss:
@@ -27,13 +26,15 @@ def peer(token_losses: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Loss:
         objective: Callable[..., Tensor],
         token_weights: Tensor,
         head: Head,
-        backend: object,
-    ) -> SimpleNamespace:
+        **unused: object,
+    ) -> PolicyLoss:
         assert (head.bias, head.scale, head.softcap, head.temperature) == (None, 1.0, None, 1.0)
-        logprobs = -token_losses(hidden, weight, targets)
-        losses = objective(logprobs, advantages=advantages, old_logprobs=None, ref_logprobs=None)
-        stats = {"nll": -logprobs.detach().mean(), "active_tokens": torch.tensor(len(targets))}
-        return SimpleNamespace(loss=(token_weights * losses).sum(), stats=stats)
+        rows = targets != head.ignore_index  # ours leaves masked rows out too
+        logprobs = -token_losses(hidden[rows], weight, targets[rows])
+        losses = objective(logprobs, advantages=advantages[rows], old_logprobs=None, ref_logprobs=None)
+        stats = {"nll": -logprobs.detach().mean(), "active_tokens": rows.sum()}
+        unknown = torch.zeros_like(token_weights)  # log-probs, entropies and coefficients, which nobody reads
+        return PolicyLoss((token_weights[rows] * losses).sum(), unknown, unknown, unknown, stats)
 
     return loss
 

@@ -47,7 +47,7 @@ class Run:
         wait = torch.cuda.synchronize if self.policy.device.type == "cuda" else lambda: None
         with (
             patch("gft.groups._given", lambda *_: given),
-            patch("gft.train.linear_policy_loss", self.loss),
+            patch("gft_kernels.integrations.fuse.linear_policy_loss", self.loss),
             RewardPool("exact") as pool,
         ):
             wait()
@@ -76,7 +76,7 @@ def peak_mib(task: Task, head: str) -> float:
 
 def peak_here(task: Task, head: str) -> float:
     run = Run.of(task, head)
-    vocabulary = run.policy.weight.shape[0]
+    vocabulary = run.policy.model.config.vocab_size
     run.step(members(vocabulary, 4, [4] * len(LENGTHS)))  # a tiny warm-up, which makes the optimiser's state
     given = members(vocabulary, task.groups, task.lengths())
     cuda = task.device == "cuda"

@@ -15,7 +15,7 @@ from gft.config import GroupConfig, OptimConfig, SamplingConfig, TrainConfig
 from gft.data.files import Example
 from gft.groups import Member
 from gft.policy import Policy, load_policy
-from gft_kernels.integrations.hf import split_head
+from gft_kernels.integrations.hf import fuse_loss
 
 PROMPT, LENGTHS = 32, (64, 96, 128, 160)  # tokens of a group's prompt, and of its responses
 
@@ -61,7 +61,7 @@ class Task:
         model: Any = LlamaForCausalLM(config)
         model.to(self.device)
         tokenizer: Any = SimpleNamespace(pad_token_id=0)  # all that a step on given responses asks of it
-        return Policy(model, tokenizer, *split_head(model), torch.bfloat16 if self.device == "cuda" else torch.float32)
+        return Policy(fuse_loss(model), tokenizer, torch.bfloat16 if self.device == "cuda" else torch.float32)
 
 
 def members(vocabulary: int, groups: int, lengths: Sequence[int]) -> list[Member]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from ..architectures import tables as architectures
 from ..record import RESULTS, ROOT, read_rows
 from ..sparse import tables as sparse
 from . import demo, plot, staleness, tables
@@ -28,6 +29,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
     },
     "docs/method.md": {"demo-table": demo_table},
     "docs/column-sparse.md": sparse.TABLES,
+    "docs/architectures-tested.md": architectures.TABLES,
 }
 
 

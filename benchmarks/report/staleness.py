@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..architectures import tables as architectures
 from ..record import ROOT
 from ..sparse import tables as sparse
 from . import plot, tables
@@ -14,7 +15,8 @@ from .style import Row
 
 MEASURED = ("gft_kernels/losses", "gft_kernels/engines", "gft_kernels/ops", "gft_kernels/head.py")
 NOT_ON_A_CPU = ":(exclude)gft_kernels/engines/triton"
-RUN_AGAIN = ("demo-table", "demo.svg")  # tests/benchmarks/test_demo.py holds the code to their numbers
+# Rows that tests measure again: tests/benchmarks/test_demo.py and test_architectures.py.
+RUN_AGAIN = ("demo-table", "demo.svg", *architectures.TABLES)
 SHOWN = 4  # changed files that a warning names
 
 

@@ -35,11 +35,13 @@ CHAPTERS = {
     "parallel": "Parallel heads",
     "integrations": "Integrations",
 }
-# Public too, but imported from their own modules.
-ELSEWHERE = {
-    "split_head": hf.split_head,
-    "VocabularyShard": parallel.VocabularyShard,
-    "gather_rows": parallel.gather_rows,
+ELSEWHERE = {  # public too, but imported from a module of their own
+    name: getattr(module, name)
+    for module, names in (
+        (parallel, ("VocabularyShard", "gather_rows")),
+        (hf, ("fuse_loss", "PolicyBatch", "shift", "num_items_weights", "split_head")),
+    )
+    for name in names
 }
 
 Definition = ast.FunctionDef | ast.ClassDef
@@ -153,7 +155,7 @@ def entry(name: str, thing: Any) -> str:
     """The section of one name."""
     node, _ = definition(thing)
     path = Path(inspect.getfile(thing)).relative_to(ROOT)
-    home = f"`from {thing.__module__ if name in ELSEWHERE else 'gft_kernels'} import {name}`"
+    home = f"`from {hf.__name__ if name in ELSEWHERE else 'gft_kernels'} import {name}`"
     return (
         f"### {name}\n\n{home}, in [{path}](../{path})\n\n"
         f"```text\n{declaration(thing, name)}\n```\n\n{prose(ast.get_docstring(node) or '')}\n"

@@ -9,15 +9,13 @@ them stop the run.
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-from .formats import FORMATS, BadRow, Example, Response, Row, Source, recognise
+from .formats import FORMATS, BadRow, Example, Response, Source, recognise
+from .readers import rows_of
 
-__all__ = ["BadRow", "Example", "Response", "Source", "load_examples", "reasoning_gym_examples"]
+__all__ = ["BadRow", "Example", "Response", "Source", "load_examples", "reasoning_gym_examples", "report_bad_rows"]
 
 WARNINGS_SHOWN = 5
 
@@ -31,31 +29,25 @@ def load_examples(
         path: a .jsonl or .parquet file in one of `FORMATS`, or "rg:NAME". Columns that the format
             does not know are ignored.
         limit: stop after this many good rows. A task has 1000 entries if it is None.
-        max_bad_fraction: the share of bad rows that is put up with. They are listed on stderr.
+        max_bad_fraction: the share of bad rows that is put up with (--max-bad-fraction). They are
+            listed on stderr.
         seed: of a task. Entry i is made from seed + i, so that held-out entries need a seed far
             from that of training.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: an unknown extension or set of columns, too many bad rows, or no good one.
+        OSError: there is no such file, or it cannot be read.
+        ValueError: a file of another kind, unknown columns, too many bad rows, or no good one.
     """
     if str(path).startswith("rg:"):
         return reasoning_gym_examples(str(path)[3:], 1000 if limit is None else limit, seed)
     if limit is not None and limit < 1:
         raise ValueError(f"limit = {limit} must be positive, or None for all rows.")
     path = Path(path)
-    if path.suffix not in READERS:
-        raise ValueError(
-            f"{path}: unknown extension {path.suffix!r}: give a .jsonl or .parquet file, or rg:NAME for a "
-            "reasoning-gym task."
-        )
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is no such file.")
     examples: list[Example] = []
     bad: list[str] = []
     columns: set[str] = set()
     convert = None
-    for number, row in READERS[path.suffix](path):
+    for number, row in rows_of(path):
         if limit is not None and len(examples) >= limit:
             break
         origin = f"{path}:{number}"
@@ -71,7 +63,7 @@ def load_examples(
         raise ValueError(
             f"{path}: unknown columns {', '.join(sorted(columns))}. Accepted: {'; '.join(map(' + '.join, FORMATS))}."
         )
-    _report(path, bad, len(examples), max_bad_fraction)
+    report_bad_rows(str(path), bad, len(examples), max_bad_fraction)
     return examples
 
 
@@ -90,8 +82,12 @@ def reasoning_gym_examples(name: str, size: int, seed: int) -> list[Example]:
         raise ImportError("rg:NAME needs reasoning-gym: pip install 'gft-kernels[train]'.") from error
     if name not in DATASETS:
         raise ValueError(f"rg:{name}: reasoning-gym has no such task; it has {', '.join(sorted(DATASETS))}.")
+    try:
+        entries = reasoning_gym.create_dataset(name, size=size, seed=seed)
+    except AssertionError as error:  # how its tasks refuse their settings
+        raise ValueError(f"rg:{name}: the task cannot be made from a size and a seed: {error}.") from error
     examples = []
-    for i, entry in enumerate(reasoning_gym.create_dataset(name, size=size, seed=seed)):
+    for i, entry in enumerate(entries):
         answer = entry["answer"]
         if not isinstance(answer, str) or not answer.strip():
             raise ValueError(
@@ -103,8 +99,8 @@ def reasoning_gym_examples(name: str, size: int, seed: int) -> list[Example]:
     return examples
 
 
-def _report(path: Path, bad: list[str], good: int, max_bad_fraction: float) -> None:
-    """Name the first bad rows on stderr.
+def report_bad_rows(path: str, bad: list[str], good: int, max_bad_fraction: float) -> None:
+    """Name the first bad rows of a file on stderr: "file:line: what is wrong with it".
 
     Raises:
         ValueError: there are too many, or no good row.
@@ -120,60 +116,5 @@ def _report(path: Path, bad: list[str], good: int, max_bad_fraction: float) -> N
     if len(bad) > max_bad_fraction * (len(bad) + good):
         raise ValueError(
             f"{path}: {len(bad)} of {len(bad) + good} rows are bad, more than the {max_bad_fraction:.2%} allowed: "
-            f"mend them, or raise max_bad_fraction. The first one: {bad[0]}."
+            f"mend them, or raise --max-bad-fraction. The first one: {bad[0]}."
         )
-
-
-# Readers: (line or row number, the row or what is wrong with it)
-
-
-def _read_jsonl(path: Path) -> Iterator[tuple[int, Row | BadRow]]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(
-                    line.decode("utf-8-sig"), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant
-                )
-            except (ValueError, RecursionError) as error:
-                yield number, error if isinstance(error, BadRow) else BadRow(f"invalid JSON: {error}")
-                continue
-            yield (
-                number,
-                row if isinstance(row, dict) else BadRow(f"a row must be an object, found {type(row).__name__}"),
-            )
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> Row:
-    """The object of a JSON row. Of two equal keys, json would keep the last in silence."""
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise BadRow(f"duplicate key {next(key for key in keys if keys.count(key) > 1)!r}")
-    return row
-
-
-def _refuse_constant(name: str) -> None:
-    """Refuse NaN and Infinity, which Python's json would read."""
-    raise BadRow(f"{name} is not JSON")
-
-
-def _read_parquet(path: Path) -> Iterator[tuple[int, Row]]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ImportError(f"{path}: parquet needs pyarrow: pip install 'gft-kernels[train]'.") from error
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            rows = (row for batch in file.iter_batches(batch_size=1024) for row in batch.to_pylist())
-            yield from enumerate(rows, start=1)
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"{path}: not a readable parquet file: {error}") from error
-
-
-READERS: dict[str, Callable[[Path], Iterator[tuple[int, Row | BadRow]]]] = {
-    ".jsonl": _read_jsonl,
-    ".parquet": _read_parquet,
-}

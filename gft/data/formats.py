@@ -7,12 +7,13 @@ says what is wrong with it.
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
 
-from ..answers import MARKER, marked_number, without_calculator
+from ..answers import MARKER, is_missing, is_number, marked_number, number_text, without_calculator
 
 Source = Literal["expert", "teacher", "self"]
 Row = dict[str, Any]
@@ -76,7 +77,7 @@ def _group(row: Row, origin: str) -> Example:
     rewards = [_reward(value) for value in _one_each(row, "rewards", None, len(completions))]
     for source in sources:
         if source not in get_args(Source):
-            raise BadRow(f"unknown source {source!r}: use {', '.join(get_args(Source))}")
+            raise BadRow(f"unknown source {reprlib.repr(source)}: use {', '.join(get_args(Source))}")
     responses = tuple(map(Response, map(_response_text, completions), sources, rewards))
     all_given = bool(rewards) and None not in rewards
     return Example(
@@ -91,7 +92,7 @@ def _prompt_completion(row: Row, origin: str) -> Example:
 def _conversation(row: Row, origin: str) -> Example:
     messages = _messages(row["messages"])
     if messages[-1]["role"] != "assistant":
-        raise BadRow(f"the last message must be the assistant's, found role {messages[-1]['role']!r}")
+        raise BadRow(f"the last message must be the assistant's, found role {reprlib.repr(messages[-1]['role'])}")
     return _demonstration(row, _prompt(list(messages[:-1])), messages[-1]["content"], origin)
 
 
@@ -192,15 +193,18 @@ def _response_text(value: Any) -> str:
         return _utf8(value, "completion")
     messages = _messages(value)
     if len(messages) != 1 or messages[0]["role"] != "assistant":
-        raise BadRow(f"a completion must be text or one assistant message, found roles {[m['role'] for m in messages]}")
+        roles = reprlib.repr([message["role"] for message in messages])
+        raise BadRow(f"a completion must be text or one assistant message, found roles {roles}")
     return messages[0]["content"]
 
 
 def _solution(row: Row, name: str, *, required: bool) -> str:
     value = row.get(name)
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = str(value)
-    value = "" if value is None else _utf8(value, f"{name!r}")
+    try:
+        value = number_text(value) if is_number(value) else value
+    except ValueError as error:
+        raise BadRow(f"{name!r} is {error}") from error
+    value = "" if value is None or is_missing(value) else _utf8(value, f"{name!r}")
     if required and not value.strip():
         raise BadRow(f"{name!r} is missing, and responses without a reward need it")
     return value
@@ -215,9 +219,15 @@ def _one_each(row: Row, name: str, default: Any, count: int) -> list:
 
 
 def _reward(value: Any) -> float | None:
-    if value is not None and (not isinstance(value, (int, float)) or not math.isfinite(value)):
-        raise BadRow(f"a reward must be a finite number or null, found {value!r}")
-    return None if value is None else float(value)
+    if value is None:
+        return None
+    try:
+        finite = isinstance(value, (int, float)) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond what a float holds
+        finite = False
+    if not finite:
+        raise BadRow(f"a reward must be a finite number or null, found {reprlib.repr(value)}")
+    return float(value)
 
 
 def _source_of(row: Row) -> str:

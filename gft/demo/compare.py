@@ -21,10 +21,12 @@ from transformers import Qwen2ForCausalLM
 from ..config import GroupConfig, ObjectiveName, TrainConfig
 from ..data.files import Example
 from ..metrics import MetricsLog, read_metrics
+from ..options import OptionError, reward_pool
 from ..policy import make_policy
 from ..report import Progress, accuracy_table, comparison_figure
 from ..rewards.pool import RewardPool
 from ..train import train
+from ..usable import usable_examples, usable_held_out
 from . import base_model, sort_letters
 
 TRAIN_PROMPTS = 512
@@ -43,10 +45,25 @@ METHODS: dict[str, tuple[ObjectiveName, GroupConfig]] = {
 def check_embedded(config: TrainConfig) -> None:
     """Refuse options that the embedded task would ignore."""
     if config.eval_data or config.device not in (None, "cpu") or config.dtype == "bfloat16":
-        raise ValueError(
+        raise OptionError(
             "the embedded task runs on the CPU in float32 with held-out prompts of its own: --device, --dtype, "
             "--eval-data need --model."
         )
+
+
+def embedded_examples(config: TrainConfig) -> tuple[list[Example], list[Example]]:
+    """The training examples of the embedded task, and held-out ones."""
+    return (
+        sort_letters.examples(TRAIN_PROMPTS, seed=config.seed),
+        sort_letters.examples(config.held_out_prompts(), seed=HELD_OUT_SEED),
+    )
+
+
+def check_usable(config: TrainConfig, examples: list[Example], held_out: list[Example]) -> None:
+    """Refuse before the pre-training what the run would refuse after it: any model will do."""
+    policy = make_policy(base_model.untrained(config.seed), base_model.tokenizer())
+    usable_examples(policy, examples, config, say=lambda note: None)
+    usable_held_out(policy, held_out, config.sampling.max_new_tokens, config.max_bad_fraction)
 
 
 @contextmanager
@@ -70,19 +87,20 @@ def compare(config: TrainConfig, console: Console) -> dict[str, dict]:
         "base" and every method -> held-out accuracies after the run, and what the run read.
     """
     check_embedded(config)
-    if config.group != GroupConfig() or config.evaluate.eval_prompts < 1:
-        raise ValueError(
+    if config.group != GroupConfig() or config.held_out_prompts() < 1:
+        raise OptionError(
             "the comparison has groups of its own and evaluates: for group options or no evaluation, give an "
             "--objective."
         )
-    start = time.perf_counter()
-    with Progress("base", base_model.PRETRAIN_STEPS, console) as progress:
-        base = base_model.pretrain(config.seed, lambda step, loss: progress.step({"nll": loss}))
-    base_seconds = time.perf_counter() - start
-    examples = sort_letters.examples(TRAIN_PROMPTS, seed=config.seed)
-    held_out = sort_letters.examples(config.evaluate.eval_prompts, seed=HELD_OUT_SEED)
+    examples, held_out = embedded_examples(config)
+    for name in METHODS:
+        check_usable(run_config(config, name), examples, held_out)
     results: dict[str, dict] = {}
-    with RewardPool(config.reward_name()) as rewards:
+    with reward_pool(config.reward_name()) as rewards:
+        start = time.perf_counter()
+        with Progress("base", base_model.PRETRAIN_STEPS, console) as progress:
+            base = base_model.pretrain(config.seed, lambda step, loss: progress.step({"nll": loss}))
+        base_seconds = time.perf_counter() - start
         for name in METHODS:
             before, after = _train_copy(base, examples, held_out, run_config(config, name), rewards, name, console)
             results.setdefault("base", {**before, "seconds": base_seconds})

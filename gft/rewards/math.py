@@ -1,51 +1,67 @@
-"""The reward "math": the final answer equals the solution as mathematics, judged by math-verify.
+r"""The rewards "math" and "number": the final answer equals the solution, beyond judgement.
 
-It runs in a worker process (gft.rewards.workers), because some answers make it hang or eat memory.
-The time-outs of math-verify are off: they use SIGALRM, which the worker needs for itself.
+A policy collects every gap of its reward. So an answer is right or wrong only where no reader would
+disagree (gft.rewards.judge). Everything else raises Doubt, which is counted as a failure.
 """
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
-from math_verify import LatexExtractionConfig, parse, verify
+from ..answers import final_answers, parse_number
+from .judge.verdict import Doubt, is_right
 
-from ..answers import final_answer, parse_number
-
-logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its time-outs are off
+MOST_ANSWERS = 5  # different boxes that are judged
 
 
 def math_reward(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None) -> float:
-    """1 if the final answer equals the solution.
+    """1 if the final answer equals the solution as mathematics, 0 if it does not.
 
-    Two plain numbers are compared exactly. The rest is left to math-verify. It rounds floats to 6
-    places and ignores units. Where one side has a percent sign, 50, 0.5 and 50% are equal to it.
+    Raises:
+        Doubt: neither is certain.
     """
-    answer = final_answer(solution_str)
-    if answer is None:
-        return 0.0
-    answer, expected = _bare(answer), _bare(final_answer(ground_truth) or ground_truth)
-    if answer and answer == expected:
-        return 1.0
-    numbers = parse_number(answer), parse_number(expected)
-    if None not in numbers:
-        return float(numbers[0] == numbers[1])
-    gold = _expressions(expected)
-    if not gold:
-        raise ValueError(f"math-verify cannot read the solution {ground_truth[:80]!r}")
-    return float(verify(gold, _expressions(answer), timeout_seconds=None, raise_on_error=True))
+    return _reward(solution_str, _solution(ground_truth))
 
 
-def _bare(answer: str) -> str:
-    """Without the dollar signs of LaTeX and the full stop of a sentence."""
-    return answer.strip().strip("$").strip().removesuffix(".")
+def number_reward(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None) -> float:
+    """1 if the final answer is the same number as the solution, without any tolerance.
+
+    Raises:
+        Doubt: neither that nor the contrary is certain.
+        ValueError: the solution is not a plain number.
+    """
+    solution = _solution(ground_truth)
+    if parse_number(solution) is None:
+        raise ValueError(f"the solution {ground_truth[:80]!r} is not a number: use the reward 'math' or 'exact'")
+    return _reward(solution_str, solution)
 
 
-def _expressions(latex: str) -> list[Any]:
-    """Sympy expressions, none if the text is no mathematics."""
-    target = [LatexExtractionConfig()]
-    return parse(rf"\boxed{{{latex}}}", extraction_config=target, fallback_mode="no_fallback", parsing_timeout=None)
+def _solution(ground_truth: str) -> str:
+    """The one answer that a solution marks, or all of it where none is marked."""
+    answers = final_answers(ground_truth)
+    if len(answers) > 1:
+        raise Doubt(f"the solution marks different answers: {', '.join(map(repr, answers))[:200]}")
+    solution = answers[0] if answers else ground_truth
+    if not solution.strip().strip("$"):
+        raise Doubt(f"the solution {ground_truth[:80]!r} is empty")
+    return solution
 
 
-_expressions("1")  # the first call builds math-verify's tables; it belongs to loading, not to somebody's time limit
+def _reward(response: str, solution: str) -> float:
+    """Of several boxes any may be meant: they are right or wrong together, or in doubt."""
+    answers = final_answers(response)
+    verdicts = {_equals(answer, solution) for answer in answers[:MOST_ANSWERS]}
+    if len(verdicts) > 1 or len(answers) > MOST_ANSWERS:
+        raise Doubt(f"the response marks different answers: {', '.join(map(repr, answers))[:200]}")
+    return float(answers != () and verdicts.pop())
+
+
+def _equals(answer: str, solution: str) -> bool:
+    # $5 may be meant for 500 cents: that is not settled here.
+    expected, number = parse_number(solution), parse_number(answer)
+    if expected is not None and number is not None and (number == expected or "$" not in answer + solution):
+        return number == expected
+    try:
+        return is_right(answer, solution)
+    except Doubt as doubt:
+        raise Doubt(f"whether {answer[:80]!r} equals {solution[:80]!r} is in doubt: {doubt}") from doubt

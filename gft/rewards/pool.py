@@ -3,12 +3,12 @@
     with RewardPool("number") as pool:
         scored = pool.score([(text, example), ...], truncated=[False, ...])
 
-Model output is untrusted. "exact" and "number" only compare text and integers, and are called in
+Model output is untrusted. "exact" and "number" only compare text and numbers, and are called in
 this process. "math" and users' functions run in worker processes, with limits of time and memory.
 
-A checker fails if it raises, returns no finite number, takes too long, or has no solution to
-compare with. A failure is counted as an error. It is never the reward 0, which would train the
-policy on the checker's faults.
+A checker fails if it raises, returns no finite number, takes too long, has no solution to compare
+with, or cannot tell right from wrong. A failure is counted as an error. It is never the reward 0,
+which would train the policy on the checker's faults.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..answers import final_answer, parse_number
-from .workers import Limits, RewardFunction, Scored, Workers, call_reward
+from .calls import RewardFunction, Scored, call_reward
+from .math import number_reward
+from .workers import Limits, Workers
 
 if TYPE_CHECKING:
     from ..data.files import Example
@@ -29,15 +30,6 @@ __all__ = ["RewardFunction", "RewardPool", "Scored"]
 def exact_reward(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None) -> float:
     """1 if the response is the solution, white space around both aside."""
     return float(solution_str.strip() == ground_truth.strip())
-
-
-def number_reward(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None) -> float:
-    """1 if the final answer is the same number as the solution, without any tolerance."""
-    expected = parse_number(final_answer(ground_truth) or ground_truth)
-    if expected is None:
-        raise ValueError(f"the solution {ground_truth[:80]!r} is not a number: use the reward 'math' or 'exact'")
-    answer = final_answer(solution_str)
-    return float(answer is not None and parse_number(answer) == expected)
 
 
 IN_PLACE: dict[str, RewardFunction] = {"exact": exact_reward, "number": number_reward}

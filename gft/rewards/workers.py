@@ -4,7 +4,9 @@ A worker takes one call at a time over a pipe, and the parent holds the clock. W
 its limit, the worker is killed and that one item gets an error. The other items go on.
 
 A worker is a fresh interpreter. It imports this module and the reward function, and not the
-caller's main module, which may import torch. It answers in JSON: what comes back is only data.
+caller's main module, which may import torch. It answers with a line of JSON, which is only data
+and names its call: a reward function that writes to the pipe cannot hold up the parent, nor make it
+take one answer for another.
 This works on POSIX only, because descriptors are handed over and process groups are killed.
 """
 
@@ -12,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import pickle
 import signal
@@ -20,29 +21,19 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from importlib import import_module
+from collections.abc import Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
-from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
-RewardFunction = Callable[..., float]
-"""verl's: compute_score(data_source, solution_str, ground_truth, extra_info=None) -> float."""
+from .calls import RewardFunction, Scored, call_reward, import_reward
 
 START_SECONDS = 120.0  # to start an interpreter and import the reward function
 OUT_OF_MEMORY = 77  # exit code of a worker that ran into its memory limit
 
 
-class Scored(NamedTuple):
-    """A reward, or the reason why there is none.
-
-    A checker that failed says nothing about the response.
-    """
-
-    value: float | None
-    error: str | None
+LONGEST_ANSWER = 1 << 16  # bytes of a worker's answer
 
 
 class Limits(NamedTuple):
@@ -53,35 +44,6 @@ class Limits(NamedTuple):
 
     seconds: float
     memory_mib: int
-
-
-def call_reward(function: RewardFunction, arguments: Sequence[Any]) -> Scored:
-    """function(*arguments) as a finite number, or the error that it ended in.
-
-    A NaN and anything that is not a number are errors too.
-    """
-    try:
-        value = function(*arguments)
-        if isinstance(value, dict):  # verl's functions may return {"score": ..., more metrics}
-            value = value.get("score")
-        if not isinstance(value, Real):
-            raise TypeError(f"the reward function returned {str(value)[:80]} ({type(value).__name__}), not a number")
-        if not math.isfinite(value):
-            raise ValueError(f"the reward function returned {value}, not a finite number")
-        return Scored(float(value), None)
-    except MemoryError:  # the process may be in any state: whoever owns it ends it
-        raise
-    except Exception as error:
-        return Scored(None, f"{type(error).__name__}: {error}"[:500])
-
-
-def import_reward(name: str) -> RewardFunction:
-    """The function that "package.module:function" names."""
-    module, _, attribute = name.partition(":")
-    function = getattr(import_module(module), attribute)
-    if not callable(function):
-        raise TypeError(f"{name} is a {type(function).__name__}, not a function")
-    return function
 
 
 def serve(descriptor: int) -> None:
@@ -96,12 +58,12 @@ def serve(descriptor: int) -> None:
     try:
         function = import_reward(reward) if isinstance(reward, str) else pickle.loads(reward)
     except Exception as error:
-        return _send(pipe, Scored(None, f"{type(error).__name__}: {error}"))
+        return _send(pipe, None, Scored(None, f"{type(error).__name__}: {error}"[:500]))
     _limit_memory(memory_mib)
-    _send(pipe, Scored(0.0, None))
+    _send(pipe, None, Scored(0.0, None))
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
-            arguments = json.loads(pipe.recv_bytes())
+            job, arguments = json.loads(pipe.recv_bytes())
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.setitimer(signal.ITIMER_REAL, 2 * seconds + 1)  # ends a stuck worker whose parent was killed
             try:
@@ -109,11 +71,13 @@ def serve(descriptor: int) -> None:
             except MemoryError:
                 os._exit(OUT_OF_MEMORY)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            _send(pipe, scored)
+            _send(pipe, job, scored)
 
 
-def _send(pipe: Connection, scored: Scored) -> None:
-    pipe.send_bytes(json.dumps(scored).encode())
+def _send(pipe: Connection, job: int | None, scored: Scored) -> None:
+    answer = memoryview(json.dumps([job, *scored]).encode() + b"\n")
+    while answer:
+        answer = answer[os.write(pipe.fileno(), answer) :]
 
 
 def _limit_memory(mib: int) -> None:
@@ -138,6 +102,7 @@ class _Worker:
 
     def start(self) -> None:
         self.job: int | None = None
+        self.answer = b""
         self.ready = self.broken = False
         self.deadline = time.monotonic() + START_SECONDS
         self.pipe, theirs = Pipe()
@@ -168,22 +133,42 @@ class _Worker:
     def submit(self, job: int, arguments: Sequence[Any]) -> None:
         self.job, self.deadline = job, time.monotonic() + self.limits.seconds
         with contextlib.suppress(ConnectionError):  # it died while it was idle: receive() will say so
-            self.pipe.send_bytes(json.dumps(arguments).encode())
+            self.pipe.send_bytes(json.dumps((job, arguments), default=str).encode())
 
-    def receive(self) -> Scored:
-        """The worker's answer, once the pipe is readable or the deadline has passed.
+    def receive(self) -> Scored | None:
+        """The worker's answer; None while it is not complete and the deadline is ahead.
 
         Without an answer the worker is broken.
         """
-        self.job = None
         try:
             if self.pipe.poll():
-                return Scored(*json.loads(self.pipe.recv_bytes()))
+                self._read()
+            if self.answer.endswith(b"\n"):
+                return self._answered()
+            if time.monotonic() < self.deadline:
+                return None
             reason = f"timed out after {self.limits.seconds if self.ready else START_SECONDS:g} s"
+        except (ValueError, TypeError):  # no JSON, or not the answer to this call
+            reason = "something else than the worker's answer was written to its pipe"
         except (EOFError, OSError):
             reason = self._epitaph()
-        self.broken = True
+        self.job, self.broken = None, True
         return Scored(None, reason)
+
+    def _read(self) -> None:
+        chunk = os.read(self.pipe.fileno(), LONGEST_ANSWER)
+        if not chunk:
+            raise EOFError
+        self.answer += chunk
+        if len(self.answer) > LONGEST_ANSWER:
+            raise ValueError("an answer without end")
+
+    def _answered(self) -> Scored:
+        job, value, error = json.loads(self.answer)
+        if job != self.job or (value is None) == (error is None):
+            raise ValueError(f"an answer to call {job} in place of {self.job}")
+        self.job, self.answer = None, b""
+        return Scored(value, error)
 
     def _epitaph(self) -> str:
         """Why the worker ended."""
@@ -196,11 +181,11 @@ class _Worker:
         return f"the worker process ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}"
 
     def greet(self) -> None:
-        """Take the message that says the reward function is loaded."""
-        error = self.receive().error
-        if error is not None:
-            raise ValueError(f"a worker could not load the reward function: {error}")
-        self.ready = True
+        """Take the message that says the reward function is loaded, if it is complete."""
+        scored = self.receive()
+        if scored is not None and scored.error is not None:
+            raise ValueError(f"a worker could not load the reward function: {scored.error}")
+        self.ready = scored is not None
 
 
 class Workers:
@@ -217,8 +202,9 @@ class Workers:
             for _ in range(count):
                 self._workers.append(_Worker(payload, limits))
             for worker in self._workers:
-                worker.pipe.poll(START_SECONDS)
-                worker.greet()
+                while not worker.ready:
+                    worker.pipe.poll(max(0.0, worker.deadline - time.monotonic()))
+                    worker.greet()
         except BaseException:
             self.close()
             raise
@@ -264,7 +250,9 @@ class Workers:
                 continue
             job = worker.job
             assert job is not None  # it is ready and engaged, so it has a call
-            results[job] = worker.receive()
+            scored = worker.receive()
+            if scored is not None:
+                results[job] = scored
             if worker.broken:
                 worker.restart()
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..head import Backend
 from ..losses.advantages import GroupRewards
 from ..losses.objectives import LossFunction, Sum
 
@@ -29,7 +30,7 @@ class PolicyBatch:
         advantages: [B, T-1], or [B] where a sequence has one, or `GroupRewards` whose sequence_ids
             are [B, T-1].
         token_weights, old_logprobs, ref_logprobs: [B, T-1], as in `linear_policy_loss`.
-        temperature: of this call, where it is not that of `fuse_loss`.
+        temperature, backend: of this call, where they are not those of `fuse_loss`.
     """
 
     targets: Tensor
@@ -39,13 +40,14 @@ class PolicyBatch:
     old_logprobs: Tensor | None = None
     ref_logprobs: Tensor | None = None
     temperature: float | None = None
+    backend: str | Backend | None = None
 
     def rows(self, ignore_index: int) -> PolicyBatch:
         """The batch on [B * T] rows, those of every last position masked.
 
         The hidden states then need no copy without their last position.
         """
-        given = {name: self._row(name) for name in ("token_weights", "old_logprobs", "ref_logprobs")}
+        given: Any = {name: self._row(name) for name in ("token_weights", "old_logprobs", "ref_logprobs")}
         advantages: Any = self.advantages
         if isinstance(advantages, GroupRewards):
             ids = _padded("sequence_ids", advantages.sequence_ids, self.targets, 0)

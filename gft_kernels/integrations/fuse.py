@@ -16,7 +16,6 @@ the instances: those would be the old model's in a copy.
 
 from __future__ import annotations
 
-import copyreg
 import functools
 import inspect
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from ..ops.linear_policy_loss import linear_policy_loss
 from .batch import PolicyBatch
 from .parts import find_head
 from .probe import find_transforms
+from .verify import own_output, run, two_rows, undisturbed, warn_of_terms
 from .wrappers import model_inside
 
 
@@ -80,10 +80,12 @@ def fuse_loss(
 
     Raises:
         TypeError: the head is not a plain linear layer, or a wrapper that is not known.
-        ValueError: the model changes its logits in a way that is not known.
+        ValueError: the model changes its logits in a way that is not known, or sees later tokens.
 
-    Cost: one forward of the model on eight tokens, to see its transforms. A call has the cost of
-    the backbone and of `linear_policy_loss`.
+    A warning names what the model's own loss adds besides, such as a penalty on its log-sum-exp.
+
+    Cost: two forwards of the model on eight tokens, to see its transforms and its own loss. A call
+    has the cost of the backbone and of `linear_policy_loss`.
     """
     bare = model_inside(model)
     layer = find_head(bare, sharded=True)
@@ -93,7 +95,17 @@ def fuse_loss(
     if not isinstance(bare, FusedModel):
         bare.__class__ = _subclass(FusedModel, type(bare))
     _fuse_head(layer)
+    _warn_of_terms(bare, layer)
     return model
+
+
+@torch.no_grad()
+def _warn_of_terms(model: Any, layer: nn.Linear) -> None:
+    """Say what the model's own loss has besides the NLL and what is returned as aux_loss."""
+    tokens = two_rows(layer.out_features, layer.weight.device)
+    with undisturbed(model, layer.weight.device):
+        output = run(model, "it", lambda: own_output(model, tokens))
+    warn_of_terms(model, output, tokens, _aux_loss(model, output))
 
 
 def _fuse_head(layer: nn.Linear) -> None:
@@ -107,11 +119,9 @@ class _Exchanged:
     _had: type
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        made, arguments, *rest = super().__reduce_ex__(protocol)
-        if made is not copyreg.__newobj__:  # type: ignore[attr-defined]
-            return (made, arguments, *rest)
+        reduced: Any = super().__reduce_ex__(protocol)  # of nn.Module: (copyreg.__newobj__, (cls,), state, ...)
         kind = FusedModel if isinstance(self, FusedModel) else FusedHead
-        return (_new, (kind, self._had), *rest)
+        return (_new, (kind, self._had), *reduced[2:])
 
 
 def _new(kind: type, had: type) -> Any:
@@ -132,9 +142,8 @@ class FusedModel(_Exchanged):
             raise TypeError(
                 f"policy_batch is {type(policy_batch).__name__}: give a PolicyBatch(targets, objective, ...)."
             )
-        layer: Any = find_head(
-            self, sharded=True
-        )  # now: embeddings may have been resized, or an adapter put on the head
+        # Now: embeddings may have been resized since, or an adapter put on the head.
+        layer: Any = find_head(self, sharded=True)
         _fuse_head(layer)
         visit = layer._visit = Visit(self._fused, policy_batch)
         try:
@@ -152,12 +161,14 @@ class FusedHead(_Exchanged):
     _visit: Visit | None = None
 
     def forward(self, hidden: Tensor) -> Tensor:
-        visit, plain = self._visit, super()
+        visit = self._visit
+        plain: Any = super()
         if visit is None:
-            return plain.forward(hidden)  # type: ignore[misc]
+            return plain.forward(hidden)
         if visit.found is not None:
             raise TypeError("the model calls its head more than once in a forward: which of them has the loss?")
-        batch, layer = visit.batch, self
+        batch = visit.batch
+        layer: Any = self
         expected = (batch.targets.shape[0], batch.targets.shape[-1] + 1)
         if tuple(hidden.shape[:-1]) != expected:
             raise ValueError(
@@ -165,14 +176,15 @@ class FusedHead(_Exchanged):
                 f"{tuple(batch.targets.shape)}: they must be [B, T-1] for input_ids [B, T], with no "
                 "logits_to_keep and no virtual tokens."
             )
-        weight, bias = layer.weight, layer.bias  # type: ignore[attr-defined]
+        weight, bias = layer.weight, layer.bias
         if torch.is_autocast_enabled(hidden.device.type):
             dtype = torch.get_autocast_dtype(hidden.device.type)
             hidden, weight = hidden.to(dtype), weight.to(dtype)
         settings = visit.fused.head
         temperature = settings.temperature if batch.temperature is None else batch.temperature
         head = replace(settings, bias=bias, temperature=temperature)
-        visit.found = _compute(hidden.flatten(0, 1), weight, batch.rows(head.ignore_index), head, visit.fused.backend)
+        backend = visit.fused.backend if batch.backend is None else batch.backend
+        visit.found = _compute(hidden.flatten(0, 1), weight, batch.rows(head.ignore_index), head, backend)
         visit.carrier = _carrier(visit.found, hidden.shape[:-1])
         return visit.carrier
 
@@ -198,7 +210,10 @@ def _compute(
 
 
 def _carrier(found: PolicyLoss | LogProbs, shape: torch.Size) -> Tensor:
-    """What is differentiable, as logits [., ., .] would be. A tensor of its own: hooks on a view may be lost."""
+    """What is differentiable, as logits [., ., .] would be.
+
+    It is a tensor of its own, because hooks on a view may be lost.
+    """
     if isinstance(found, PolicyLoss):
         return found.loss.reshape(1, 1, 1).clone()
     return torch.stack([x.view(shape) for x in found], -1)
@@ -231,18 +246,23 @@ def _aux_loss(model: Any, output: Any) -> Tensor | None:
     return coefficient * found
 
 
-@functools.cache
-def _subclass(kind: type, had: type) -> type:
-    """`had` with the forward of `kind`, under its own name, which configs and checkpoints record."""
-    made = type(had.__name__, (kind, had), {"_had": had, "__module__": had.__module__, "__doc__": had.__doc__})
+_subclasses: dict[tuple[Any, Any], Any] = {}  # one for each class, so that equal classes are one
+
+
+def _subclass(kind: Any, had: Any) -> Any:
+    """`had` with the forward of `kind`, under its own name, which configs and checkpoints have."""
+    if (kind, had) in _subclasses:
+        return _subclasses[kind, had]
+    made: Any = type(had.__name__, (kind, had), {"_had": had, "__module__": had.__module__, "__doc__": had.__doc__})
     made.__qualname__ = had.__qualname__
     if kind is FusedModel:
-        made.forward = _with_signature(had.forward)  # type: ignore[attr-defined]
+        made.forward = _with_signature(had.forward)
+    _subclasses[kind, had] = made
     return made
 
 
 def _with_signature(plain: Any) -> Any:
-    """FusedModel.forward under the signature of the model's own, which generate() and trainers read."""
+    """FusedModel.forward under the signature of the model's own, for generate() and trainers."""
 
     @functools.wraps(plain)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from ..head import Head
 from .batch import PolicyBatch, num_items_weights, shift
 from .fuse import fuse_loss
-from .parts import find_backbone, find_head, find_transforms
+from .parts import find_backbone, find_head
+from .probe import find_transforms
 from .verify import verify
 from .wrappers import unwrapped
 
@@ -72,6 +73,6 @@ def split_head(model: Any, *, temperature: float = 1.0, ignore_index: int = -100
     bare = unwrapped(model)
     layer = find_head(bare)
     backbone = find_backbone(bare)
-    head = replace(find_transforms(getattr(bare, "config", None)), bias=layer.bias, ignore_index=ignore_index)
+    head = replace(find_transforms(bare, layer), bias=layer.bias, ignore_index=ignore_index)
     verify(model, backbone, layer, head)
     return HeadParts(backbone, layer.weight, replace(head, temperature=temperature))

@@ -1,4 +1,4 @@
-"""Where a transformers model keeps its backbone, its head layer and the head's transforms."""
+"""Where a transformers model keeps its backbone and its head layer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import nn
 
-from ..head import Head
 from .wrappers import THROUGH_LOGITS
 
 
@@ -46,7 +45,9 @@ def find_head(model: Any, *, sharded: bool = False) -> nn.Linear:
         kept = active and not layer.disable_adapters and active[0] in layer.modules_to_save
         layer = layer.modules_to_save[active[0]] if kept else layer.original_module
     had = getattr(type(layer), "_had", type(layer))  # the class that `fuse_loss` exchanged
-    if not isinstance(layer, nn.Linear) or had.forward is not nn.Linear.forward or "forward" in vars(layer):
+    # A sharding wrapper puts a subclass there, which leaves the forward as it was.
+    is_linear = had is nn.Linear or (sharded and isinstance(layer, nn.Linear) and had.forward is nn.Linear.forward)
+    if not is_linear or "forward" in vars(layer):
         kind = f"{type(layer).__module__}.{type(layer).__name__}"
         raise TypeError(
             f"the model's head is {kind}, not nn.Linear: its weight alone does not give the logits. "
@@ -60,27 +61,17 @@ def find_head(model: Any, *, sharded: bool = False) -> nn.Linear:
     return layer
 
 
-def find_transforms(config: Any) -> Head:
-    """Scale and soft cap from a config, under the names that each family of models gives them."""
-    # Cohere has logit_scale, Falcon-H1 lm_head_multiplier. Granite and MiniCPM3 divide by
-    # logits_scaling, HyperCLOVA X multiplies by it. Gemma has final_logit_softcapping,
-    # RecurrentGemma logits_soft_cap.
-    scale = 1.0
-    for name in ("logit_scale", "lm_head_multiplier"):
-        scale *= float(getattr(config, name, None) or 1.0)
-    scaling = getattr(config, "logits_scaling", None)
-    if scaling:
-        scale *= scaling if "hyperclova" in config.model_type else 1 / scaling
-    softcap = getattr(config, "final_logit_softcapping", None) or getattr(config, "logits_soft_cap", None)
-    return Head(scale=scale, softcap=softcap or None)
-
-
 def _output_embeddings(model: Any) -> Any:
-    if not hasattr(model, "get_output_embeddings"):
-        inner = next((f"model.{n}" for n, m in model.named_children() if hasattr(m, "get_output_embeddings")), None)
+    # Of the class: some wrappers pass every attribute of the model inside through.
+    if not hasattr(type(model), "get_output_embeddings"):
+        inner = next((name for name, m in model.named_modules() if hasattr(type(m), "get_output_embeddings")), None)
         raise TypeError(
-            f"{_name(model)} is not a transformers model (it has no get_output_embeddings): "
-            + (f"give {inner}, the one inside it." if inner else "call `linear_policy_loss` on its hidden states.")
+            f"{_name(model)} is not a transformers model (it has no get_output_embeddings of its own): "
+            + (
+                "call `linear_policy_loss` on its hidden states."
+                if inner is None
+                else f"give model.{inner}, if {_name(model)} does nothing but hold it, or {THROUGH_LOGITS}."
+            )
         )
     try:
         layer = model.get_output_embeddings()
@@ -99,7 +90,7 @@ def _way_out(layer: nn.Module) -> str:
         return "Leave the head out of the adapter's target modules, or merge the adapter (model.merge_and_unload())"
     if not _is_plain(getattr(layer, "weight", None)):
         return "Load the model with a head that is neither quantised nor parametrised"
-    return "Put an nn.Linear in its place"
+    return "Put an nn.Linear in its place, where it does no more than that"
 
 
 def _is_plain(weight: Any) -> bool:

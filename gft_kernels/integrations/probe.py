@@ -15,51 +15,54 @@ import torch
 from torch import Tensor, nn
 
 from ..head import Head
-from .verify import undisturbed
+from .verify import check_causal, run, two_rows, undisturbed
 from .wrappers import THROUGH_LOGITS
 
 SMALLEST, LARGEST = 1e-3, 1e6
 
 
 @torch.no_grad()
-def find_transforms(model: Any, layer: nn.Module) -> Head:
+def find_transforms(model: Any, layer: nn.Linear) -> Head:
     """Scale and soft cap that `model` applies to what its head `layer` gives.
 
     Raises:
-        ValueError: it applies something else, or cannot be run on a few tokens.
+        ValueError: it applies something else, is not causal or finite, or cannot be run on a few
+            tokens.
 
     Cost: one forward of the model on eight tokens.
     """
-    weight: Any = layer.weight
-    tokens = torch.arange(1, 9, device=weight.device).view(2, 4) % layer.out_features
-    seen: list[Tensor] = []
+    device = layer.weight.device
+    tokens = two_rows(layer.out_features, device)
+    seen: list[tuple[Tensor, Tensor, Tensor]] = []  # hidden states, their logits, and those in place of them
 
-    def replaced(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-        seen.append(_raw_logits(output))
-        return seen[-1]
+    def replaced(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        seen.append((inputs[0], output, _raw_logits(output)))
+        return seen[-1][2]
 
     handle = layer.register_forward_hook(replaced, prepend=True)  # other hooks are transforms too
     try:
-        with undisturbed(model, weight.device):
-            logits = model(input_ids=tokens, use_cache=False).logits
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ValueError(
-            f"{type(model).__name__} could not be run on a few tokens as a transformers causal LM is ({reason}): "
-            f"{THROUGH_LOGITS}."
-        ) from error
+        with undisturbed(model, device):
+            logits = run(model, "it", lambda: model(input_ids=tokens, use_cache=False).logits)
     finally:
         handle.remove()
-    if len(seen) != 1 or not isinstance(logits, Tensor) or logits.shape != seen[0].shape:
+    name = type(model).__name__
+    if len(seen) != 1:
+        raise ValueError(f"{name} calls its head {len(seen)} times in a forward: {THROUGH_LOGITS}.")
+    ((hidden, own, raw),) = seen
+    found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if hidden.shape[:-1] != tokens.shape or found != tuple(raw.shape):
         raise ValueError(
-            f"{type(model).__name__} calls its head {len(seen)} times in a forward, or changes the shape of its "
-            f"logits: {THROUGH_LOGITS}."
+            f"{name} calls its head on hidden states of shape {tuple(hidden.shape)} for tokens {tuple(tokens.shape)}, "
+            f"and gives logits {found} of its {tuple(raw.shape)}: {THROUGH_LOGITS}."
         )
-    return _fit(type(model).__name__, seen[0].flatten().double(), logits.flatten())
+    if not own.isfinite().all():
+        raise ValueError(f"{name}: its logits are not finite: look for NaN or infinite weights.")
+    check_causal(name, hidden)
+    return _fit(name, raw.flatten().double(), logits.flatten())
 
 
 def _raw_logits(like: Tensor) -> Tensor:
-    """Amplitudes in even ratios, the signs in turn, each exact in bf16, for models that round there."""
+    """Amplitudes in even ratios, the signs in turn, each exact in bf16: some models round there."""
     at = torch.arange(like.numel(), dtype=torch.float64, device=like.device)
     steps = min(max(like.numel() // 2, 2), 361)
     values = SMALLEST * (LARGEST / SMALLEST) ** (at % steps / (steps - 1))

@@ -1,4 +1,4 @@
-"""The parts of a model against the model itself, on a few tokens and with nothing left behind."""
+"""A model, its parts and its own loss on a few tokens, with nothing left behind."""
 
 from __future__ import annotations
 
@@ -16,9 +16,6 @@ from ..head import Head, Operands
 from .wrappers import THROUGH_LOGITS
 
 LENGTH = 4
-# A soft cap of 30 cannot be seen in the small logits of an untrained model, so the last row's
-# hidden states are scaled until their largest raw logit is this. Real caps are at most 50.
-LOUD = 300.0
 
 
 @torch.no_grad()
@@ -28,53 +25,49 @@ def verify(model: Any, backbone: nn.Module, layer: nn.Linear, head: Head) -> Non
     Raises:
         ValueError: the parts are not the model, or one of them cannot be run.
     """
-    tokens = _tokens(layer.weight)
+    tokens = two_rows(len(layer.weight), layer.weight.device)
     with undisturbed(model, layer.weight.device):
-        hidden = _run(
-            model, "its backbone", lambda: _rows(backbone(input_ids=tokens, use_cache=False).last_hidden_state)
-        )
-        _check_causal(model, hidden)
-        loud = (LOUD / F.linear(hidden[-1].to(layer.weight.dtype), layer.weight).abs().max()).nan_to_num(1.0, 1.0)
-        output, logits = _run(model, "it", lambda: _own_logits(model, layer, tokens, loud))
-    hidden = torch.cat([hidden[:-1], hidden[-1:] * loud])
+        hidden = run(model, "its backbone", lambda: _hidden(backbone, layer.weight, tokens))
+        output = run(model, "it", lambda: own_output(model, tokens))
     found = head_logits(Operands(hidden.flatten(0, 1), layer.weight, head.bias), head).unflatten(0, tokens.shape)
-    _compare(model, found, logits, exact=_is_exact(hidden, layer.weight, logits))
-    _warn_of_terms(model, output, logits, tokens)
+    _compare(model, found, output.logits, exact=_is_exact(hidden, layer.weight, output.logits))
+    warn_of_terms(model, output, tokens)
 
 
-def _tokens(weight: Tensor) -> Tensor:  # [3, LENGTH]
-    """Two rows that differ in their last token, and the first row again."""
-    row = torch.arange(1, LENGTH + 1, device=weight.device)
-    other = row + (row == LENGTH)
-    return torch.stack([row, other, row]) % weight.shape[0]
+def two_rows(words: int, device: torch.device) -> Tensor:  # [2, LENGTH]
+    """Tokens that differ in the last place, so that hidden states before it tell a causal model."""
+    row = torch.arange(1, LENGTH + 1, device=device)
+    return torch.stack([row, row + (row == LENGTH)]) % words
 
 
-def _own_logits(model: Any, layer: nn.Module, tokens: Tensor, loud: Tensor) -> tuple[Any, Tensor]:
-    """The model's output and logits, the head's input in the last row multiplied by `loud`."""
+def _hidden(backbone: nn.Module, weight: Tensor, tokens: Tensor) -> Tensor:  # [2, LENGTH, D]
+    hidden = _rows(backbone(input_ids=tokens, use_cache=False).last_hidden_state)
+    if hidden.shape[2:] != weight.shape[1:] or hidden.device != weight.device:
+        raise TypeError(
+            f"its hidden states are {tuple(hidden.shape)} on {hidden.device}, its head's weight is "
+            f"{tuple(weight.shape)} on {weight.device}"
+        )
+    return hidden
 
-    def scale(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        rows = inputs[0].reshape(*tokens.shape, -1)
-        return (torch.cat([rows[:-1], rows[-1:] * loud.to(rows.dtype)]).reshape(inputs[0].shape), *inputs[1:])
 
-    labels = torch.cat([tokens[:-1], torch.full_like(tokens[-1:], -100)])
-    handle = layer.register_forward_pre_hook(scale)
+def own_output(model: Any, tokens: Tensor) -> Any:
+    """What the model gives for tokens [2, LENGTH], with its own loss where it computes one."""
     try:
-        output = model(input_ids=tokens, labels=labels, use_cache=False)
+        output = model(input_ids=tokens, labels=tokens, use_cache=False)
     except Exception:  # some compute no loss of text alone, and then have no term to add to it
         output = model(input_ids=tokens, use_cache=False)
-    finally:
-        handle.remove()
-    return output, _rows(output.logits)
+    _rows(output.logits)
+    return output
 
 
-def _rows(found: Any) -> Tensor:  # [3, LENGTH, ...]
-    if not isinstance(found, Tensor) or found.shape[:2] != (3, LENGTH):
+def _rows(found: Any) -> Tensor:  # [2, LENGTH, ...]
+    if not isinstance(found, Tensor) or found.shape[:2] != (2, LENGTH):
         shape = f"of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"which is {type(found).__name__}"
-        raise TypeError(f"it gives something {shape} for tokens of shape (3, {LENGTH})")
+        raise TypeError(f"it gives something {shape} for tokens of shape (2, {LENGTH})")
     return found
 
 
-def _run(model: Any, what: str, forward: Callable[[], Any]) -> Any:
+def run(model: Any, what: str, forward: Callable[[], Any]) -> Any:
     """The result of a forward; whatever it raises becomes one line that names the model."""
     try:
         return forward()
@@ -92,13 +85,13 @@ def _is_exact(*tensors: Tensor) -> bool:
     return not autocast and all(tensor.element_size() >= 4 for tensor in tensors)
 
 
-def _check_causal(model: Any, hidden: Tensor) -> None:
+def check_causal(name: str, hidden: Tensor) -> None:
     """Refuse a model whose hidden states depend on later tokens: those are its targets."""
     difference = (hidden[0].double() - hidden[1].double()).abs().amax(-1)  # [LENGTH]
     # Rows with equal pasts are equal bits, or nearly so where experts are computed in groups.
     if difference[:-1].max() > (1e-4 if _is_exact(hidden) else 5e-2) * difference[-1]:
         raise ValueError(
-            f"{type(model).__name__} is not causal: its hidden states depend on later tokens, so that a policy would "
+            f"{name} is not causal: its hidden states depend on later tokens, so that a policy would "
             "be given its own targets. Load a causal LM (for some, config.is_decoder = True)."
         )
 
@@ -109,8 +102,6 @@ def _compare(model: Any, found: Tensor, own: Tensor, exact: bool) -> None:
             f"{type(model).__name__}: its logits have shape {tuple(own.shape)} and those of its head "
             f"{tuple(found.shape)}: {THROUGH_LOGITS}."
         )
-    if not own.isfinite().all():
-        raise ValueError(f"{type(model).__name__}: its logits are not finite: look for NaN or infinite weights.")
     own = own.to(found.dtype)
     size = own.abs().amax((1, 2)).clamp(min=10.0) / 10  # rounding grows with the logits
     difference = ((found.log_softmax(-1) - own.log_softmax(-1)).abs().amax((1, 2)) / size).max().item()
@@ -122,17 +113,18 @@ def _compare(model: Any, found: Tensor, own: Tensor, exact: bool) -> None:
         )
 
 
-def _warn_of_terms(model: Any, output: Any, logits: Tensor, tokens: Tensor) -> None:
-    """Say what the model's own loss adds to the NLL, which no policy loss does."""
+def warn_of_terms(model: Any, output: Any, tokens: Tensor, returned: Tensor | None = None) -> None:
+    """Say what the model's own loss adds to the NLL and to the term that is `returned`."""
     own = getattr(output, "loss", None)
     if not isinstance(own, Tensor):
         return
-    logits = logits[:-1].to(torch.promote_types(own.dtype, torch.float32))
+    own = own if returned is None else own - returned
+    logits = output.logits.to(torch.promote_types(own.dtype, torch.float32))
     for ahead in (1, 0):  # labels of some models are shifted already
-        nll = F.cross_entropy(logits[:, : LENGTH - ahead].flatten(0, 1), tokens[:-1, ahead:].flatten())
+        nll = F.cross_entropy(logits[:, : LENGTH - ahead].flatten(0, 1), tokens[:, ahead:].flatten())
         if (own - nll).abs() <= 4 * torch.finfo(own.dtype).eps * nll.clamp(min=1.0):
             return
-    if getattr(output, "aux_loss", None) is not None:
+    if returned is None and getattr(output, "aux_loss", None) is not None:
         term = "router balancing (see split_head for how to add it; config.output_router_logits = False leaves it out)"
     elif getattr(getattr(model, "config", None), "z_loss_coefficient", 0):
         term = "a penalty on the log-sum-exp of its logits (config.z_loss_coefficient)"

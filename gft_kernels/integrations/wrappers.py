@@ -85,7 +85,8 @@ def model_inside(model: Any) -> Any:
         return model_inside(model._orig_mod)
     if _is_a(model, "PeftModel", "PeftMixedModel"):
         _refuse_peft_methods(model)
-        for name, config in model.peft_config.items():
+        configs: Any = model.peft_config
+        for name, config in configs.items():
             if hasattr(config, "orth_reg_weight"):
                 raise TypeError(
                     f"the PEFT adapter {name!r} (AdaLoRA) adds a penalty to the loss of the model's output, which a "

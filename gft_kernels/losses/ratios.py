@@ -35,6 +35,20 @@ def _k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     return bounded.exp() - delta - 1
 
 
+def _corrected_k3(logprobs: Tensor, ref_logprobs: Tensor, old_logprobs: Tensor | None) -> Tensor:
+    """r * k3, differentiable through both. Value and slope stop at e^60.
+
+    The slope is written down, because autograd would lose it in the difference of two e^d:
+    r * k3 + r * (1 - e^d) = r * (log p - ref).
+    """
+    ratio = _ratio(logprobs, old_logprobs).detach()
+    up = _log_ratio(logprobs, ref_logprobs)  # log p - ref
+    most = math.exp(60)
+    value = (ratio * _k3(logprobs, ref_logprobs)).detach().clamp(max=most)
+    slope = (ratio * up).detach().clamp(-most, most)
+    return value + slope * (up - up.detach())
+
+
 @dataclass(frozen=True)
 class GRPO(Objective):
     """The clipped ratio of PPO and GRPO. Without old_logprobs the ratio is 1.
@@ -130,21 +144,27 @@ class KL(Objective):
     Equivalent to::
 
         k3 = (ref_logprobs - logprobs).exp() - (ref_logprobs - logprobs) - 1
+        k3 = k3 * (logprobs - old_logprobs).exp() if corrected else k3
         loss = beta * (k3 if clamp is None else k3.clamp(max=clamp))
 
     Args:
         beta: weight of the penalty.
-        clamp: the most that k3 counts for. A token beyond it has no gradient of the penalty. verl
+        clamp: the most that a token counts for. Beyond it there is no gradient of the penalty. verl
             has 10.
+        corrected: multiply by the ratio p / p_old, through which the gradient flows too. The
+            gradient is then that of the KL itself, beta * ratio * (logprobs - ref_logprobs), in
+            expectation over what the old policy sampled. TRL does so by default. Without
+            old_logprobs the ratio is 1, and the gradient changes all the same.
 
     Raises:
         ValueError: beta or clamp is NaN, beta is infinite or clamp negative.
 
-    Source: http://joschu.net/blog/kl-approx.html (k3).
+    Source: http://joschu.net/blog/kl-approx.html (k3), arXiv:2512.02556 (corrected).
     """
 
     beta: float = 0.01
     clamp: float | None = None
+    corrected: bool = False
     needs: ClassVar = ("ref_logprobs",)
 
     def __post_init__(self) -> None:
@@ -153,14 +173,19 @@ class KL(Objective):
         if self.clamp is not None:
             check_numbers(self, clamp=(0, math.inf))
 
-    def __call__(self, logprobs: Tensor, *, ref_logprobs: Tensor, **_: Any) -> Tensor:
-        return self.beta * self._bounded(logprobs, ref_logprobs)
+    def __call__(
+        self, logprobs: Tensor, *, ref_logprobs: Tensor, old_logprobs: Tensor | None = None, **_: Any
+    ) -> Tensor:
+        return self.beta * self._bounded(logprobs, ref_logprobs, old_logprobs)
 
-    def metrics(self, logprobs: Tensor, *, ref_logprobs: Tensor, **_: Any) -> dict[str, Tensor]:
-        return {"kl": self._bounded(logprobs, ref_logprobs)}
+    def metrics(
+        self, logprobs: Tensor, *, ref_logprobs: Tensor, old_logprobs: Tensor | None = None, **_: Any
+    ) -> dict[str, Tensor]:
+        return {"kl": self._bounded(logprobs, ref_logprobs, old_logprobs)}
 
-    def _bounded(self, logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-        found = _k3(logprobs, ref_logprobs)
+    def _bounded(self, logprobs: Tensor, ref_logprobs: Tensor, old_logprobs: Tensor | None) -> Tensor:
+        given = logprobs, ref_logprobs
+        found = _corrected_k3(*given, old_logprobs) if self.corrected else _k3(*given)
         return found if self.clamp is None else found.clamp(max=self.clamp)
 
 

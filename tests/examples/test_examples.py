@@ -48,6 +48,12 @@ def test_hf_model_makes_right_responses_likelier(monkeypatch, capsys):
     assert wrong[-1] < wrong[0]
 
 
+def test_trl_gft_learns_what_the_expert_shows(monkeypatch, capsys):
+    rewards = run("trl_gft.py", monkeypatch, capsys).splitlines()[-1].split("[")[1].rstrip("]").split(", ")
+    assert float(rewards[0]) < 0.1
+    assert float(rewards[-1]) > 0.2
+
+
 def test_gradient_check_holds_an_own_objective(monkeypatch, capsys):
     out = run("gradient_check.py", monkeypatch, capsys)
     assert "soft_gft" in out

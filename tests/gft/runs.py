@@ -62,3 +62,7 @@ def run(
     with MetricsLog(out / "metrics.jsonl") as log, Progress("t", settings.steps, Console(quiet=True)) as progress:
         result = train(policy, EXAMPLES, held_out, settings, rewards, log, progress)
     return result, read_metrics(out / "metrics.jsonl")
+
+
+def head_weight(policy):
+    return policy.model.get_output_embeddings().weight

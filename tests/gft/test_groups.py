@@ -8,8 +8,8 @@ import torch
 from gft.config import EMBEDDED, GroupConfig, SamplingConfig
 from gft.data.files import Example, Response
 from gft.demo import sort_letters
-from gft.groups import check_examples, fit_prompts, make_batch, usable_examples
-from gft.rewards.pool import Scored
+from gft.groups import make_batch
+from gft.rewards.pool import RewardPool, Scored
 from gft.train import reward_metrics
 from gft_kernels import group_advantages
 
@@ -110,9 +110,35 @@ def test_flat_groups_are_those_without_spread(policy, rewards):
     assert [m.advantage for m in batch.members[:2]] == [0.0, 0.0]
 
 
-def test_fit_prompts_counts_what_does_not_fit(policy):
-    kept, dropped = fit_prompts(policy, [Example("a" * 20 + "=", "a"), Example("ba=", "ab")], max_tokens=16)
-    assert ([e.prompt for e in kept], dropped) == (["ba="], 1)
+@pytest.mark.parametrize("text", ["ab<eos>", "ab<eos>\n", "ab<eos> <eos>"])
+def test_make_batch_gives_a_response_that_spells_its_end_the_same_tokens_and_reward(policy, text):
+    examples = [Example("ba=", "ab", (Response(written, "expert"),)) for written in ("ab", text)]
+    with RewardPool("exact") as exact:
+        plain, spelled = make_batch(policy, examples, config(1, 0, 0), exact).members
+    assert spelled.response == plain.response == [*policy.encode_prompt("ab"), policy.tokenizer.eos_token_id]
+    assert (spelled.text, spelled.reward) == (plain.text, plain.reward) == ("ab", 1.0)
+
+
+def test_make_batch_scores_the_text_of_the_file(policy):
+    """Not one that was encoded and decoded: this tokenizer does not know capitals."""
+    example = Example("ba=", "AB", (Response("AB", "expert"),))
+    with RewardPool("exact") as exact:
+        (member,) = make_batch(policy, [example], config(1, 0, 0), exact).members
+    assert (member.text, member.reward) == ("AB", 1.0)
+    assert policy.decode(member.response) != "AB"
+
+
+def test_make_batch_encodes_a_response_behind_its_own_prompt(policy):
+    """After a text it ends with eos, after a chat with what the template writes."""
+    policy.tokenizer.add_special_tokens({"additional_special_tokens": ["<turn>"]})
+    policy.tokenizer.chat_template = "{% for m in messages %}{{ m.content }}<turn>{% endfor %}"
+    turn = policy.tokenizer.convert_tokens_to_ids("<turn>")
+    chat = ({"role": "user", "content": "ba="},)
+    examples = [Example(prompt, "ab", (Response("ab<turn>", "expert", 1.0),)) for prompt in ("ba=", chat)]
+    text, turns = make_batch(policy, examples, config(1, 0, 0, "sft"), rewards=None).members
+    assert (text.response[-1], turns.response[-1], turns.prompt[-1]) == (policy.tokenizer.eos_token_id, turn, turn)
+    assert text.response[:-1] == turns.response[:-1] == policy.encode_prompt("ab")
+    assert policy.end_tokens == {policy.tokenizer.eos_token_id, turn}
 
 
 def test_make_batch_gives_no_advantage_to_the_only_response_that_could_be_scored(policy):
@@ -126,56 +152,3 @@ def test_make_batch_gives_no_advantage_to_the_only_response_that_could_be_scored
     assert [(m.reward, m.advantage) for m in batch.members] == [(1.0, 0.0)]
     alone = make_batch(policy, sort_letters.examples(1, seed=0), config(1, 0, 0), OnlyTheFirst())
     assert [(m.reward, m.advantage) for m in alone.members] == [(1.0, 1.0)]
-
-
-def test_fit_prompts_leaves_out_prompts_without_tokens(policy):
-    kept, dropped = fit_prompts(policy, [Example("", "a"), Example("ba=", "ab")], max_tokens=16)
-    assert ([e.prompt for e in kept], dropped) == (["ba="], 1)
-
-
-def test_usable_examples_says_what_it_leaves_out_and_what_is_missing(policy):
-    said = []
-    kept = usable_examples(policy, [Example("a" * 20, "a"), Example("ba=", "ab")], config(1, 0, 2), said.append)
-    assert [e.prompt for e in kept] == ["ba="]
-    assert said == [
-        "1 prompts are empty or longer than 16 tokens and were left out",
-        "expert responses in the data: 0 a group, 1 asked for",
-    ]
-    with pytest.raises(ValueError, match="none of 1 prompts has 1 to 16 tokens"):
-        usable_examples(policy, [Example("a" * 20, "a")], config(), said.append)
-
-
-def test_check_examples_names_what_the_groups_lack():
-    expert_only = Example("ba=", "ab", (Response("ab", "expert"),))
-    assert check_examples([expert_only], config(1, 3, 4)) == ["teacher responses in the data: 0 a group, 3 asked for"]
-    assert check_examples(sort_letters.examples(4, seed=0), config(1, 3, 0)) == []
-
-
-def test_check_examples_asks_for_a_solution_only_where_a_response_needs_one():
-    scored = (Response("ab", "expert", 1.0), Response("ba", "teacher", 0.0))
-    unused = (
-        Response("xx", "self"),
-        Response("ba", "teacher"),
-    )  # not of an asked-for source, and beyond the asked-for count
-    assert check_examples([Example("ba=", "", scored + unused)], config(1, 1, 0)) == []
-
-
-SCORED = (Response("ab", "expert", 1.0),)
-
-
-@pytest.mark.parametrize(
-    ("example", "settings", "message"),
-    [
-        (Example("ba=", "ab", origin="x:1"), config(1, 0, 0, "sft"), "no response to train on, the first: x:1"),
-        (Example("ba=", "ab", SCORED, origin="x:4"), config(0, 3, 0), "no response to train on, the first: x:4"),
-        (
-            Example("ba=", "", SCORED, origin="x:2"),
-            config(1, 0, 4),
-            "no solution to score responses with, the first: x:2",
-        ),
-        (Example("ba=", "", (Response("ab", "expert"),), origin="x:3"), config(1, 0, 0), "no solution to score"),
-    ],
-)
-def test_check_examples_refuses_groups_that_could_not_learn(example, settings, message):
-    with pytest.raises(ValueError, match=message):
-        check_examples([example], settings)

@@ -44,3 +44,16 @@ def test_sample_follows_the_policys_distribution(policy):
     p = policy.model(torch.tensor([prompt])).logits[0, -1].softmax(-1).detach()
     found = torch.bincount(first, minlength=len(p)) / 4096
     assert ((found - p).abs() <= 5 * (p * (1 - p) / 4096).sqrt() + 1e-6).all()
+
+
+def test_sample_stops_at_the_end_of_the_templates_turn(policy):
+    """Given responses end with it, though the model's generation settings do not list it."""
+    end = policy.tokenizer("z").input_ids[0]
+    policy.tokenizer.add_special_tokens({"additional_special_tokens": ["z"]})
+    policy.tokenizer.chat_template = "{% for m in messages %}{{ m.content }}z{% endfor %}"
+    assert policy.encode_response("ab")[-1] == policy.end_token == end
+    torch.manual_seed(0)
+    rollouts = sample(policy, [policy.encode_prompt("ba=")] * 64, max_new_tokens=40, temperature=1.0, batch=64)
+    ended = [r.tokens for r in rollouts if not r.truncated]
+    assert {tokens[-1] for tokens in ended} == {EOS, end}
+    assert all({EOS, end}.isdisjoint(tokens[:-1]) for tokens in ended)

@@ -60,7 +60,7 @@ def test_train_is_repeatable(rewards, tmp_path):
 
 def test_train_skips_a_step_with_a_bad_gradient_and_stops_after_too_many(policy, rewards, tmp_path, monkeypatch):
     first = {n: p.detach().clone() for n, p in policy.model.named_parameters()}
-    policy.backbone.norm.weight.register_hook(lambda grad: grad * torch.nan)
+    policy.model.model.norm.weight.register_hook(lambda grad: grad * torch.nan)
     with pytest.raises(RuntimeError, match="gradient norm was nan for 2 steps in a row, up to step 2"):
         run(policy, rewards, tmp_path, config(steps=5, objective="sft", optim=OptimConfig(lr=1e-3, bad_steps=2)))
     assert all(torch.equal(first[n], p) for n, p in policy.model.named_parameters())

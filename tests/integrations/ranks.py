@@ -29,7 +29,7 @@ RANKS = 2
 
 
 def data() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(ids [4, 7], targets [4, 6], advantages [4, 6]); the last row is short, so ranks differ in tokens."""
+    """(ids [4, 7], targets [4, 6], advantages [4, 6]); the last row is short, rank 1 has less."""
     g = torch.Generator().manual_seed(5)
     ids = torch.randint(3, V, (4, 7), generator=g)
     targets = ids[:, 1:].clone()
@@ -129,8 +129,8 @@ def worst_error(case: str, rank: int) -> float:
 
 def main(folder: str, rank: str) -> None:
     # What torchrun sets, for accelerate.
-    os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": str(RANKS), "MASTER_ADDR": "localhost"}
-    os.environ["MASTER_PORT"] = "0"  # the store is a file
+    os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": str(RANKS)}
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "0"}  # unused: the store is a file
     store = dist.FileStore(f"{folder}/store", RANKS)
     dist.init_process_group("gloo", store=store, rank=int(rank), world_size=RANKS)
     found: dict[str, object] = {}

@@ -114,12 +114,29 @@ def last_logits_alone() -> nn.Module:
     return model
 
 
+def narrow_head() -> nn.Module:
+    model = llama()
+    model.lm_head = nn.Linear(8, V)  # as RemBERT's, behind a projection
+    return model
+
+
 class Holder(nn.Module):
     """As trl's model with a value head is."""
 
     def __init__(self) -> None:
         super().__init__()
         self.pretrained_model = llama()
+
+
+class Proxy(nn.Module):
+    """As Lightning Fabric's: attributes are the model's, and the forward runs in its precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside = llama()
+
+    def __getattr__(self, name: str) -> object:
+        return super().__getattr__(name) if name == "inside" else getattr(self.inside, name)
 
 
 def on_meta() -> nn.Module:
@@ -157,7 +174,8 @@ MODELS = {
     "a name": (lambda: "gpt2", TypeError, r"model is 'gpt2': give a loaded model"),
     "a class": (lambda: LlamaModel, TypeError, r"model is the class LlamaModel: give a loaded model"),
     "a layer": (lambda: nn.Linear(16, V), TypeError, r"Linear is not a transformers model.*linear_policy_loss"),
-    "a holder": (Holder, TypeError, r"Holder is not a transformers model.*give model\.pretrained_model"),
+    "a holder": (Holder, TypeError, r"Holder is not a transformers model.*give model\.pretrained_model, if"),
+    "a proxy": (Proxy, TypeError, r"Proxy is not a transformers model.*give model\.inside, if.*logits_policy_loss"),
     "no head": (lambda: LlamaModel(CONFIGS["llama"]), TypeError, r"LlamaModel has no language-model head: load"),
     "a classifier": (
         lambda: LlamaForSequenceClassification(CONFIGS["llama"]),
@@ -170,10 +188,11 @@ MODELS = {
     "on the meta device": (on_meta, ValueError, r"weight is on the meta device.*from_pretrained"),
     "empty weights": (emptied, ValueError, r"lm_head\.weight is empty: the model is sharded.*logits_policy_loss"),
     "tuples": (lambda: untrained(return_dict=False), TypeError, r"returns tuples: set model\.config\.return_dict"),
-    "a forward of its own": (Tuples, ValueError, r"Tuples: its backbone could not be run.*TypeError"),
-    "no logits": (without_logits, ValueError, r"LlamaForCausalLM: it could not be run.*which is NoneType for tokens"),
-    "no hidden states": (without_hidden_states, ValueError, r"its backbone could not be run.*which is NoneType"),
-    "logits of the last token alone": (last_logits_alone, ValueError, r"something of shape \(3, 1, 31\) for tokens"),
+    "a forward of its own": (Tuples, ValueError, r"Tuples: it could not be run.*AttributeError: 'tuple'"),
+    "no logits": (without_logits, ValueError, r"LlamaForCausalLM calls its head 0 times"),
+    "no hidden states": (without_hidden_states, ValueError, r"it could not be run.*TypeError: 'NoneType'"),
+    "logits of the last token alone": (last_logits_alone, ValueError, r"of shape \(2, 1, 16\) for tokens \(2, 4\)"),
+    "a head of another width": (narrow_head, ValueError, r"it could not be run.*8x16 and 8x31"),
     "NaN weights": (with_nan, ValueError, r"LlamaForCausalLM: its logits are not finite"),
 }
 

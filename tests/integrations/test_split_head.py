@@ -34,14 +34,26 @@ def test_split_head_sees_a_soft_cap_that_small_logits_hide():
     model = llama()  # with a cap that no config speaks of, far above its logits
     model.lm_head.register_forward_hook(lambda layer, inputs, logits: 50 * torch.tanh(logits / 50))
     assert model(tokens()).logits.abs().max() < 1
-    with pytest.raises(ValueError, match=r"differ from its own by"):
-        split_head(model)
+    assert split_head(model).head.softcap == 50
 
 
 def test_split_head_refuses_unknown_transforms():
-    model = untrained("granite-divides")
-    model.lm_head.register_forward_hook(lambda layer, inputs, logits: 3 * logits)
-    with pytest.raises(ValueError, match=r"GraniteForCausalLM: log-probs .* differ .*build Head\(\.\.\.\) by hand"):
+    with pytest.raises(
+        ValueError, match=r"GraniteForCausalLM changes its logits in a way that is not known .*Then call"
+    ):
+        split_head(with_unknown_transform("granite-divides"))
+
+
+def with_unknown_transform(name):
+    model = untrained(name)
+    model.lm_head.register_forward_hook(lambda layer, inputs, logits: torch.asinh(logits))
+    return model
+
+
+def test_split_head_refuses_a_backbone_that_is_not_the_models():
+    model = llama()
+    model.lm_head.register_forward_pre_hook(lambda layer, inputs: (2 * inputs[0],))
+    with pytest.raises(ValueError, match=r"log-probs .* differ .*build Head\(\.\.\.\) by hand"):
         split_head(model)
 
 
@@ -74,7 +86,7 @@ def test_split_head_leaves_the_model_as_it_was():
     assert parts.backbone is model.model
     assert [module.training for module in model.modules()] == modes
     assert [p.requires_grad for p in model.parameters()] == wanted
-    assert not model.lm_head._forward_pre_hooks
+    assert not model.lm_head._forward_hooks
     assert torch.equal(model.lm_head.weight.grad, torch.ones(V, 16))
     assert model.model.norm.weight.grad is None
     assert torch.equal(torch.get_rng_state(), state)
@@ -90,12 +102,12 @@ def test_split_head_keeps_random_numbers_where_a_forward_draws_some():
 
 
 def test_split_head_restores_modes_of_a_model_that_it_refuses():
-    model = untrained("granite-divides").train()
-    model.lm_head.register_forward_hook(lambda layer, inputs, logits: 3 * logits)
-    with pytest.raises(ValueError, match="differ"):
+    model = with_unknown_transform("granite-divides").train()
+    hooks = len(model.lm_head._forward_hooks)
+    with pytest.raises(ValueError, match="not known"):
         split_head(model)
     assert all(module.training for module in model.modules())
-    assert not model.lm_head._forward_pre_hooks
+    assert len(model.lm_head._forward_hooks) == hooks
 
 
 @pytest.mark.filterwarnings("error:the own loss")

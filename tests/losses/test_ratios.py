@@ -45,6 +45,46 @@ def test_kl_counts_for_its_clamp_at_most():
     assert kl(1.0, clamp=2.1).metrics(LP[:4], **given)["kl"].max() == 2.1
 
 
+def plainly_corrected(lp, old, ref):
+    """r * k3 by autograd, as the formula stands, in fp64 where its differences are harmless."""
+    lp = lp.double().requires_grad_()
+    ratio = (lp - (lp.detach() if old is None else old.double())).exp()
+    loss = ratio * ((ref.double() - lp).exp() - (ref.double() - lp) - 1)
+    return loss.detach(), torch.autograd.grad(loss.sum(), lp)[0]
+
+
+@pytest.mark.parametrize("old", [None, torch.tensor([-0.3, -2.0, -5.0, -1.0])], ids=["on policy", "off policy"])
+def test_corrected_kl_has_the_gradient_of_the_ratio_too(old):
+    lp, ref = torch.tensor([-0.5, -2.0, -4.0, -3.0]), torch.tensor([-1.5, -2.0, -3.9, -0.1])
+    got = losses_and_coefficients(kl(1.0, corrected=True), lp, {"ref_logprobs": ref, "old_logprobs": old})
+    for ours, want in zip(got, plainly_corrected(lp, old, ref), strict=True):
+        torch.testing.assert_close(ours.double(), want, rtol=1e-5, atol=1e-7)
+    plain = losses_and_coefficients(kl(1.0), lp, {"ref_logprobs": ref, "old_logprobs": old})
+    assert not torch.allclose(got[1], plain[1], atol=1e-2)
+
+
+def test_corrected_kl_keeps_its_digits_far_from_the_reference_policy():
+    # e^30 and e^30 cancel in the slope: fp32 would have nothing left of 30 by autograd.
+    lp, ref = torch.tensor([-40.0, -30.0]), torch.tensor([-10.0, -1.0])
+    _, slope = losses_and_coefficients(kl(1.0, corrected=True), lp, {"ref_logprobs": ref, "old_logprobs": lp})
+    torch.testing.assert_close(slope, lp - ref)
+
+
+def test_corrected_kl_stays_finite_where_both_ratios_overflow():
+    old, ref = torch.full((5,), -320.0), torch.tensor([0.0, 0.0, 0.0, -torch.inf, -torch.inf])
+    for found in evaluate(kl(0.5, corrected=True), old_logprobs=old, ref_logprobs=ref):
+        assert found.isfinite().all()
+
+
+def test_corrected_kl_counts_for_its_clamp_at_most():
+    lp, ref, old = torch.tensor([-1.0, -1.0]), torch.tensor([-1.5, -1.5]), torch.tensor([-1.0, -3.0])
+    given = {"ref_logprobs": ref, "old_logprobs": old}
+    losses, coefficients = losses_and_coefficients(kl(1.0, clamp=0.5, corrected=True), lp, given)
+    k3 = (ref - lp).exp() - (ref - lp) - 1  # 0.107, and e^2 times that is 0.787
+    torch.testing.assert_close(losses, torch.tensor([k3[0], 0.5]))
+    torch.testing.assert_close(coefficients, torch.tensor([0.5, 0.0]))
+
+
 # Ratios of 0.37, 1 and 2.7 with either sign of the advantage; DAPO's clips.
 OLD = torch.tensor([-1.0, -2.0, -3.0, -1.0, -2.0, -3.0])
 CLIPPED = {

@@ -1,4 +1,4 @@
-"""Runs tests on a copy of gft_kernels in a process forked from one that has imported everything
+"""Runs tests on a copy of the packages in a process forked from one that has imported everything
 else: an import of torch takes seconds, a fork milliseconds.
 """
 
@@ -18,9 +18,10 @@ from typing import NamedTuple
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# What the tests import besides gft_kernels, which each fork takes from its own folder. None starts
-# a thread, given the one CPU thread of tests/conftest.py: a fork would not copy it.
-IMPORTED = ("torch", "torch._dynamo", "triton.runtime.interpreter", "hypothesis")
+PACKAGES = ("gft_kernels", "gft")
+# What the tests import besides PACKAGES, which each fork takes from its own folder. None starts a
+# thread, given the one CPU thread of tests/conftest.py: a fork would not copy it.
+IMPORTED = ("torch", "torch._dynamo", "triton.runtime.interpreter", "hypothesis", "transformers", "peft")
 OPTIONS = ["-x", "-q", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
 
 SPAWN, FORK = multiprocessing.get_context("spawn"), multiprocessing.get_context("fork")
@@ -34,10 +35,11 @@ class Answer(NamedTuple):
 RunTests = Callable[[Path, list[str], float], Answer]  # folder of the copy, tests of this tree, seconds at most
 
 
-def copy_package(folder: Path) -> Path:
-    """The package's copy in `folder`, without bytecode, which could hide a fault just planted."""
-    ignored = shutil.ignore_patterns("__pycache__")
-    return Path(shutil.copytree(ROOT / "gft_kernels", folder / "gft_kernels", ignore=ignored))
+def copy_packages(folder: Path) -> Path:
+    """`folder` with copies of the packages, without bytecode, which could hide a fault."""
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
 
 
 @contextmanager
@@ -96,9 +98,9 @@ def _run(sender: Connection, folder: Path, tests: list[str]) -> None:
     os.chdir(folder)
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # their import takes longer than most of the tests
     sys.path.insert(0, str(folder))
-    import gft_kernels  # before pytest puts the tree, and with it the unharmed package, first
-
-    assert Path(gft_kernels.__file__).is_relative_to(folder), gft_kernels.__file__
+    for package in PACKAGES:  # before pytest puts the tree, and with it the unharmed packages, first
+        path = importlib.import_module(package).__file__
+        assert Path(path or "/").is_relative_to(folder), path
     code = pytest.main([*OPTIONS, *(str(ROOT / test) for test in tests)])
     sys.stdout.flush()  # the answer is the last that is heard of this process
     sender.send(int(code))

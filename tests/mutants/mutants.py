@@ -1,4 +1,4 @@
-"""Seeded faults of gft_kernels, each a class of mistake that has been made in such software, and
+"""Seeded faults of the packages, each a class of mistake that has been made in such software, and
 the tests that must see it.
 """
 
@@ -19,11 +19,15 @@ NAIVE = f"{PARITY}::test_linear_policy_loss_matches_naive"
 
 @dataclass(frozen=True)
 class Mutant:
-    file: str  # of gft_kernels
+    file: str  # of gft_kernels, or gft/...
     old: str  # occurs once
     new: str
     why: str
     tests: str  # which must fail
+
+    @property
+    def path(self) -> str:
+        return self.file if self.file.startswith("gft/") else f"gft_kernels/{self.file}"
 
 
 MUTANTS = (

@@ -8,14 +8,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from .fork import RunTests, copy_package, process_to_fork
+from .fork import RunTests, copy_packages, process_to_fork
 from .kernel_mutants import KERNEL_MUTANTS
+from .loop_mutants import LOOP_MUTANTS
+from .model_mutants import MODEL_MUTANTS
 from .mutants import MUTANTS
 from .shard_mutants import SHARD_MUTANTS
 from .sparse_mutants import SPARSE_MUTANTS
 from .step_mutants import STEP_MUTANTS
 
-EVERY = MUTANTS + KERNEL_MUTANTS + SPARSE_MUTANTS + STEP_MUTANTS + SHARD_MUTANTS
+EVERY = MUTANTS + KERNEL_MUTANTS + SPARSE_MUTANTS + STEP_MUTANTS + MODEL_MUTANTS + LOOP_MUTANTS + SHARD_MUTANTS
 SECONDS = 120  # for a mutant: most take one; one that hangs is a failure
 
 
@@ -27,14 +29,14 @@ def run_tests() -> Iterator[RunTests]:
 
 @pytest.mark.parametrize("file", sorted({mutant.tests.split("::")[0] for mutant in EVERY}))
 def test_unharmed_package_passes(file, run_tests, tmp_path):
-    copy_package(tmp_path)
+    copy_packages(tmp_path)
     answer = run_tests(tmp_path, sorted({m.tests for m in EVERY if m.tests.startswith(file)}), SECONDS)
     assert answer.code == pytest.ExitCode.OK, answer.output
 
 
 @pytest.mark.parametrize("mutant", EVERY, ids=lambda mutant: mutant.why)
 def test_mutant_is_killed(mutant, run_tests, tmp_path):
-    path = copy_package(tmp_path) / mutant.file
+    path = copy_packages(tmp_path) / mutant.path
     source = path.read_text()
     assert source.count(mutant.old) == 1, f"{mutant.file} has {source.count(mutant.old)} times: {mutant.old}"
     path.write_text(source.replace(mutant.old, mutant.new))
@@ -46,7 +48,7 @@ def test_mutant_is_killed(mutant, run_tests, tmp_path):
     ("line", "said"), [("raise SystemExit(1)", "the process ended with 1"), ("while True: pass", "still running after")]
 )
 def test_mutant_that_cannot_be_tested_is_not_killed(line, said, run_tests, tmp_path):
-    (copy_package(tmp_path) / "head.py").write_text(line)
+    (copy_packages(tmp_path) / "gft_kernels" / "head.py").write_text(line)
     answer = run_tests(tmp_path, [EVERY[0].tests], 1)
     assert answer.code is None
     assert said in answer.output

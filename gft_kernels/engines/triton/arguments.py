@@ -28,13 +28,15 @@ OUTSIDE = {
     "dual_clip": math.inf,
     "beta": 0.0,
     "kl_clamp": math.inf,
+    "CORRECTED": False,
 }
 
 
 def objective_numbers(objective: LossFunction) -> dict[str, Any]:
     """What `objective_terms` takes for a built-in objective, alone or with kl(); else OUTSIDE.
 
-    KIND is compiled for. The rest are numbers at run time, because schedules change them.
+    KIND and CORRECTED are compiled for. The rest are numbers at run time, because schedules change
+    them.
     """
     base: Any = objective
     penalty: Any = None
@@ -54,6 +56,7 @@ def objective_numbers(objective: LossFunction) -> dict[str, Any]:
         "dual_clip": _or_infinite(getattr(base, "dual_clip", None)),
         "beta": 0.0 if penalty is None else float(penalty.beta),
         "kl_clamp": _or_infinite(getattr(penalty, "clamp", None)),
+        "CORRECTED": bool(getattr(penalty, "corrected", False)),
     }
 
 

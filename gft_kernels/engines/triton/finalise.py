@@ -95,6 +95,7 @@ def row_terms(
     beta,
     kl_clamp,
     KIND: tl.constexpr,
+    CORRECTED: tl.constexpr,
 ):
     """(loss, coefficient) of rows whose per-token constants are at `at`.
 
@@ -113,7 +114,19 @@ def row_terms(
     if tau_ptr is not None:
         bound = tl.load(tau_ptr + at, mask=live, other=0.0)
     return objective_terms(
-        logprobs, advantages, old, ref, bound, clip_low, clip_high, dual_clip, beta, kl_clamp, KIND, ref_ptr is not None
+        logprobs,
+        advantages,
+        old,
+        ref,
+        bound,
+        clip_low,
+        clip_high,
+        dual_clip,
+        beta,
+        kl_clamp,
+        KIND,
+        ref_ptr is not None,
+        CORRECTED,
     )
 
 
@@ -138,6 +151,7 @@ def finalise_kernel(
     kl_clamp: tl.float64,
     outer: tl.float64,
     KIND: tl.constexpr,
+    CORRECTED: tl.constexpr,
     CAPPED: tl.constexpr,
     PER_TILE: tl.constexpr,
     EXPS: tl.constexpr,
@@ -171,6 +185,7 @@ def finalise_kernel(
             beta,
             kl_clamp,
             KIND,
+            CORRECTED,
         )
         factor = -coefficient * tl.load(weights_ptr + row, mask=live, other=0.0) / total
         scale = tl.zeros_like(target_logit) + 1.0

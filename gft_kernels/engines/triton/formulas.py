@@ -22,6 +22,7 @@ CISPO = tl.constexpr(6)
 GIVEN = tl.constexpr(7)  # the coefficients come in place of the advantages
 
 LOWEST = tl.constexpr(-8.507058665963222e37)  # finfo(float32).min / 4, where the log of a ratio is cut
+MOST = tl.constexpr(1.1420073898156842e26)  # e^60
 
 
 @triton.jit
@@ -49,6 +50,7 @@ def objective_terms(
     kl_clamp,
     KIND: tl.constexpr,
     PENALISED: tl.constexpr,
+    CORRECTED: tl.constexpr,
 ):
     """(loss, d loss / d log p) of each row. Infinite clips cut nothing. tau may be [K]."""
     p = tl.exp(logprobs)
@@ -86,8 +88,13 @@ def objective_terms(
         delta = -log_ratio(logprobs, ref)
         power = tl.exp(tl.minimum(delta, 60.0))
         k3 = power - delta - 1.0
+        slope = 1.0 - power
+        if CORRECTED:
+            ratio = tl.exp(clamp(log_ratio(logprobs, old), -60.0, 60.0))
+            k3 = tl.minimum(ratio * k3, MOST)
+            slope = clamp(-ratio * delta, -MOST, MOST)
         most = number(kl_clamp, logprobs)
         loss += number(beta, logprobs) * tl.where(k3 > most, most, k3)
         sloped = (logprobs >= LOWEST) & ~(k3 > most)
-        coefficient += tl.where(sloped, number(beta, logprobs) * (1.0 - power), 0.0)
+        coefficient += tl.where(sloped, number(beta, logprobs) * slope, 0.0)
     return loss, coefficient

@@ -97,6 +97,8 @@ def head_fwd_kernel(
     ACC: tl.constexpr,
 ):
     """partials [3, tiles, K]: offset, sum and moment of each row and tile, without the target."""
+    inner = tl.full((), inner, ACC)  # rounded here: held in fp64 to the end they cost AMD a spill
+    outer = tl.full((), outer, ACC)
     row_block, tile = tile_position(K, V, BLOCK_N, BLOCK_V, GROUP)
     row = row_block * BLOCK_N + tl.arange(0, BLOCK_N)
     col = tile * BLOCK_V + tl.arange(0, BLOCK_V)

@@ -77,6 +77,7 @@ def logits_loss_kernel(
     kl_clamp: tl.float64,
     inner: tl.float64,
     KIND: tl.constexpr,
+    CORRECTED: tl.constexpr,
     ACC: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_V: tl.constexpr,
@@ -123,6 +124,7 @@ def logits_loss_kernel(
                 beta,
                 kl_clamp,
                 KIND,
+                CORRECTED,
             )
             tl.store(rows_ptr + 2 * K + slot, loss, mask=live)
             tl.store(rows_ptr + 3 * K + slot, coefficient, mask=live)

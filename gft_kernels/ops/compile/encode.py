@@ -34,6 +34,7 @@ _KINDS: dict[str, Any] = {
     )
 }
 _FIELDS = {name: [field.name for field in fields(kind)] for name, kind in _KINDS.items()}
+_FLAGS = {field.name for kind in _KINDS.values() for field in fields(kind) if field.type == "bool"}
 
 
 class Settings(NamedTuple):
@@ -84,8 +85,9 @@ def has_sparsity(numbers: Tensor) -> bool:
 def objective_spec(objective: LossFunction) -> tuple[str, list[float]] | None:
     """The objective as text and numbers, or None where it has no such form.
 
-    For example "GRPO clip_low clip_high + KL beta" and [0.2, 0.28, 0.01]. A tau [N] is left out: it
-    travels with the per-token inputs.
+    For example "GRPO clip_low clip_high + KL corrected beta" and [0.2, 0.28, 0.01]. A flag stands
+    there if it is set, and has no number. A tau [N] is left out: it travels with the per-token
+    inputs.
     """
     if isinstance(objective, objectives.Sum):
         first, second = (objective_spec(part) for part in objective.parts)
@@ -94,8 +96,10 @@ def objective_spec(objective: LossFunction) -> tuple[str, list[float]] | None:
     if _KINDS.get(name) is not type(objective):
         return None
     values = {field: getattr(objective, field) for field in _FIELDS[name]}
-    given = {field: x for field, x in values.items() if x is not None and not isinstance(x, Tensor)}
-    return " ".join([name, *given]), list(given.values())
+    flags = [field for field, x in values.items() if field in _FLAGS and x]
+    given = {field: x for field, x in values.items() if field not in _FLAGS and x is not None}
+    given = {field: x for field, x in given.items() if not isinstance(x, Tensor)}
+    return " ".join([name, *flags, *given]), list(given.values())
 
 
 def from_spec(text: str, numbers: Sequence[Any], tau: Tensor | None = None) -> Objective:
@@ -105,8 +109,10 @@ def from_spec(text: str, numbers: Sequence[Any], tau: Tensor | None = None) -> O
     """
     built, left = [], list(numbers)
     for term in text.split(" + "):
-        name, *given = term.split()
+        name, *words = term.split()
+        given = [word for word in words if word not in _FLAGS]
+        flags = {word: True for word in words if word in _FLAGS}
         values, left = left[: len(given)], left[len(given) :]
         vector = {"tau": tau} if "tau" in _FIELDS[name] and "tau" not in given else {}
-        built.append(_KINDS[name](**dict(zip(given, values, strict=True)), **vector))
+        built.append(_KINDS[name](**dict(zip(given, values, strict=True)), **flags, **vector))
     return functools.reduce(operator.add, built)

@@ -40,6 +40,15 @@ OBJECTIVES = {
 }
 
 
+PENALTIES = {
+    "plain": None,
+    "kl": kl(0.05),
+    "kl clamped": kl(0.05, clamp=0.4),
+    "kl corrected": kl(0.05, corrected=True),
+    "kl corrected, clamped": kl(0.05, clamp=0.4, corrected=True),
+}
+
+
 @triton.jit
 def objective_kernel(
     logprobs_ptr,
@@ -56,6 +65,7 @@ def objective_kernel(
     kl_clamp: tl.float64,
     KIND: tl.constexpr,
     PENALISED: tl.constexpr,
+    CORRECTED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """out [2, K]: loss and coefficient."""
@@ -78,6 +88,7 @@ def objective_kernel(
         kl_clamp,
         KIND,
         PENALISED,
+        CORRECTED,
     )
     tl.store(out_ptr + row, loss, mask=live)
     tl.store(out_ptr + K + row, coefficient, mask=live)
@@ -113,7 +124,7 @@ def assert_terms(objective, lp, a, old, ref) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("penalty", [None, kl(0.05), kl(0.05, clamp=0.4)], ids=["plain", "kl", "kl clamped"])
+@pytest.mark.parametrize("penalty", PENALTIES.values(), ids=PENALTIES)
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_objective_terms_are_those_of_objectives(name, penalty, dtype):
     lp, a, old, ref = grid(dtype)
@@ -123,10 +134,13 @@ def test_objective_terms_are_those_of_objectives(name, penalty, dtype):
     assert_terms(objective, lp, a, old, ref)
 
 
-@pytest.mark.parametrize("name", RATIO_OBJECTIVES)
+ON_POLICY = {**RATIO_OBJECTIVES, "corrected kl": gft(0.7) + kl(0.05, corrected=True)}
+
+
+@pytest.mark.parametrize("name", ON_POLICY)
 def test_objective_terms_without_old_logprobs_are_on_policy(name):
     lp, a, _, ref = grid(torch.float64)
-    assert_terms(RATIO_OBJECTIVES[name], lp, a, None, ref)
+    assert_terms(ON_POLICY[name], lp, a, None, ref)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

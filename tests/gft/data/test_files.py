@@ -107,6 +107,8 @@ def test_reasoning_gym_examples_repeat_with_the_seed():
     assert [example.responses for example in first] == [(Response(example.solution, "expert"),) for example in first]
     assert first[0].data_source == "reasoning_gym/leg_counting"
     assert load_examples("rg:leg_counting", limit=3) == reasoning_gym_examples("leg_counting", 3, seed=0)
+    with pytest.raises(ValueError, match="rg:composite: the task cannot be made from a size and a seed: Must specify"):
+        load_examples("rg:composite")
     with pytest.raises(ValueError, match=r"rg:leg_count: reasoning-gym has no such task; it has .*leg_counting"):
         load_examples("rg:leg_count")
 

@@ -62,6 +62,31 @@ def test_load_examples_needs_a_solution_only_where_a_reward_is_missing(tmp_path)
         assert "'solution' is missing" in reason(tmp_path, row)
 
 
+@pytest.mark.parametrize("name", ["data.jsonl", "data.parquet"])
+@pytest.mark.parametrize(
+    ("value", "text"), [(42, "42"), (42.0, "42"), (1e-05, "0.00001"), (1e16, "10000000000000000"), (-0.0, "0")]
+)
+def test_load_examples_writes_stored_numbers_as_people_do(tmp_path, name, value, text):
+    assert load_one(tmp_path, GROUP | {"solution": value}, name).solution == text
+    row = {"prompt": CHAT[:1], "reward_model": {"ground_truth": value}}
+    assert load_one(tmp_path, row, name).solution == text
+
+
+@pytest.mark.parametrize(("good", "missing"), [(4.0, float("nan")), ("4", "nan"), ("4", " NaN"), ("4", None)])
+def test_load_examples_takes_nan_for_a_missing_solution(tmp_path, good, missing):
+    rows = ({"prompt": "p", "completions": ["a"], "solution": value} for value in (good, missing))
+    path = write(tmp_path, *rows, name="data.parquet")
+    with pytest.raises(ValueError, match=f"{path}:2: 'solution' is missing"):
+        load_examples(path)
+
+
+@pytest.mark.parametrize(("value", "found"), [(True, "bool"), (float("inf"), "inf"), (1e300, "200 digits")])
+def test_load_examples_refuses_solutions_that_no_answer_equals(tmp_path, value, found):
+    path = write(tmp_path, GROUP | {"solution": value}, name="data.parquet")
+    with pytest.raises(ValueError, match=f"{path}:1: 'solution' .*{found}"):
+        load_examples(path)
+
+
 def test_load_examples_keeps_empty_completions(tmp_path):
     assert load_one(tmp_path, GROUP | {"completions": ["", "5"]}).responses[0] == Response("", "expert", 1.0)
     assert load_one(tmp_path, {"prompt": "p", "completion": ""}).responses == (Response("", "expert", 1.0),)

@@ -4,12 +4,51 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
+import numpy as np
+
 NAME = f"{__name__}:obey"
+
+
+def is_socket(descriptor: int) -> bool:
+    try:
+        return stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+    except OSError:
+        return False
+
+
+async def soon() -> float:
+    return 1.0
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
+def unspeakable() -> float:
+    raise Unspeakable
+
+
+RETURNS: dict[str, Callable[[], Any]] = {
+    "numpy float": lambda: np.float32(0.5),
+    "numpy bool": lambda: np.bool_(True),
+    "numpy scalar array": lambda: np.array(0.25),
+    "decimal": lambda: Decimal("0.5"),
+    "numpy nan": lambda: np.float64("nan"),
+    "numpy array": lambda: np.array([1.0]),
+    "tuple": lambda: (1.0, 2.0),
+    "complex": lambda: 1j,
+    "async": soon,
+    "unspeakable": unspeakable,
+}
 
 
 def obey(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None) -> Any:
@@ -20,6 +59,12 @@ def obey(data_source: str, solution_str: str, ground_truth: str, extra_info: Any
         raise KeyError(argument)
     if order == "sleep":
         time.sleep(float(argument))
+        return 1.0
+    if order == "return":
+        return RETURNS[argument]()
+    if order == "write":  # to the descriptor of the pipe, as no reward function should
+        (pipe,) = (number for number in range(3, 100) if is_socket(number))
+        os.write(pipe, json.loads(argument).encode())
         return 1.0
     if order == "exit":
         os._exit(1)

@@ -1,4 +1,4 @@
-"""The reward "math": mathematics is compared, in a worker, with limits."""
+"""The reward "math": mathematics is compared, and what nobody can judge is a failure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from gft.rewards.math import math_reward
 from gft.rewards.pool import RewardPool, Scored
 
 from .scoring import in_a_thread, scores
@@ -22,40 +23,39 @@ def test_score_works_outside_the_main_thread(maths):
 
 
 def test_math_reward_uses_no_signals():
-    math_reward = pytest.importorskip(
-        "gft.rewards.math"
-    ).math_reward  # math-verify's time-outs fail where signals do: in a thread
     assert in_a_thread(lambda: math_reward("", r"\boxed{6 \cdot 7}", "42")) == 1.0
 
 
 def test_math_reward_compares_mathematics(maths):
-    right = [
-        r"\boxed{\frac{1}{2}}",
-        r"\boxed{0.5}",
-        r"\boxed{\frac{2}{4}}",
-        "#### 1/2",
-        r"\boxed{2^{-1}}",
-        r"\boxed{\sqrt{\frac14}}",
-    ]
-    wrong = [
-        r"\frac{1}{2}",
-        r"\boxed{50}",
-        r"\boxed{0.05}",
-        r"\boxed{hello}",
-        r"\boxed{\frac{}",
-        r"\boxed{}",
-        "",
-        r"\boxed{__import__('os')}",
-    ]
-    results = scores(maths, *right, *wrong, solution=r"\frac{1}{2}")
-    assert [scored.value for scored in results] == [1.0] * len(right) + [0.0] * len(wrong)
-    assert scores(maths, "#### x", solution="$")[0].value is None
+    right = [r"\boxed{\frac{1}{2}}", r"\boxed{0.5}", "#### 1/2", r"\boxed{2^{-1}}", r"\boxed{\sqrt{\frac14}}"]
+    wrong = [r"\frac{1}{2}", r"\boxed{50}", r"\boxed{0.05}", r"\boxed{hello}", r"\boxed{\frac{}", r"\boxed{}", ""]
+    doubtful = [r"\boxed{50\%}", r"\boxed{__import__('os')}"]
+    results = scores(maths, *right, *wrong, *doubtful, solution=r"\frac{1}{2}")
+    assert [scored.value for scored in results] == [1] * len(right) + [0] * len(wrong) + [None] * len(doubtful)
 
 
-def test_math_reward_of_a_power_tower_does_not_hang(maths):
+def test_math_reward_of_a_solution_without_an_answer_is_a_failure(maths):
+    for solution in ("$", r"\boxed{}", "####", r"\boxed{1} or \boxed{2}"):
+        (scored,) = scores(maths, "#### 1", solution=solution)
+        assert scored.value is None, solution
+        assert "the solution" in scored.error
+
+
+def test_math_reward_names_both_texts_and_the_doubt(maths):
+    (scored,) = scores(maths, r"\boxed{5 cm}", solution="5")
+    assert scored.error == "Doubt: whether '5 cm' equals '5' is in doubt: only one of them has a unit, cm"
+
+
+def test_math_reward_takes_several_boxes_only_if_they_agree(maths):
+    several = r"\boxed{1} \boxed{2} \boxed{3} \boxed{4} \boxed{5} \boxed{6}"
+    results = scores(maths, r"\boxed{42} \boxed{6*7}", r"\boxed{41} \boxed{43}", r"\boxed{42} \boxed{43}", several)
+    assert [scored.value for scored in results] == [1, 0, None, None]
+    assert "marks different answers: '42', '43'" in results[2].error
+
+
+def test_math_reward_of_a_power_tower_is_refused_at_once(maths):
     start = time.monotonic()
     results = scores(maths, r"\boxed{5^{5^{5^{5}}}}", r"\boxed{6 \cdot 7}", r"\boxed{5^5^5^5}")
-    assert results[0] == Scored(None, "timed out after 1.5 s")
-    assert results[1] == Scored(1.0, None)
-    assert results[2].value in (None, 0.0)
-    assert time.monotonic() - start < 10
+    assert [scored.value for scored in results] == [None, 1, None]
+    assert "too large to compute" in results[0].error
+    assert time.monotonic() - start < 1.5

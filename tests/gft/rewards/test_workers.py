@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +16,8 @@ import time
 
 import pytest
 
+from gft.data.files import Example
+from gft.rewards.calls import call_reward
 from gft.rewards.pool import RewardPool, Scored
 
 from . import orders
@@ -49,12 +54,65 @@ def test_score_counts_every_failure_and_never_calls_it_zero(pool):
     results = scores(pool, *bad, "value true", 'value {"score": 0.5}')
     assert [scored.value for scored in results] == [None] * len(bad) + [1.0, 0.5]
     assert all(scored.error for scored in results[: len(bad)])
-    assert results[0].error == "KeyError: 'boom'"
-    assert all("not a number" in scored.error for scored in results[4:7])
+    assert re.fullmatch(r"KeyError: 'boom' \(orders.py:\d+\)", results[0].error)
+    assert all("not a number" in scored.error for scored in results[4:6])
+    assert "a dict without 'score'" in results[6].error
     assert "NoneType" in results[1].error
     assert pool.errors - before == len(bad)
     scores(pool, "raise again", "value 1")
     assert pool.errors - before == len(bad) + 1
+
+
+def test_score_takes_the_numbers_of_numpy(pool):
+    results = scores(
+        pool, *(f"return {name}" for name in ("numpy float", "numpy bool", "numpy scalar array", "decimal"))
+    )
+    assert [scored.value for scored in results] == [0.5, 1.0, 0.25, 0.5]
+
+
+def test_call_reward_takes_the_scalars_of_torch_and_refuses_its_vectors():
+    torch = pytest.importorskip("torch")
+    assert call_reward(lambda: torch.tensor(0.5), []) == Scored(0.5, None)
+    assert call_reward(lambda: torch.tensor(True), []) == Scored(1.0, None)
+    for bad in (torch.tensor([1.0]), torch.ones(2), torch.tensor(float("nan"))):
+        scored = call_reward(lambda bad=bad: bad, [])
+        assert scored.value is None
+        assert "the reward function returned tensor(" in scored.error
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("numpy nan", "not a finite number"),
+        ("numpy array", "it is called with one response"),
+        ("tuple", "it is called with one response"),
+        ("complex", "1j (complex), not a number"),
+        ("async", "not an async one"),
+        ("unspeakable", "Unspeakable: (its text cannot be shown)"),
+    ],
+)
+def test_score_says_what_is_wrong_with_a_returned_value(pool, name, reason):
+    (scored,) = scores(pool, f"return {name}")
+    assert scored.value is None
+    assert reason in scored.error
+
+
+def test_score_survives_rewards_that_write_to_their_pipe(pool):
+    length = "\x00\x00\x10\x00"  # what a reader of lengths would wait for
+    begun, forged, endless, later = "[", "[0, 1.0, null]\n", "1" * 100_000, "[3, 1.0, null]\n"
+    start = time.monotonic()
+    results = scores(
+        pool, *(f"write {json.dumps(text)}" for text in (length, begun, forged, endless, later)), "value 0.5"
+    )
+    assert [scored.value for scored in results] == [None] * 5 + [0.5]
+    assert all("written to its pipe" in scored.error for scored in results[:5])
+    assert time.monotonic() - start < 8
+
+
+def test_score_takes_prompts_that_json_does_not_know(pool):
+    prompt = ({"role": "user", "content": "p", "date": datetime.date(2020, 3, 4)},)
+    (scored,) = pool.score([("value 1", Example(prompt, "42", origin="f:1"))], [False])
+    assert scored == Scored(1.0, None)
 
 
 def test_score_survives_workers_that_hang_exit_or_eat_memory(pool):

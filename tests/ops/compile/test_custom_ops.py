@@ -85,6 +85,7 @@ def test_opcheck_group_advantages():
         GRPO(0.1, 0.28, 3.0),
         CISPO(0.5, 2.0),
         GFT(1e-7) + KL(0.02),
+        GRPO() + KL(0.02, 10.0, True),
         KL(0.5) + SFT() + KL(1e-3),
         GRPO(clip_high=float("inf")),
     ],
@@ -99,7 +100,7 @@ def test_from_spec_gives_a_tau_of_every_token_back():
     tau = torch.rand(33)
     text, numbers = spec(KL(0.5) + GFT(tau))
     objective = from_spec(text, numbers.tolist(), tau)
-    assert objective.vectors()["tau"] is tau
+    assert objective.parts[1].tau is tau
     assert objective.parts[0] == KL(0.5)
 
 

@@ -56,7 +56,7 @@ PROGRAMS = {
         w,
         b,
         backend,
-        grpo(clip_high=0.28) + kl(0.02),
+        grpo(clip_high=0.28) + kl(0.02, corrected=True),
         REWARDS,
         {"softcap": 5.0, "temperature": 0.7},
         old_logprobs=OLD,

@@ -1,0 +1,165 @@
+"""Options that are refused: out of range, at odds with each other, or without any effect.
+
+An option that does nothing is refused and not passed over, because who typed it believes that it
+does something. A message has the option as it is typed, and its value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import Field, fields, is_dataclass
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gft_kernels import linear_policy_loss
+
+from .rewards.pool import RewardPool
+
+if TYPE_CHECKING:
+    from .config import EvaluateConfig, TrainConfig
+
+COUNTS = ("steps", "warmup", "save_every", "eval_every", "eval_prompts", "experts", "teachers", "own", "samples")
+LENGTHS = ("max_prompt_tokens", "max_given_tokens", "max_new_tokens")
+SIZES = (*LENGTHS, "prompts_per_step", "micro_batch", "batch", "bad_steps", "eval_samples", "prompts")
+
+
+class OptionError(Exception):
+    """An option that is refused.
+
+    It is no ValueError: the parser of the command line would put one into a box, without the name
+    of the option.
+    """
+
+
+# field: (what it takes, in words). A NaN fails every comparison.
+RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    **dict.fromkeys(COUNTS, (lambda n: n >= 0, "at least 0")),
+    **dict.fromkeys(SIZES, (lambda n: n >= 1, "at least 1")),
+    **dict.fromkeys(("lr", "temperature"), (lambda x: 0 < x < math.inf, "positive and finite")),
+    **dict.fromkeys(("tau", "max_bad_fraction"), (lambda x: 0 <= x <= 1, "from 0 to 1")),
+    "weight_decay": (lambda x: 0 <= x < math.inf, "finite, and at least 0"),
+    "max_grad_norm": (lambda x: x > 0, "positive; inf clips nothing"),
+    "sparse": (lambda x: 0 <= x < 1, "at least 0 and below 1"),
+    "seed": (lambda n: 0 <= n < 2**63, "at least 0 and below 2**63"),
+}
+
+
+def check_ranges(config: TrainConfig | EvaluateConfig) -> None:
+    """Refuse numbers that are out of range.
+
+    Raises:
+        OptionError: there is one.
+    """
+    for field, value in numbers(config):
+        inside, words = RANGES[field.name]
+        if "int" in _types(field) and not isinstance(value, int):
+            raise OptionError(f"{option(field.name)} is {value}; it must be a whole number.")
+        if not inside(value):
+            raise OptionError(f"{option(field.name)} is {value}; it must be {words}.")
+
+
+def numbers(config: Any) -> Iterator[tuple[Field, Any]]:
+    """Every numeric field of a configuration and of those inside it, with its value unless None."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            yield from numbers(value)
+        elif _types(field) & {"int", "float"} and value is not None:
+            yield field, value
+
+
+def _types(field: Field) -> set[str]:
+    """The types of a field, as it was written: "int | None"."""
+    return set(str(field.type).split(" | "))
+
+
+def option(path: str) -> str:
+    """A field as the command line has it: "group.count_flat" is --count-flat."""
+    return "--" + path.rpartition(".")[2].replace("_", "-")
+
+
+def check_effects(config: TrainConfig, defaults: TrainConfig) -> None:
+    """Refuse options that the others leave without effect.
+
+    An option counts as given if it differs from `defaults`. Limits of length are not looked at: one
+    that nothing reaches is no mistake.
+
+    Raises:
+        OptionError: there is one.
+    """
+    if (config.model is None) != (config.data is None):
+        raise OptionError("give --model and --data together, or neither for the embedded task.")
+    if config.eval_data is not None and config.held_out_prompts() == 0:
+        raise OptionError(f"--eval-data is {config.eval_data} and --eval-prompts is 0: leave one of them out.")
+    name, rewarded = config.objective or "gft", "advantages" in config.objective_function().needs
+    idle: dict[str, tuple[bool, str]] = {}  # field: (has no effect, why)
+    if not config.is_comparison():
+        idle = {
+            "tau": (name != "gft", f"the objective {name} has no tau"),
+            "sampling.temperature": (config.composition()[2] == 0, "no response is sampled for training (--own is 0)"),
+            "reward": (
+                not rewarded and config.held_out_prompts() == 0,
+                f"the objective {name} asks for no rewards, and nothing is evaluated (--eval-prompts is 0)",
+            ),
+        }
+        for field in ("group.scale", "group.singleton", "group.count_flat"):
+            idle[field] = (not rewarded, f"the objective {name} has no advantages")
+    for field in ("evaluate.eval_every", "evaluate.eval_samples"):
+        idle[field] = (config.held_out_prompts() == 0, "nothing is held out: give --eval-prompts or --eval-data")
+    for field, (has_no_effect, why) in idle.items():
+        value = attrgetter(field)(config)
+        if has_no_effect and value != attrgetter(field)(defaults):
+            raise OptionError(f"{option(field)} is {value}, and would do nothing: {why}.")
+
+
+def check_device(name: str | None) -> None:
+    """Refuse a device that this machine lacks.
+
+    Raises:
+        OptionError: no number can be put there and read back.
+    """
+    if name is None:
+        return
+    try:
+        torch.device(name)
+    except RuntimeError as error:
+        raise OptionError(f"--device is {name!r}, which torch does not know: give cuda or cpu.") from error
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built with CUDA
+        reason = (str(error).splitlines() or ["it cannot be used"])[0]
+        raise OptionError(f"--device is {name!r}, which this machine does not have: {reason}") from error
+
+
+def check_engine(config: TrainConfig) -> None:
+    """Refuse an engine that does not run on the device, by a loss of one token.
+
+    Raises:
+        OptionError: it does not.
+    """
+    if config.backend == "auto":
+        return
+    device = config.device or ("cuda" if config.model is not None and torch.cuda.is_available() else "cpu")
+    hidden, weight = (torch.zeros(16, 16, device=device, requires_grad=True) for _ in range(2))
+    targets, advantages = torch.zeros(16, dtype=torch.long, device=device), torch.ones(16, device=device)
+    try:
+        linear_policy_loss(
+            hidden, weight, targets, advantages, objective=config.objective_function(), backend=config.head_backend()
+        )
+    except (RuntimeError, ValueError, ImportError) as error:
+        raise OptionError(f"--backend is {config.backend!r}, which does not run on {device}: {error}") from error
+
+
+def reward_pool(name: str) -> RewardPool:
+    """The reward function, which is asked for before data and model: its name may be misspelt.
+
+    Raises:
+        OptionError: it cannot be found or imported.
+    """
+    try:
+        return RewardPool(name)
+    except ValueError as error:
+        raise OptionError(f"--reward {name}: {error}") from error

@@ -1,0 +1,268 @@
+"""Options: each has a range, none does nothing in silence, and those that messages name exist."""
+
+import ast
+import math
+import re
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import gft
+from gft import cli
+from gft.config import EMBEDDED, EvalConfig, EvaluateConfig, GroupConfig, OptimConfig, SamplingConfig, TrainConfig
+from gft.options import OptionError, check_device, check_effects, check_engine, numbers, option
+
+ROOT = Path(gft.__file__).parents[1]
+
+# What of nan, inf, -inf, -1, 0, 2**63 an option takes; every other value of these is refused.
+TAKES = {
+    "steps": {0, 2**63},
+    "prompts_per_step": {2**63},
+    "experts": {0, 2**63},
+    "teachers": {0, 2**63},
+    "own": {0, 2**63},
+    "max_prompt_tokens": {2**63},
+    "max_given_tokens": {2**63},
+    "max_new_tokens": {2**63},
+    "temperature": {2**63},
+    "batch": {2**63},
+    "lr": {2**63},
+    "weight_decay": {0, 2**63},
+    "warmup": {0, 2**63},
+    "max_grad_norm": {math.inf, 2**63},  # inf clips nothing
+    "micro_batch": {2**63},
+    "bad_steps": {2**63},
+    "eval_every": {0, 2**63},
+    "eval_prompts": {0, 2**63},
+    "eval_samples": {2**63},
+    "tau": {0},  # 0 is the plain weighted NLL
+    "max_bad_fraction": {0},
+    "save_every": {0, 2**63},
+    "sparse": {0},
+    "seed": {0},
+    "prompts": {2**63},
+    "samples": {0, 2**63},  # 0: greedy alone
+}
+TRAIN = replace(EMBEDDED, objective="gft", group=GroupConfig(1, 1, 1), sparse=0.1, evaluate=EvalConfig(1, 1, 1))
+EVALUATE = EvaluateConfig(model=Path("m"))
+
+
+def with_value(config, name, value):
+    """The configuration with one number changed, wherever inside it stands."""
+    changes = {}
+    for field in fields(config):
+        part = getattr(config, field.name)
+        if field.name == name:
+            changes[name] = value
+        elif is_dataclass(part) and name in {f.name for f in fields(part)}:
+            changes[field.name] = replace(part, **{name: value})
+    return replace(config, **changes)
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [(config, field.name) for config in (TRAIN, EVALUATE) for field, _ in numbers(config)],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_every_number_is_refused_by_name_or_taken_on_purpose(config, name):
+    for value in (math.nan, math.inf, -math.inf, -1, 0, 2**63):
+        if value in TAKES[name]:
+            with_value(config, name, value)
+            continue
+        with pytest.raises(OptionError) as caught:
+            with_value(config, name, value)
+        assert str(caught.value).startswith(f"{option(name)} is {value}; it must be ")
+
+
+def test_the_walk_meets_every_number_of_the_command_line(helptext):
+    """The walk above is only as good as its list of fields."""
+    walked = {option(field.name) for config in (TRAIN, EVALUATE) for field, _ in numbers(config)}
+    shown = set(re.findall(r"(--[a-z-]+) (?:\{None\}\|)?(?:INT|FLOAT)", helptext))
+    assert walked == shown
+    assert walked == {option(name) for name in TAKES}
+
+
+@pytest.mark.parametrize(("name", "value"), [("tau", 1.0), ("sparse", 0.5), ("seed", 2**63 - 1), ("steps", 1)])
+def test_values_at_the_edge_are_taken(name, value):
+    assert value in {found for field, found in numbers(with_value(TRAIN, name, value)) if field.name == name}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("tau", 1.01), ("max_bad_fraction", 1.01), ("sparse", 1.0), ("steps", 2.5)]
+)
+def test_values_beyond_the_edge_are_refused(name, value):
+    with pytest.raises(OptionError, match=f"^{option(name)} is {value}; it must be"):
+        with_value(TRAIN, name, value)
+
+
+# Without effect
+
+SFT = {"objective": "sft", "model": Path("m"), "data": "d.jsonl"}
+GFT = {**SFT, "objective": "gft"}
+NOTHING = ", and would do nothing"
+HELD_OUT = {"evaluate": EvalConfig(eval_prompts=2)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({**SFT, "tau": 0.5}, f"--tau is 0.5{NOTHING}: the objective sft has no tau."),
+        ({**GFT, "objective": "grpo", "tau": 0.5}, f"--tau is 0.5{NOTHING}: the objective grpo has no tau."),
+        (
+            {**SFT, "reward": "math"},
+            f"--reward is math{NOTHING}: the objective sft asks for no rewards, and",
+        ),
+        ({**SFT, "group": GroupConfig(scale="none")}, f"--scale is none{NOTHING}: the objective sft has no advantages"),
+        ({**SFT, "group": GroupConfig(singleton="zero")}, f"--singleton is zero{NOTHING}: "),
+        ({**SFT, "group": GroupConfig(count_flat=False)}, f"--count-flat is False{NOTHING}: "),
+        (
+            {**SFT, "sampling": SamplingConfig(temperature=0.5)},
+            f"--temperature is 0.5{NOTHING}: no response is sampled",
+        ),
+        (
+            {**GFT, "sampling": SamplingConfig(temperature=0.5), "group": GroupConfig(own=0)},
+            f"--temperature is 0.5{NOTHING}: no response is sampled for training (--own is 0)",
+        ),
+        ({**GFT, "evaluate": EvalConfig(eval_every=5)}, f"--eval-every is 5{NOTHING}: nothing is held out"),
+        ({**GFT, "evaluate": EvalConfig(eval_samples=5)}, f"--eval-samples is 5{NOTHING}: nothing is held out"),
+        (
+            {**GFT, "eval_data": "e.jsonl", "evaluate": EvalConfig(eval_prompts=0)},
+            "--eval-data is e.jsonl and --eval-prompts is 0: leave one of them out.",
+        ),
+        ({"model": Path("m")}, "give --model and --data together"),
+        ({"data": "d.jsonl"}, "give --model and --data together"),
+    ],
+)
+def test_check_effects_refuses_what_would_do_nothing(changes, message):
+    with pytest.raises(OptionError) as caught:
+        check_effects(TrainConfig(**changes), TrainConfig())
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        SFT,
+        {**GFT, "tau": 0.5, "reward": "math", "group": GroupConfig(scale="none", singleton="zero", count_flat=False)},
+        {**GFT, "sampling": SamplingConfig(temperature=0.5)},
+        {**SFT, "group": GroupConfig(own=2), "sampling": SamplingConfig(temperature=0.5)},
+        {**SFT, **HELD_OUT, "reward": "math"},  # scores the held-out responses
+        {**SFT, "eval_data": "e.jsonl", "evaluate": EvalConfig(eval_every=5, eval_samples=5)},
+        {**SFT, "optim": OptimConfig(warmup=500)},
+        {"tau": 0.5},  # the comparison trains by gft too
+    ],
+)
+def test_check_effects_takes_what_does_something(changes):
+    check_effects(TrainConfig(**changes), TrainConfig())
+
+
+def test_check_effects_takes_the_embedded_recipe_with_any_objective():
+    for objective in (None, "sft", "gft", "grpo"):
+        check_effects(replace(EMBEDDED, objective=objective), EMBEDDED)
+
+
+def test_evaluate_config_refuses_a_reward_for_the_embedded_task():
+    with pytest.raises(OptionError, match="--reward is math, and would do nothing: without --data"):
+        EvaluateConfig(model=Path("m"), reward="math")
+
+
+# Devices and engines
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("gpu0", "torch does not know: give cuda or cpu"),
+        ("", "torch does not know"),
+        ("meta", "this machine does not have"),
+        pytest.param(
+            "cuda", "this machine does not have", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU")
+        ),
+    ],
+)
+def test_check_device_refuses_what_this_machine_lacks(name, words):
+    with pytest.raises(OptionError, match=f"--device is {name!r}, which {words}"):
+        check_device(name)
+
+
+def test_check_device_takes_what_is_there():
+    check_device("cpu")
+    check_device(None)
+
+
+def test_check_engine_tries_every_engine_but_the_one_that_fits_by_itself(monkeypatch):
+    tried = []
+    monkeypatch.setattr("gft.options.linear_policy_loss", lambda *args, **kwargs: tried.append(kwargs["backend"].name))
+    for backend in ("auto", "eager", "chunked", "triton"):
+        check_engine(replace(EMBEDDED, backend=backend))
+    assert tried == ["eager", "chunked", "triton"]
+
+
+def test_check_engine_takes_what_runs():
+    for backend in ("eager", "chunked"):
+        check_engine(replace(EMBEDDED, backend=backend, sparse=1e-3, device="cpu"))
+
+
+def test_check_engine_passes_the_engines_own_words_on(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise ValueError("needs CUDA or ROCm tensors, got cpu")
+
+    monkeypatch.setattr("gft.options.linear_policy_loss", refuse)
+    with pytest.raises(OptionError, match="--backend is 'triton', which does not run on cpu: needs CUDA or ROCm"):
+        check_engine(replace(EMBEDDED, backend="triton", device="cpu"))
+
+
+# Options that are named somewhere
+
+
+@pytest.fixture
+def helptext(capsys):
+    """What `gft train --help` and `gft eval --help` print."""
+    for command in ("train", "eval"):
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"])
+    return capsys.readouterr().out
+
+
+def real_options():
+    found = {option(field.name) for config in (TrainConfig, EvaluateConfig) for field in leaves(config)}
+    return found | {"--no-count-flat", "--no-overwrite", "--help"}
+
+
+def leaves(config):
+    for field in fields(config):
+        if is_dataclass(field.default_factory):
+            yield from leaves(field.default_factory)
+        else:
+            yield field
+
+
+def texts():
+    """(where, text): messages and docstrings of gft, and what pages say of its commands."""
+    for path in sorted((ROOT / "gft").rglob("*.py")):
+        if path.name == "smollm2.py":  # a command of its own, which also speaks of pip's options
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield f"{path.relative_to(ROOT)}:{node.lineno}", node.value
+    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
+        for command in re.findall(r"(?:`|^)gft (?:train|eval)[^`\n]*|`--[^`\n]*`", page.read_text(), re.MULTILINE):
+            yield str(page.relative_to(ROOT)), command
+
+
+# Of other commands, which pages name without their command.
+OTHERS = {"docs/benchmarks.md": {"--set", "--modes"}, "docs/column-sparse.md": {"--set"}}
+
+
+def test_options_that_are_named_exist():
+    named = [(where, name) for where, text in texts() for name in re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)]
+    unknown = [(where, name) for where, name in named if name not in real_options() | OTHERS.get(where, set())]
+    assert not unknown
+    assert {"--overwrite", "--max-bad-fraction", "--max-given-tokens", "--eval-data"} <= {name for _, name in named}
+    assert {"README.md", "CHANGELOG.md", "docs/method.md"} <= {where for where, _ in named}
+
+
+def test_real_options_are_those_of_the_command_line(helptext):
+    assert real_options() == set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", helptext))

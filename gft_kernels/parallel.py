@@ -45,8 +45,8 @@ class VocabularyShard:
 
     Raises:
         ValueError: at the call, on all ranks alike: shards that overlap, leave rows out or do not
-            end at `size`; other data on another rank; the eager engine, sparsity, torch.compile or
-            logits. `Backend.validate=False` leaves out what needs the ranks to compare.
+            end at `size`; other data on another rank; the eager engine, sparsity or logits.
+            `Backend.validate=False` leaves out what needs the ranks to compare.
         TypeError: `of` is given what is no DTensor.
 
     Cost: GEMMs over V_local in place of V. Communicated in a pass, for an active row in fp32:
@@ -107,6 +107,7 @@ class VocabularyShard:
         return _all_gather(values, self.group)
 
 
+@torch.compiler.disable(reason="gather_rows needs fullgraph=False: ranks wait for each other between two graphs")
 def gather_rows(
     hidden: Tensor,  # [n, D]
     targets: Tensor,  # [n]

@@ -67,8 +67,9 @@ def check_head_loss(operands: Operands, arguments: LossArguments) -> LossArgumen
 
     if head.shard is None:
         return check()
-    choosing_rows = (arguments.token_weights, arguments.per_token["advantages"])
-    return together(check, operands, (arguments.targets, *choosing_rows), head, backend)
+    skips = bool(getattr(arguments.objective, "zero_at_zero_advantage", False))
+    chosen_by = (arguments.targets, arguments.token_weights, arguments.per_token["advantages"], skips)
+    return together(check, operands, chosen_by, head, backend)
 
 
 def check_logits_loss(logits: Tensor, arguments: LossArguments) -> LossArguments:

@@ -103,7 +103,7 @@ def _vocabulary(operands: Operands, head: Head, backend: Backend) -> int:
 def _check_loss(arguments: LossArguments, like: Tensor, size: int) -> LossArguments:
     """Check all but the shapes of targets and operands. A tau [N] joins the per-token inputs."""
     objective = arguments.objective
-    arguments = arguments._replace(per_token={**arguments.per_token, **_parameters(objective)})
+    arguments = arguments._replace(per_token={**arguments.per_token, **token_parameters(objective)})
     for name in getattr(objective, "needs", ()):
         if name not in PER_TOKEN:
             raise ValueError(f"objective {objective!r} needs {name!r}; per-token inputs are {', '.join(PER_TOKEN)}.")
@@ -119,8 +119,13 @@ def _check_loss(arguments: LossArguments, like: Tensor, size: int) -> LossArgume
     return arguments
 
 
-def _parameters(objective: LossFunction) -> dict[str, Tensor]:
-    """The objective's parameters with a value for every token. Refuses what is no loss function."""
+def token_parameters(objective: LossFunction) -> dict[str, Tensor]:
+    """The objective's parameters with a value for every token, [N] each.
+
+    Raises:
+        TypeError: a name, a class, or anything else that is no loss function.
+        ValueError: two such parameters of one name in a sum.
+    """
     if isinstance(objective, type):
         raise TypeError(f"objective = {objective.__name__} is a class: call it, {objective.__name__.lower()}().")
     if not callable(objective):
@@ -129,7 +134,7 @@ def _parameters(objective: LossFunction) -> dict[str, Tensor]:
             "gft_kernels.gft(0.7), gft_kernels.grpo(), or one of your own."
         )
     if isinstance(objective, Sum):
-        first, second = (_parameters(term) for term in objective.parts)
+        first, second = (token_parameters(term) for term in objective.parts)
         for name in first.keys() & second.keys():
             if first[name] is not second[name]:
                 raise ValueError(f"both objectives of the sum have a {name} [N]: give one of them a number.")
@@ -154,8 +159,8 @@ def _check_operands(operands: Operands, targets: Tensor) -> Tensor:
     _check_tensor("weight", weight, "its weight, [V, D], and put its bias into Head(bias=...)")
     if bias is not None:
         _check_tensor("Head.bias", bias, "its bias, [V]")
-    if bias is not None and (bias.ndim != 1 or bias.shape[0] != weight.shape[0]):
-        raise ValueError(f"Head.bias has shape {tuple(bias.shape)}; it must be [V] = ({weight.shape[0]},).")
+        if bias.shape != weight.shape[:1]:
+            raise ValueError(f"Head.bias has shape {tuple(bias.shape)}; it must be [V] = ({weight.shape[0]},).")
     for name, tensor in (("hidden", hidden), ("weight", weight), ("Head.bias", bias)):
         if tensor is None:
             continue

@@ -107,7 +107,6 @@ class VocabularyShard:
         return _all_gather(values, self.group)
 
 
-@torch.compiler.disable(reason="gather_rows needs fullgraph=False: ranks wait for each other between two graphs")
 def gather_rows(
     hidden: Tensor,  # [n, D]
     targets: Tensor,  # [n]
@@ -147,7 +146,14 @@ def gather_rows(
     Cost: an all-gather of every tensor, padded to the largest n. Nothing is communicated in the
     backward.
     """
-    error = _unfit(hidden, (targets, *per_token), reduce)
+    return _gather(hidden, (targets, *per_token), group, reduce)
+
+
+@torch.compiler.disable(reason="gather_rows needs fullgraph=False: ranks wait for each other between two graphs")
+def _gather(
+    hidden: Tensor, rows: tuple[Tensor | None, ...], group: dist.ProcessGroup | None, reduce: str
+) -> tuple[Any, ...]:
+    error = _unfit(hidden, rows, reduce)
     # A rank that raised alone would leave the others waiting.
     counts = _all_gather(torch.tensor(-1 if error else len(hidden), device=hidden.device), group).tolist()
     if error is not None:
@@ -155,7 +161,7 @@ def gather_rows(
     if -1 in counts:
         raise ValueError(f"rank {counts.index(-1)} of the group refuses its arguments: see the error it raised.")
     scale = len(counts) if reduce == "avg" else 1
-    constants = (None if x is None else _joined(x.detach(), counts, group) for x in (targets, *per_token))
+    constants = (None if x is None else _joined(x.detach(), counts, group) for x in rows)
     return _GatherRows.apply(hidden, counts, group, scale), *constants
 
 

@@ -1,4 +1,4 @@
-"""A compiled program with a shard in it: the op runs between two graphs, and one graph is refused."""
+"""A compiled program with a shard: the op runs between two graphs, and one graph is refused."""
 
 from __future__ import annotations
 

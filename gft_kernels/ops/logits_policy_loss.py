@@ -12,9 +12,10 @@ from ..losses.objectives import LossFunction, gft
 from . import autograd
 from .backends import engine_name, engine_of
 from .compile import trace
+from .logits_validation import check_logits_loss
 from .plan import make_plan
 from .result import report
-from .validation import LossArguments, as_backend, as_head, check_logits_loss
+from .validation import LossArguments, as_backend, as_head
 
 
 def logits_policy_loss(

@@ -26,8 +26,10 @@ def loss(
     """`engine.loss` of an objective by sequence."""
     scores = engine.score(operands, plan)
     found, upstream = _whole(plan, scores.logprobs, scores.entropy)
-    # Rows of a clipped sequence want nothing.
-    rows = chosen(upstream != 0) if any(wanted) else plan.targets.new_empty(0)
+    # Rows of a clipped sequence want nothing. Ranks of a shard must take the same rows: all.
+    rows = None
+    if plan.head.shard is None:
+        rows = chosen(upstream != 0) if any(wanted) else plan.targets.new_empty(0)
     normaliser = scores.normaliser
     if rows is not None and normaliser.ndim == 2:
         normaliser = normaliser[:, rows]

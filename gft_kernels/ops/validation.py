@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..head import PLAIN, Backend, Head, Operands
 from ..losses.advantages import GroupRewards
-from ..losses.objectives import PER_TOKEN, VECTORS, LossFunction, Objective, Sum, Weighted
+from ..losses.objectives import PER_TOKEN, VECTORS, LossFunction, Objective, Sum, Weighted, terms
+from .agreement import refuse, together
 
 BACKENDS = ("auto", "eager", "chunked", "triton")
 INTEGERS = ("sequence_ids",)
@@ -65,27 +66,47 @@ def as_backend(backend: str | Backend) -> Backend:
 
 def check_head_loss(operands: Operands, arguments: LossArguments) -> LossArguments:
     """The arguments of a loss on a head, checked, with targets as int64."""
-    targets = _check_operands(operands, arguments.targets)
-    return _check_loss(arguments._replace(targets=targets), operands.hidden, len(operands.weight))
+    head, backend = arguments.head, arguments.backend
 
+    def check() -> LossArguments:
+        targets = _check_operands(operands, arguments.targets)
+        return check_loss(arguments._replace(targets=targets), operands.hidden, _vocabulary(operands, head, backend))
 
-def check_logits_loss(logits: Tensor, arguments: LossArguments) -> LossArguments:
-    """The arguments of a loss on logits [N, V], checked, with targets as int64."""
-    targets = _check_logits(logits, arguments)
-    return _check_loss(arguments._replace(targets=targets), logits, logits.shape[1])
+    if head.shard is None:
+        return check()
+    objective, advantages = arguments.objective, arguments.per_token["advantages"]
+    skips = bool(getattr(objective, "zero_at_zero_advantage", False))
+    said = [getattr(term, "sequence_ids", None) for term in terms(objective)]
+    said += [getattr(objective, "importance_weights", None), arguments.token_weights, advantages, skips]
+    return together(check, operands, (arguments.targets, *said), head, backend)
 
 
 def check_head(operands: Operands, targets: Tensor, head: Head, backend: Backend) -> Tensor:
     """The targets of a head, checked, as int64."""
-    targets = _check_operands(operands, targets)
-    check_values(targets, len(operands.weight), head, backend)
-    return targets
+
+    def check() -> Tensor:
+        checked = _check_operands(operands, targets)
+        check_values(checked, _vocabulary(operands, head, backend), head, backend)
+        return checked
+
+    return check() if head.shard is None else together(check, operands, (targets,), head, backend)
 
 
-def _check_loss(arguments: LossArguments, like: Tensor, size: int) -> LossArguments:
+def _vocabulary(operands: Operands, head: Head, backend: Backend) -> int:
+    """V of the whole head. Refuses what cannot run on a shard of it."""
+    if head.shard is None:
+        return len(operands.weight)
+    refused = {"backend='eager'": backend.name == "eager", "Backend.sparsity": backend.sparsity is not None}
+    for name, asked in refused.items():
+        if asked:
+            refuse(head.shard, name)
+    return head.shard.size
+
+
+def check_loss(arguments: LossArguments, like: Tensor, size: int) -> LossArguments:
     """Check all but the shapes of targets and operands. A tau [N] joins the per-token inputs."""
     objective = arguments.objective
-    parameters = _parameters(objective)
+    parameters = token_parameters(objective)
     if "sequence_ids" in parameters and parameters["sequence_ids"] is None:
         parameters["sequence_ids"] = _sequence_ids(arguments)
     arguments = arguments._replace(per_token={**arguments.per_token, **parameters})
@@ -118,10 +139,14 @@ def _sequence_ids(arguments: LossArguments) -> Tensor:
     )
 
 
-def _parameters(objective: LossFunction) -> dict[str, Tensor | None]:
-    """The objective's parameters with a value for every token. Refuses what is no loss function.
+def token_parameters(objective: LossFunction) -> dict[str, Tensor | None]:
+    """The objective's parameters with a value for every token, [N] each.
 
     None stands for sequence_ids that the call must bring.
+
+    Raises:
+        TypeError: a name, a class, or anything else that is no loss function.
+        ValueError: two such parameters of one name in a sum.
     """
     if isinstance(objective, type):
         raise TypeError(f"objective = {objective.__name__} is a class: call it, {objective.__name__.lower()}().")
@@ -134,12 +159,12 @@ def _parameters(objective: LossFunction) -> dict[str, Tensor | None]:
         if not isinstance(objective.importance_weights, Tensor):
             kind = type(objective.importance_weights).__name__
             raise TypeError(f"importance_weights are {kind}: give a tensor, one weight a token.")
-        inner = _parameters(objective.objective)
+        inner = token_parameters(objective.objective)
         if "importance_weights" in inner:
             raise ValueError("the objective has importance_weights twice: multiply them outside.")
         return {**inner, "importance_weights": objective.importance_weights}
     if isinstance(objective, Sum):
-        first, second = (_parameters(term) for term in objective.parts)
+        first, second = (token_parameters(term) for term in objective.parts)
         for name in first.keys() & second.keys():
             if first[name] is not second[name] and first[name] is not None and second[name] is not None:
                 raise ValueError(f"both objectives of the sum have a {name} [N]: {ONE_OF_TWO[name]}.")
@@ -162,23 +187,27 @@ def _parameters(objective: LossFunction) -> dict[str, Tensor | None]:
 
 def _check_operands(operands: Operands, targets: Tensor) -> Tensor:
     hidden, weight, bias = operands
-    _check_tensor("hidden", hidden, "its last_hidden_state, [N, D]")
-    _check_tensor("weight", weight, "its weight, [V, D], and put its bias into Head(bias=...)")
+    check_tensor("hidden", hidden, "its last_hidden_state, [N, D]")
+    check_tensor("weight", weight, "its weight, [V, D], and put its bias into Head(bias=...)")
     if bias is not None:
-        _check_tensor("Head.bias", bias, "its bias, [V]")
-    if bias is not None and (bias.ndim != 1 or bias.shape[0] != weight.shape[0]):
-        raise ValueError(f"Head.bias has shape {tuple(bias.shape)}; it must be [V] = ({weight.shape[0]},).")
+        check_tensor("Head.bias", bias, "its bias, [V]")
+        if bias.shape != weight.shape[:1]:
+            raise ValueError(f"Head.bias has shape {tuple(bias.shape)}; it must be [V] = ({weight.shape[0]},).")
     for name, tensor in (("hidden", hidden), ("weight", weight), ("Head.bias", bias)):
         if tensor is None:
             continue
         if type(tensor).__name__ == "DTensor":
             # A plain full_tensor() takes every process's gradient for the whole one.
+            shard = (
+                " Or leave the weight where it is: weight.to_local() with "
+                "Head(shard=gft_kernels.parallel.VocabularyShard.of(weight))."
+            )
             raise TypeError(
                 f"{name} is a DTensor, a shard: pass, anew in every step, {name}.full_tensor() where the processes "
                 f"hold the same data (tensor parallelism), and {name}.full_tensor(grad_placements=[Partial('avg')]) "
-                "where each holds its own (FSDP2)."
+                f"where each holds its own (FSDP2).{shard if name == 'weight' else ''}"
             )
-        _check_dtype(name, tensor)
+        check_dtype(name, tensor)
         if tensor.device != hidden.device:
             raise ValueError(f"{name} is on {tensor.device} but hidden is on {hidden.device}: move them to one device.")
     if hidden.ndim != 2:
@@ -195,47 +224,22 @@ def _check_operands(operands: Operands, targets: Tensor) -> Tensor:
         raise ValueError(
             f"hidden is {tuple(hidden.shape)} and weight {tuple(weight.shape)}: their last dimension D must agree."
         )
-    return _check_targets(targets, hidden)
+    return check_targets(targets, hidden)
 
 
-def _check_logits(logits: Tensor, arguments: LossArguments) -> Tensor:
-    """Refuse what the model's own head has done already. Of a head only the temperature is left."""
-    head, backend = arguments.head, arguments.backend
-    asked = {"Head.bias": head.bias, "Head.softcap": head.softcap, "Backend.sparsity": backend.sparsity}
-    asked["Head.scale"] = None if head.scale == 1 else head.scale
-    for name, value in asked.items():
-        if value is not None:
-            raise ValueError(
-                f"{name} = {value} but logits are given, and the model's head has run already: leave it out."
-            )
-    _check_tensor("logits", logits, "its logits, [N, V]")
-    if type(logits).__name__ == "DTensor":
-        raise TypeError(
-            "logits are a DTensor, a shard: the op must see the whole vocabulary. Where all ranks have the same data "
-            "(tensor parallelism), pass logits.full_tensor()."
-        )
-    _check_dtype("logits", logits)
-    if logits.ndim != 2 or logits.shape[1] == 0:
-        raise ValueError(
-            f"logits have shape {tuple(logits.shape)}; they must be [N, V] with V > 0. "
-            "Flatten batch and time: logits.flatten(0, -2)."
-        )
-    return _check_targets(arguments.targets, logits)
-
-
-def _check_tensor(name: str, given: object, part: str) -> None:
+def check_tensor(name: str, given: object, part: str) -> None:
     """Refuse a layer, or a model's output, in place of the tensor that it holds."""
     if not isinstance(given, Tensor):
         raise TypeError(f"{name} is {type(given).__name__}, not a tensor: pass {part}.")
 
 
-def _check_dtype(name: str, tensor: Tensor) -> None:
+def check_dtype(name: str, tensor: Tensor) -> None:
     if not tensor.is_floating_point() or tensor.element_size() < 2:
         has = "have" if name == "logits" else "has"
         raise TypeError(f"{name} {has} dtype {tensor.dtype}: float64, float32, float16 and bfloat16 are supported.")
 
 
-def _check_targets(targets: Tensor, like: Tensor) -> Tensor:
+def check_targets(targets: Tensor, like: Tensor) -> Tensor:
     _check_per_token("targets", targets, like)
     if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
         raise TypeError(f"targets have dtype {targets.dtype}; they must be integers (token ids).")

@@ -14,10 +14,12 @@ from .loop_mutants import LOOP_MUTANTS
 from .model_mutants import MODEL_MUTANTS
 from .mutants import MUTANTS
 from .sequence_mutants import SEQUENCE_MUTANTS
+from .shard_mutants import SHARD_MUTANTS
 from .sparse_mutants import SPARSE_MUTANTS
 from .step_mutants import STEP_MUTANTS
 
-EVERY = MUTANTS + KERNEL_MUTANTS + SPARSE_MUTANTS + STEP_MUTANTS + MODEL_MUTANTS + LOOP_MUTANTS + SEQUENCE_MUTANTS
+PACKAGE_MUTANTS = MUTANTS + KERNEL_MUTANTS + SPARSE_MUTANTS + SEQUENCE_MUTANTS + SHARD_MUTANTS
+EVERY = PACKAGE_MUTANTS + STEP_MUTANTS + MODEL_MUTANTS + LOOP_MUTANTS
 SECONDS = 120  # for a mutant: most take one; one that hangs is a failure
 
 

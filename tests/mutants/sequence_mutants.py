@@ -30,7 +30,7 @@ SEQUENCE_MUTANTS = (
         "rows if plan.rows is None else plan.rows[rows]",
         "rows",
         "the second pass takes the rows of another",
-        f"{LOOP}[chunked-gspo-skip]",
+        f"{SEQUENCES}::test_clipped_sequences_are_no_part_of_the_second_pass[chunked]",
     ),
     Mutant(
         "ops/sequences.py",
@@ -98,9 +98,9 @@ SEQUENCE_MUTANTS = (
     ),
     Mutant(
         "integrations/trl/metrics.py",
-        "sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(1)",
-        "sum(1, keepdim=True)",
-        "a clip of sequences is logged as that of their sums",
-        f"{TRL}[llama-sequences, grpo]",
+        "if part.sequence_ids is not False:",
+        "if False:",
+        "a clip of sequences is logged as that of tokens",
+        f"{TRL}[llama-sequences, wide]",
     ),
 )

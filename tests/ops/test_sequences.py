@@ -82,13 +82,17 @@ CASES = {
 }
 
 
-def naive_loss(name, at, ids=IDS):
+FORMULAS = {name: formula for name, (_, formula) in CASES.items()}
+FORMULAS["no clip range"] = lambda lp, s, a, ref: clipped(s, a, 0.0, 0.0)
+
+
+def naive_loss(name, at, ids=IDS, advantages=ADVANTAGES):
     lp, _ = naive_logprobs(*at, PROBLEM.targets)
     total = torch.zeros((), dtype=torch.float64)
     for i in ids[VALID].unique():
         rows = VALID & (ids == i)
         ratio = (lp - PROBLEM.old_logprobs)[rows].mean().exp()
-        losses = CASES[name][1](lp[rows], ratio, ADVANTAGES[rows], PROBLEM.ref_logprobs[rows])
+        losses = FORMULAS[name](lp[rows], ratio, advantages[rows], PROBLEM.ref_logprobs[rows])
         total = total + (WEIGHTS[rows] * losses).sum()
     return total
 
@@ -105,6 +109,19 @@ def test_loss_and_gradients_are_those_of_a_loop_over_sequences(backend, name, sk
     torch.testing.assert_close(gradients(head.loss, at), want, rtol=1e-10, atol=1e-13)
     logits = logits_policy_loss(at[0] @ at[1].T, PROBLEM.targets, ADVANTAGES, **given, inplace=backend != "eager")
     torch.testing.assert_close(gradients(logits.loss, at), want, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_clipped_sequences_are_no_part_of_the_second_pass(backend):
+    """Where all tokens of a sequence share an advantage, the clip takes its whole gradient."""
+    at, ids = leaves(), torch.where(IDS == 7, 0, IDS)
+    advantages = torch.tensor([1.0, -1.0, 0.5, -0.5, 0.0, 2.0], dtype=torch.float64)[ids]
+    given = {"objective": gspo(0.0, 0.0, sequence_ids=ids), "backend": Backend(backend, chunk_rows=16), **GIVEN}
+    found = linear_policy_loss(*at, PROBLEM.targets, advantages, **given)
+    clipped_rows = VALID & (found.coefficients == 0)
+    assert 0 < clipped_rows.sum() < VALID.sum()
+    want = gradients(naive_loss("no clip range", at, ids, advantages), at)
+    torch.testing.assert_close(gradients(found.loss, at), want, rtol=1e-10, atol=1e-13)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

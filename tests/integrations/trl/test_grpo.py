@@ -58,6 +58,7 @@ SETTINGS = {
     "kl, off policy, cispo": {**OFF_POLICY, "beta": 0.1, "loss_type": "cispo", "epsilon_high": 1.5},
     "luspo, off policy": {**OFF_POLICY, "loss_type": "luspo"},
     **{f"sequences, {kind}": {**SEQUENCES, "loss_type": kind} for kind in ("grpo", "dapo", "luspo", "dr_grpo")},
+    "sequences, wide": {**SEQUENCES, "loss_type": "grpo", "epsilon": 0.5},
     "sequences, on policy": {"importance_sampling_level": "sequence", "loss_type": "grpo"},
     "sequences, delta": {**SEQUENCES, "loss_type": "grpo", "delta": 1.45},
     "sequences, cispo": {**SEQUENCES, "loss_type": "cispo", "epsilon_high": 1.1},

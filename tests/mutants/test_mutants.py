@@ -15,8 +15,9 @@ from .model_mutants import MODEL_MUTANTS
 from .mutants import MUTANTS
 from .sparse_mutants import SPARSE_MUTANTS
 from .step_mutants import STEP_MUTANTS
+from .trainer_mutants import TRAINER_MUTANTS
 
-EVERY = MUTANTS + KERNEL_MUTANTS + SPARSE_MUTANTS + STEP_MUTANTS + MODEL_MUTANTS + LOOP_MUTANTS
+EVERY = MUTANTS + KERNEL_MUTANTS + SPARSE_MUTANTS + STEP_MUTANTS + MODEL_MUTANTS + LOOP_MUTANTS + TRAINER_MUTANTS
 SECONDS = 120  # for a mutant: most take one; one that hangs is a failure
 
 

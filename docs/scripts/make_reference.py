@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the tree's own package, not an installed one
 
 import gft_kernels  # noqa: E402
-from gft_kernels.integrations import hf  # noqa: E402
+from gft_kernels.integrations import hf, trainer  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference.md"
 HEADER = """# Reference
@@ -30,7 +30,7 @@ B sequences, K active rows: [the letters](architecture.md#the-letters). This pag
 CHAPTERS = {"ops": "Ops", "head": "Values", "losses": "Losses", "integrations": "Integrations"}
 ELSEWHERE = {  # public too, but imported from a module of their own
     name: getattr(hf, name) for name in ("fuse_loss", "PolicyBatch", "shift", "num_items_weights", "split_head")
-}
+} | {"policy_trainer": trainer.policy_trainer}
 
 Definition = ast.FunctionDef | ast.ClassDef
 

@@ -66,6 +66,8 @@ def policy_trainer(base: Any, objective: LossFunction, backend: str | Backend = 
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
+            if self.compute_loss_func is not None:  # some set it when transformers' Trainer is there already
+                _refuse(self)
             targets = shift(inputs["labels"])
             rest = {name: x for name, x in inputs.items() if name != "labels"}
             result = model(**rest, policy_batch=_batch(targets, objective, num_items_in_batch))
@@ -130,11 +132,13 @@ def _add_means(trainer: Any, logs: dict[str, float]) -> None:
     else:
         return
     sums, trainer._policy_sums[mode] = trainer._policy_sums[mode], {}
-    if not sums:
+    if not sums and mode == "train":
         raise RuntimeError(
             f"{type(trainer).__name__} computes its loss by itself: no batch has reached the fused loss, and the model "
             "is trained on another one. Override compute_loss in a subclass instead."
         )
+    if not sums:  # what a callback evaluates
+        return
     values = trainer.accelerator.reduce(torch.stack(list(sums.values())), reduction="sum")
     totals = dict(zip(sums, values.tolist(), strict=True))
     tokens = max(totals.pop("tokens"), 1.0)

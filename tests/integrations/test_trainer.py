@@ -131,6 +131,19 @@ def test_policy_trainer_refuses_what_would_have_no_effect(name, tmp_path):
         made(policy_trainer(Trainer, sft()), tmp_path, more=more, **options)
 
 
+class Late(Trainer):
+    """LLaMA-Factory's sets the function so, for its use_dft_loss."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.compute_loss_func = lambda *args, **kwargs: 0
+
+
+def test_policy_trainer_refuses_a_function_that_came_late(tmp_path):
+    with pytest.raises(ValueError, match="compute_loss_func"):
+        made(policy_trainer(Late, sft()), tmp_path).train()
+
+
 def test_policy_trainer_refuses_an_objective_of_other_policies():
     with pytest.raises(ValueError, match="needs ref_logprobs"):
         policy_trainer(Trainer, sft() + kl(0.1))

@@ -40,8 +40,8 @@ TRAINER_MUTANTS = (
     ),
     Mutant(
         "integrations/trainer.py",
-        "    if not sums:\n        raise RuntimeError(",
-        "    if not sums:\n        return\n        raise RuntimeError(",
+        'if not sums and mode == "train":',
+        "if False:",
         "a Trainer that computes its loss by itself goes unnoticed",
         f"{TRAINER}_says_where_its_loss_is_not_computed",
     ),
@@ -58,6 +58,13 @@ TRAINER_MUTANTS = (
         "            pass",
         "a prediction is part of the next evaluation's metrics",
         f"{TRAINER}_logs_means_over_tokens",
+    ),
+    Mutant(
+        "integrations/trainer.py",
+        "            if self.compute_loss_func is not None:  #",
+        "            if False:  #",
+        "another function of the loss, set late, goes unnoticed",
+        f"{TRAINER}_refuses_a_function_that_came_late",
     ),
     Mutant(
         "integrations/prime_rl.py",

@@ -56,7 +56,7 @@ test-all: $(VENV)/.test  ## and those that measure committed rows again
 # what a run on a CPU needs, which saves gigabytes.
 .venv-axolotl/.other: TRAINER = axolotl==0.19.0
 .venv-axolotl/.other: NEEDS = transformers==5.16.1 trl==1.9.0 accelerate==1.13.0 peft==0.20.0 datasets==4.8.4 \
-	bitsandbytes==0.50.2 axolotl-contribs-lgpl==0.0.7 axolotl-contribs-mit==0.0.6 addict art colorama evaluate fire \
+	bitsandbytes==0.50.2 axolotl-contribs-lgpl==0.0.7 axolotl-contribs-mit==0.0.6 addict art colorama evaluate fastcore fire \
 	mistral-common numba posthog pydantic python-dotenv schedulefree sentencepiece typer wandb
 .venv-swift/.other: TRAINER = ms-swift==4.6.0
 .venv-swift/.other: NEEDS = 'transformers<5.20' 'trl<1.0' 'peft<0.21' 'datasets<4.8.5' accelerate addict aiohttp \

@@ -1,4 +1,4 @@
-"""The recipes run as they stand on the page, on stand-ins with the signatures of their libraries."""
+"""The recipes run as they stand on the page, on stand-ins with their libraries' signatures."""
 
 from __future__ import annotations
 

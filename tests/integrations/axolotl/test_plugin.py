@@ -1,5 +1,5 @@
-"""GFTPlugin in axolotl's own command, on a tiny model made here: its losses and weights are those of
-axolotl's cross entropy.
+"""GFTPlugin in axolotl's own command, on a tiny model made here: its losses and weights are those
+of axolotl's cross entropy.
 
 make test-axolotl installs axolotl and runs this.
 """

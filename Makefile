@@ -16,7 +16,7 @@ define step
 	@($(2)) 3>&1 >>$(LOG) 2>&1 || { tail -n 20 $(LOG); echo "set-up stopped here; all of it is in $(LOG)"; exit 1; }
 endef
 
-.PHONY: setup demo test test-all lint bench report gpu smollm2 clean
+.PHONY: setup demo test test-all test-verl lint bench report gpu smollm2 clean
 
 setup: $(VENV)/.test
 
@@ -43,6 +43,16 @@ $(VENV)/.bench: $(VENV)/.torch pyproject.toml
 		$(PIP) --no-deps verl==0.9.1 cut-cross-entropy==25.1.1 || echo "without verl and Cut Cross Entropy" >&3)
 	@touch $(VENV)/.ready $@
 
+# All that verl requires would bring vLLM and CUDA with it. What its actor and its trainer import is enough.
+$(VENV)/.verl: $(VENV)/.torch pyproject.toml
+	$(call step,setting up $(VENV): transformers and what verl imports, $(PIP) torch==$(TORCH) \
+		'transformers==5.10.*' 'tensordict==0.10.*' ray hydra-core codetiming pylatexenc accelerate peft datasets \
+		pillow torchdata uvicorn cachetools fastapi)
+	$(call step,setting up $(VENV): verl, $(PIP) --no-deps verl==0.9.1)
+	$(call step,setting up $(VENV): the package and what its tests need, \
+		$(PIP) torch==$(TORCH) -e . pytest pytest-timeout hypothesis)
+	@touch $@
+
 demo: $(VENV)/.ready  ## fine-tune the embedded model four ways; prints accuracies, draws runs/demo/curves.png
 	$(BIN)/gft train --overwrite
 
@@ -51,6 +61,10 @@ test: $(VENV)/.test
 
 test-all: $(VENV)/.test  ## and those that measure committed rows again
 	$(BIN)/python -m pytest -n auto --dist worksteal --durations=15
+
+test-verl:  ## the adapter of verl, in .venv-verl: verl wants versions of its own
+	@$(MAKE) --no-print-directory VENV=.venv-verl .venv-verl/.verl
+	.venv-verl/bin/python -m pytest tests/integrations/verl tests/mutants/test_mutants.py -k verl
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
@@ -71,4 +85,4 @@ smollm2: $(VENV)/.ready  ## SmolLM2-135M-Instruct as a local transformers folder
 	$(BIN)/python -m gft.smollm2
 
 clean:
-	rm -rf $(VENV) runs build *.egg-info
+	rm -rf $(VENV) .venv-verl runs build *.egg-info

@@ -64,7 +64,9 @@ def objective_under(config: Any, objective: LossFunction) -> LossFunction:
     if config is None:
         raise ValueError("verl gave no config to the policy loss: pass config=, an ActorConfig.")
     section = config.policy_loss
-    found = _changed(config, ActorConfig, "", objective) + _changed(section, PolicyLossConfig, "policy_loss.", objective)
+    found = _changed(config, ActorConfig, "", objective) + _changed(
+        section, PolicyLossConfig, "policy_loss.", objective
+    )
     correction = section.get("rollout_correction", None)
     if correction is not None and correction.get("bypass_mode", False):
         found.append("policy_loss.rollout_correction.bypass_mode=True (verl computes it in its own loss alone)")

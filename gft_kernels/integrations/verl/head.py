@@ -79,7 +79,9 @@ class FusedLinear(torch_functional.FusedLinearForPPO):
             found = compute(hidden_states.flatten(0, -2), vocab_weights, None)
         else:
             found = _inside(running.layer, compute, hidden_states.flatten(0, -2))
-        return found.logprobs.view(input_ids.shape), found.entropy.view(input_ids.shape)
+        # No views: FSDP2 warns of hooks that an operation in place on one would lose.
+        log_probs, entropy = (x.view(input_ids.shape).clone() for x in found)
+        return log_probs, entropy
 
 
 def with_transforms(forward: Callable[..., Any]) -> Callable[..., Any]:

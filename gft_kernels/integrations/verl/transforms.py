@@ -51,9 +51,9 @@ def transforms_of(model: Any, forward: Callable[..., Any]) -> Head:
 
 def _stand_in(model: Any, forward: Callable[..., Any]) -> Any:
     """The model's attributes and its own forward, but a table for a backbone and a small head."""
-    table = _materialised(nn.Embedding(VOCABULARY, WIDTH))
+    table = _materialised(nn.Embedding(VOCABULARY, WIDTH, device="meta"))
     backbone = _in_place_of(model.model, _look_up, {"table": table})
-    head = _materialised(nn.Linear(WIDTH, VOCABULARY, bias=False))
+    head = _materialised(nn.Linear(WIDTH, VOCABULARY, bias=False, device="meta"))
 
     def with_positions(self: Any, input_ids: Tensor, **kwargs: Any) -> Any:
         # As verl gives them to vision-language models, which insist on them. Others hand them on.
@@ -87,7 +87,7 @@ class _Output(tuple):
 
 
 def _materialised(layer: Any) -> Any:
-    """Numbers in the layer's weight, also where a context puts all parameters on the meta device."""
+    """Numbers in the layer's weight, no random ones. verl builds models in contexts of the meta device."""
     layer = layer.to_empty(device="cpu")
     with torch.no_grad():
         layer.weight.copy_(torch.linspace(-1, 1, layer.weight.numel()).view_as(layer.weight))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,12 @@ import torch
 from hydra import compose, initialize_config_dir
 from verl import trainer
 from verl.trainer.config import RolloutCorrectionConfig
-from verl.trainer.ppo.core_algos import get_policy_loss_fn
+from verl.trainer.ppo.core_algos import get_adv_estimator_fn, get_policy_loss_fn
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.config import PolicyLossConfig
 
 from gft_kernels import cispo, gft, grpo, kl, reinforce, sft
-from gft_kernels.integrations.verl import GFTLossConfig, policy_loss
+from gft_kernels.integrations.verl import GFTLossConfig, advantages, policy_loss
 
 from .tiny import GLOBAL, MODES, actor_config, arguments
 
@@ -24,6 +25,7 @@ VERLS = {
     "gpg": reinforce(),
 }
 RECIPE = ["policy_loss.loss_mode=gft", "policy_loss._target_=gft_kernels.integrations.verl.GFTLossConfig"]
+FOLDER = str(Path(trainer.__file__).parent / "config")
 
 
 def run(loss, given, **options):
@@ -127,7 +129,10 @@ def test_log_probs_in_bf16_are_worked_on_in_fp32():
         ({"tau_neg": 2.0}, "tau_neg=2.0"),
         ({"policy_loss": PolicyLossConfig(ppo_kl_coef=0.2)}, "policy_loss.ppo_kl_coef=0.2"),
         ({"policy_loss": PolicyLossConfig(dro_beta=0.2)}, "policy_loss.dro_beta=0.2"),
-        ({"policy_loss": PolicyLossConfig(clip_cov_ratio=0.1, clip_cov_lb=0, clip_cov_ub=1)}, "clip_cov_ratio=0.1.*lb.*ub"),
+        (
+            {"policy_loss": PolicyLossConfig(clip_cov_ratio=0.1, clip_cov_lb=0, clip_cov_ub=1)},
+            "clip_cov_ratio=0.1.*lb.*ub",
+        ),
         ({"policy_loss": PolicyLossConfig(kl_cov_ratio=0.1)}, "kl_cov_ratio=0.1"),
         (
             {"policy_loss": PolicyLossConfig(rollout_correction=RolloutCorrectionConfig.bypass_pg_is())},
@@ -175,10 +180,9 @@ def test_tau_beside_another_objective_is_refused():
 
 def actor_of_command_line(*overrides: str):
     """What verl makes of options of its command line: its own files, its own way to dataclasses."""
-    folder = Path(trainer.__file__).parent / "config"
     plain = ["actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=1"]
     given = [x.replace("policy_loss", "actor_rollout_ref.actor.policy_loss") for x in overrides]
-    with initialize_config_dir(str(folder), version_base=None):
+    with initialize_config_dir(FOLDER, version_base=None):
         config = compose("ppo_trainer", overrides=plain + given)
     return omega_conf_to_dataclass(config.actor_rollout_ref.actor)
 
@@ -203,3 +207,19 @@ def test_defaults_of_verls_files_are_not_refused():
 def test_tau_of_the_command_line_that_cannot_be_is_refused(overrides, said):
     with pytest.raises(Exception, match=said):  # hydra's own, around the one here
         actor_of_command_line(*overrides)
+
+
+def test_example_is_a_command_line_that_verl_takes():
+    """All but the run itself, which needs GPUs: verl's files, its dataclasses, our refusals."""
+    script = Path(__file__).parents[3] / "examples" / "verl_gft.sh"
+    files = {'"$model"': "m", '"$train"': "a.parquet", '"$test"': "b.parquet"}
+    options = re.findall(r"^ {4}(\S+=\S+) \\$", script.read_text(), flags=re.MULTILINE)
+    given = [f"{name}={files.get(value, value)}" for name, value in (x.split("=", 1) for x in options)]
+    with initialize_config_dir(FOLDER, version_base=None):
+        config = compose("ppo_trainer", overrides=given)
+    actor = omega_conf_to_dataclass(config.actor_rollout_ref.actor)
+    run(get_policy_loss_fn(actor.policy_loss.loss_mode), arguments(), config=actor)
+    assert get_adv_estimator_fn(config.algorithm.adv_estimator) is advantages
+    advantages(torch.tensor([[1.0], [0.0]]), torch.ones(2, 1), [0, 0], config.algorithm)
+    assert config.actor_rollout_ref.model.use_fused_kernels
+    assert config.actor_rollout_ref.model.fused_kernel_options.impl_backend == "torch"

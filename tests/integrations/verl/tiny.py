@@ -52,7 +52,9 @@ class CpuPlatform(PlatformCUDA):
 
     device_name = property(lambda self: "cpu")
     vendor_name = property(lambda self: "cpu")
-    device_module = property(lambda self: SimpleNamespace(is_available=lambda: True, mem_get_info=lambda: (1, 1), **CPU))
+    device_module = property(
+        lambda self: SimpleNamespace(is_available=lambda: True, mem_get_info=lambda: (1, 1), **CPU)
+    )
 
     def current_device(self) -> Any:
         return torch.device("cpu")
@@ -79,7 +81,9 @@ def process_group(rank: int = 0, ranks: int = 1, store: Any = None):
             dist.destroy_process_group()
 
 
-def engine_of(folder: str, fused: bool, *, remove_padding: bool = False, strategy: str = "fsdp2", **changes: Any) -> Any:
+def engine_of(
+    folder: str, fused: bool, *, remove_padding: bool = False, strategy: str = "fsdp2", **changes: Any
+) -> Any:
     """verl's FSDP engine on the model in a folder, in fp32."""
     from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead  # it asks for the platform
 
@@ -94,7 +98,8 @@ def engine_of(folder: str, fused: bool, *, remove_padding: bool = False, strateg
     )
     plain = dict.fromkeys(("param_dtype", "reduce_dtype", "buffer_dtype"), "fp32")
     config = FSDPEngineConfig(strategy=strategy, use_torch_compile=False, mixed_precision=plain)
-    optimizer = FSDPOptimizerConfig(lr=1e-2, total_training_steps=10, clip_grad=1e9, weight_decay=0.0)
+    # Steps of the gradient itself: Adam's would blow up the rounding of small ones.
+    optimizer = FSDPOptimizerConfig(optimizer="SGD", lr=1.0, total_training_steps=10, clip_grad=1e9, weight_decay=0.0)
     engine = FSDPEngineWithLMHead(model, config, optimizer, CheckpointConfig())
     engine.initialize()
     return engine

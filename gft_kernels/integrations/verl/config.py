@@ -12,7 +12,7 @@ from ...losses.objectives import GFT, LossFunction
 NAME = "gft"  # of the policy loss and of the advantage estimator
 
 # Options of verl's other losses: beside an objective they would change nothing.
-OF_OTHER_LOSSES = {
+OF_OTHER_LOSSES: dict[Any, tuple[str, ...]] = {
     ActorConfig: ("clip_ratio", "clip_ratio_low", "clip_ratio_high", "clip_ratio_c", "tau_pos", "tau_neg"),
     PolicyLossConfig: ("clip_cov_ratio", "clip_cov_lb", "clip_cov_ub", "kl_cov_ratio", "ppo_kl_coef", "dro_beta"),
 }
@@ -105,7 +105,7 @@ def refuse(section: str, options: list[str]) -> None:
         raise ValueError(f"options of the {section} that would have no effect: {'; '.join(options)}.")
 
 
-def _changed(section: Any, of: type, prefix: str, objective: LossFunction) -> list[str]:
+def _changed(section: Any, of: Any, prefix: str, objective: LossFunction) -> list[str]:
     """Options of other losses that are not at the default that verl gives them."""
     defaults = {field.name: field.default for field in fields(of)}
     values = {name: section.get(name, defaults[name]) for name in OF_OTHER_LOSSES[of] if name in defaults}

@@ -34,7 +34,10 @@ class Running(NamedTuple):
 _running: ContextVar[Running | None] = ContextVar("the model whose fused forward runs", default=None)
 
 
-class FusedLinear(torch_functional.FusedLinearForPPO):
+VerlsLinear: Any = torch_functional.FusedLinearForPPO
+
+
+class FusedLinear(VerlsLinear):
     """verl's FusedLinearForPPO with the model's bias, scale and soft cap, and without the logits.
 
     Equivalent to, in the fused forward of a model::
@@ -84,11 +87,16 @@ class FusedLinear(torch_functional.FusedLinearForPPO):
         return log_probs, entropy
 
 
-def with_transforms(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A fused forward of verl during which the head knows the model."""
+def with_transforms(forward: Callable[..., Any], own: Callable[..., Any]) -> Callable[..., Any]:
+    """A fused forward of verl during which the head knows the model.
+
+    verl puts it on the class: models of it that are not fused get their `own` forward.
+    """
 
     @functools.wraps(forward)
     def wrapped(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if "_head_transforms" not in vars(self):
+            return own(self, *args, **kwargs)
         with _run(Running(_linear(self), self._head_transforms)):
             return forward(self, *args, **kwargs)
 
@@ -105,7 +113,7 @@ def _run(running: Running) -> Iterator[None]:
 
 
 def _inside(layer: Any, compute: Callable[..., LogProbs], hidden: Tensor) -> LogProbs:
-    """`compute` in place of the layer's forward, with the weight as the hooks around it leave it."""
+    """`compute` in place of the layer's forward, on the weight that the hooks around it leave."""
 
     def forward(hidden: Tensor) -> LogProbs:
         return compute(hidden, layer.weight, layer.bias)

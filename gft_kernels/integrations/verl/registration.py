@@ -12,12 +12,12 @@ from verl.utils.experimental import torch_functional
 from ...losses.objectives import gft
 from .config import NAME
 from .estimator import advantages
-from .head import FusedLinear, with_transforms
+from .head import FusedLinear, VerlsLinear, with_transforms
 from .loss import PolicyLossFn, policy_loss
 from .transforms import transforms_of
 
-_VERLS = torch_functional.FusedLinearForPPO
-_patch = monkey_patch.patch_forward_with_backends
+_heads: Any = torch_functional  # the module whose head verl's forwards take anew in every call
+_patch: Any = monkey_patch.patch_forward_with_backends
 _own_forwards: dict[type, Any] = {}  # of the classes whose forward verl has replaced
 _registered: PolicyLossFn | None = None
 
@@ -42,7 +42,7 @@ def install(tau: float = 0.7, head: bool = True) -> None:
         raise ValueError(f"verl has a policy loss {NAME!r} already, {POLICY_LOSS_REGISTRY[NAME]!r}")
     register_adv_est(NAME)(advantages)
     _registered = register_policy_loss(NAME)(loss)
-    torch_functional.FusedLinearForPPO = FusedLinear if head else _VERLS
+    _heads.FusedLinearForPPO = FusedLinear if head else VerlsLinear
     monkey_patch.patch_forward_with_backends = _patch_forward if head else _patch
 
 
@@ -59,4 +59,4 @@ def _patch_forward(model: Any, use_fused_kernels: bool = False, fused_kernels_ba
         model._head_transforms = transforms_of(model, own)
     _patch(model, use_fused_kernels, fused_kernels_backend)
     if ours:
-        type(model).forward = with_transforms(type(model).forward)
+        type(model).forward = with_transforms(type(model).forward, own)

@@ -14,7 +14,7 @@ from gft_kernels.integrations.verl import FusedLinear, head, install, registrati
 
 from ..models import CONFIGS, SIZES, V, untrained
 
-VERLS = registration._VERLS
+VERLS = head.VerlsLinear
 LOUD = 30.0  # a fresh head's logits are small: grown, its soft cap bends them
 PLAIN = ("llama", "qwen2-tied", "mixtral")
 TRANSFORMED = ("gemma2-softcap", "granite-divides", "cohere-multiplies", "phi-bias")
@@ -158,6 +158,13 @@ def test_two_models_of_a_class_keep_their_own_transforms():
     assert [model._head_transforms.softcap for model in models] == [0.5, None]
     for model, expected in zip(models, want, strict=True):
         torch.testing.assert_close(model(input_ids=tokens, return_dict=True).log_probs, expected, atol=4e-6, rtol=1e-5)
+
+
+def test_model_of_a_fused_class_keeps_its_own_forward():
+    tokens, plain = ids(), untrained("llama")
+    want = plain(input_ids=tokens).logits
+    fuse(untrained("llama"))
+    assert torch.equal(plain(input_ids=tokens).logits, want)
 
 
 def test_model_without_numbers_yet_shows_its_transforms():

@@ -6,5 +6,5 @@ from importlib.util import find_spec
 
 
 def missing() -> list[str]:
-    """What the tests of the verl adapter lack. The benchmarks install verl alone, for one of its files."""
+    """What the tests of the adapter lack. The benchmarks install verl alone, for a file of it."""
     return [name for name in ("verl", "ray", "tensordict", "hydra", "datasets") if find_spec(name) is None]

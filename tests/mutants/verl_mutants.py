@@ -26,8 +26,8 @@ VERL_MUTANTS = (
     ),
     Mutant(
         "integrations/verl/loss.py",
-        "agg_loss(losses, response_mask, loss_agg_mode, **config.global_batch_info)",
-        "agg_loss(losses, response_mask, loss_agg_mode)",
+        "total = agg_loss(losses, response_mask, loss_agg_mode, **config.global_batch_info)",
+        "total = agg_loss(losses, response_mask, loss_agg_mode)",
         "verl: the mean is that of a micro-batch",
         f"{LOSS}::test_policy_loss_is_bit_equal_to_verls_own",
     ),
@@ -84,8 +84,15 @@ VERL_MUTANTS = (
         "integrations/verl/registration.py",
         "own = _own_forwards.setdefault(type(model), type(model).forward)",
         "own = type(model).forward",
-        "verl: the second model of a class is probed through the fused forward",
-        f"{HEAD}::test_two_models_of_a_class_keep_their_own_transforms",
+        "verl: the fused forward is taken for the model's own",
+        f"{HEAD}::test_model_may_be_fused_twice",
+    ),
+    Mutant(
+        "integrations/verl/head.py",
+        '        if "_head_transforms" not in vars(self):\n            return own(self, *args, **kwargs)\n',
+        "",
+        "verl: a model that is not fused has the fused forward",
+        f"{HEAD}::test_model_of_a_fused_class_keeps_its_own_forward",
     ),
     Mutant(
         "integrations/verl_plugin.py",

@@ -74,7 +74,7 @@ def policy_loss(objective: LossFunction) -> PolicyLossFn:
 
 
 def _unmasked(values: Tensor, mask: Tensor) -> Tensor:
-    """The values in fp32 or wider, 0 where masked: padding may hold anything, and 0 * NaN is NaN."""
+    """The values in fp32 or wider, 0 where masked: padding may hold NaN, and 0 * NaN is NaN."""
     return torch.where(mask, values.to(torch.promote_types(values.dtype, torch.float32)), 0.0)
 
 

@@ -87,7 +87,7 @@ class _Output(tuple):
 
 
 def _materialised(layer: Any) -> Any:
-    """Numbers in the layer's weight, no random ones. verl builds models in contexts of the meta device."""
+    """Numbers in the layer's weight, not random ones, also where a context puts all on meta."""
     layer = layer.to_empty(device="cpu")
     with torch.no_grad():
         layer.weight.copy_(torch.linspace(-1, 1, layer.weight.numel()).view_as(layer.weight))

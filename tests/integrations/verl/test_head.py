@@ -23,10 +23,12 @@ TRANSFORMED = ("gemma2-softcap", "granite-divides", "cohere-multiplies", "phi-bi
 @pytest.fixture(autouse=True)
 def own_forwards(monkeypatch):
     """verl patches classes: put their own forwards back after each test."""
-    plain = monkey_patch.patch_forward_with_backends
+    plain, seen = monkey_patch.patch_forward_with_backends, set()
 
     def remembered(model, *args, **kwargs):
-        monkeypatch.setattr(type(model), "forward", registration._own_forwards.get(type(model), type(model).forward))
+        if type(model) not in seen:
+            seen.add(type(model))
+            monkeypatch.setattr(type(model), "forward", type(model).forward)
         return plain(model, *args, **kwargs)
 
     monkeypatch.setattr(monkey_patch, "patch_forward_with_backends", remembered)
@@ -158,6 +160,10 @@ def test_two_models_of_a_class_keep_their_own_transforms():
     assert [model._head_transforms.softcap for model in models] == [0.5, None]
     for model, expected in zip(models, want, strict=True):
         torch.testing.assert_close(model(input_ids=tokens, return_dict=True).log_probs, expected, atol=4e-6, rtol=1e-5)
+
+
+def test_model_may_be_fused_twice():
+    assert fuse(fuse(untrained("gemma2-softcap")))._head_transforms.softcap == 0.5
 
 
 def test_model_of_a_fused_class_keeps_its_own_forward():

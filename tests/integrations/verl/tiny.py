@@ -140,7 +140,7 @@ def rollout(vocabulary: int, temperature: float, fused: bool, rows: slice = slic
 
 
 def update(engine: Any, data: TensorDict, loss_mode: str, **changes: Any) -> dict[str, Any]:
-    """One update of the actor, by verl's own ppo_loss: the loss, grad_norm, and the metrics' values."""
+    """One update of the actor, by verl's own ppo_loss: loss, grad_norm, and the metrics."""
     from verl.workers.utils.losses import ppo_loss
 
     config = actor_config(policy_loss=PolicyLossConfig(loss_mode=loss_mode), **changes)

@@ -32,7 +32,7 @@ from .packing import loss_arguments, tells_apart
 from .parts import find_head
 from .probe import find_transforms
 from .verify import own_output, run, two_rows, undisturbed, warn_of_terms
-from .wrappers import model_inside
+from .wrappers import model_inside, refuse_liger
 
 
 class Fused(NamedTuple):
@@ -137,6 +137,11 @@ class FusedModel(_Exchanged):
 
     _fused: Fused
     _names: tuple[str, ...]  # of the arguments of its forward, in order
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "forward":  # accelerate wraps the one there is; Liger goes past it
+            refuse_liger(self, value)
+        super().__setattr__(name, value)
 
     def forward(self, *args: Any, policy_batch: PolicyBatch | None = None, **kwargs: Any) -> Any:
         plain: Any = super()

@@ -128,8 +128,15 @@ def loss_arguments(model: Any, names: Sequence[str], args: tuple[Any, ...], kwar
 
     Raises:
         ValueError: the sequences of a packed row would see each other.
+        TypeError: labels, which ask for another loss.
     """
     given = {**dict(zip(names, args, strict=False)), **kwargs}
+    for name in ("labels", "shift_labels"):
+        if given.get(name) is not None:
+            raise TypeError(
+                f"{name} and policy_batch ask for two losses: leave {name} out, and make targets of labels by "
+                "shift(labels)."
+            )
     _refuse_leak(model, given)
     return kwargs if "use_cache" in names[: len(args)] else {**kwargs, "use_cache": False}
 

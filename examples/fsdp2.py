@@ -4,8 +4,6 @@ The loss is in the model's own forward, so FSDP2 gathers the head's weight and r
 as it does for every other layer. Nothing below knows that there are no logits.
 """
 
-import os
-
 import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -14,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from gft_kernels import gft
 from gft_kernels.integrations.hf import PolicyBatch, fuse_loss, num_items_weights, pack
 
-alone = {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+alone = {} if dist.is_torchelastic_launched() else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
 dist.init_process_group("gloo", **alone)  # on GPUs: nccl
 rank, ranks = dist.get_rank(), dist.get_world_size()
 torch.manual_seed(0)

@@ -29,7 +29,8 @@ B sequences, K active rows: [the letters](architecture.md#the-letters). This pag
 """
 CHAPTERS = {"ops": "Ops", "head": "Values", "losses": "Losses", "integrations": "Integrations"}
 ELSEWHERE = {  # public too, but imported from a module of their own
-    name: getattr(hf, name) for name in ("fuse_loss", "PolicyBatch", "shift", "num_items_weights", "split_head")
+    name: getattr(hf, name)
+    for name in ("fuse_loss", "PolicyBatch", "shift", "num_items_weights", "pack", "Packed", "split_head")
 }
 
 Definition = ast.FunctionDef | ast.ClassDef

@@ -42,7 +42,8 @@ class Packed(NamedTuple):
 
     def split(self, row: Tensor) -> list[Tensor]:  # [1, T-1] -> S of [length - 1]
         """What `join` put together, such as the log-probs of a result."""
-        return [x[: n - 1] for x, n in zip(nn.functional.pad(row[0], (0, 1)).split(self.lengths), self.lengths)]  # noqa: B905
+        parts = nn.functional.pad(row[0], (0, 1)).split(self.lengths)
+        return [x[:-1] for x in parts]
 
     def flash_arguments(self) -> dict[str, Any]:
         """The ends of the sequences for flash-attn, which it reads from position_ids otherwise.
@@ -70,10 +71,12 @@ def pack(sequences: Sequence[Tensor], labels: Sequence[Tensor] | None = None, *,
         ignore_index: the target value of a masked token.
 
     Returns:
-        Packed(inputs, targets, sequence_ids, lengths), with `join` and `split` for per-token values.
+        Packed(inputs, targets, sequence_ids, lengths), with `join` and `split` for values of
+        tokens.
 
     Raises:
-        ValueError: no sequences, an empty one, one that is not [length], or labels of another shape.
+        ValueError: no sequences, an empty one, one that is not [length], or labels of another
+            shape.
 
     Cost: copies of the ids. A row has no padding; what attention costs depends on its kernel: the
     length of each sequence with flash-attn, the length of the row with others.
@@ -142,7 +145,8 @@ def loss_arguments(model: Any, names: Sequence[str], args: tuple[Any, ...], kwar
 
 
 def _refuse_leak(model: Any, given: dict[str, Any]) -> None:
-    positions, mask = given.get("position_ids"), given.get("attention_mask")
+    positions: Any = given.get("position_ids")
+    mask: Any = given.get("attention_mask")
     if not isinstance(positions, Tensor) or positions.ndim != 2 or torch.compiler.is_compiling():
         return
     is_flat = isinstance(mask, Tensor) and mask.ndim == 2

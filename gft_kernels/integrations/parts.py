@@ -56,7 +56,7 @@ def find_head(model: Any, *, sharded: bool = False) -> nn.Linear:
             f"{_way_out(layer)}, or {THROUGH_LOGITS}."
         )
     if any(hasattr(layer.weight, mark) for mark in ("ds_id", "_hp_mapping")):  # of ZeRO-3, and of ZeRO-1 and 2
-        raise TypeError(f"the model is in DeepSpeed, where the loss has not been tried: {THROUGH_LOGITS}; or use FSDP2.")
+        raise TypeError(f"the model is in DeepSpeed, where the loss was not tried: {THROUGH_LOGITS}; or use FSDP2.")
     if not (sharded and _is_shard(layer.weight)) and not _is_plain(layer.weight):
         raise TypeError(
             f"the weight of the model's head is {type(layer.weight).__name__} of {layer.weight.dtype}, not a parameter "

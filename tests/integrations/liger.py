@@ -59,7 +59,7 @@ def kernels_used(made: nn.Module) -> set[str]:
 
 
 def error(made: nn.Module) -> float:
-    """Of log-probs and of every gradient, against the model's own logits, relative to the largest."""
+    """Of log-probs, and of every gradient relative to its largest entry, against own logits."""
     ids, targets = tokens(), tokens()[:, 1:]
     advantages = torch.linspace(-1, 1, targets.numel()).view(targets.shape)
     found = made(input_ids=ids, policy_batch=PolicyBatch(targets, gft(0.03), advantages))

@@ -1,6 +1,7 @@
 """Two processes over gloo: what each case finds, as JSON.
 
-In fp32 it is the worst error of a gradient against one process; in bf16 see tests.integrations.mixed.
+In fp32 it is the worst error of a gradient against one process; in bf16 see
+tests.integrations.mixed.
 
 python -m tests.integrations.ranks FOLDER RANK
 """

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from .mixed import MIXED
-from .ranks import CASES, RANKS
+from .ranks import RANKS, RUNS
 
 BF16 = 2.0**-8  # the distance of 1 to the next number
 
@@ -23,10 +23,10 @@ def found(tmp_path_factory) -> dict[str, list[object]]:
     outputs = [process.communicate(timeout=300)[1] for process in processes]
     assert not any(process.returncode for process in processes), "\n".join(outputs)
     of_ranks = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(RANKS)]
-    return {case: [of_rank[case] for of_rank in of_ranks] for case in (*CASES, *MIXED)}
+    return {case: [of_rank[case] for of_rank in of_ranks] for case in (*RUNS, *MIXED)}
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", RUNS)
 def test_two_processes_equal_one_in_every_gradient(case, found):
     for error in found[case]:
         assert isinstance(error, float), error

@@ -14,10 +14,20 @@ from .layers_mutants import LAYERS_MUTANTS
 from .loop_mutants import LOOP_MUTANTS
 from .model_mutants import MODEL_MUTANTS
 from .mutants import MUTANTS
+from .shard_mutants import SHARD_MUTANTS
 from .sparse_mutants import SPARSE_MUTANTS
 from .step_mutants import STEP_MUTANTS
 
-EVERY = MUTANTS + KERNEL_MUTANTS + SPARSE_MUTANTS + STEP_MUTANTS + MODEL_MUTANTS + LOOP_MUTANTS + LAYERS_MUTANTS
+EVERY = (
+    *MUTANTS,
+    *KERNEL_MUTANTS,
+    *SPARSE_MUTANTS,
+    *STEP_MUTANTS,
+    *MODEL_MUTANTS,
+    *LOOP_MUTANTS,
+    *SHARD_MUTANTS,
+    *LAYERS_MUTANTS,
+)
 SECONDS = 120  # for a mutant: most take one; one that hangs is a failure
 
 

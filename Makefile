@@ -16,7 +16,7 @@ define step
 	@($(2)) 3>&1 >>$(LOG) 2>&1 || { tail -n 20 $(LOG); echo "set-up stopped here; all of it is in $(LOG)"; exit 1; }
 endef
 
-.PHONY: setup demo test test-all test-axolotl test-swift lint bench report gpu smollm2 clean
+.PHONY: setup demo test test-all test-axolotl test-swift test-verl lint bench report gpu smollm2 clean
 
 setup: $(VENV)/.test
 
@@ -62,6 +62,9 @@ test-all: $(VENV)/.test  ## and those that measure committed rows again
 .venv-swift/.other: NEEDS = 'transformers<5.20' 'trl<1.0' 'peft<0.21' 'datasets<4.8.5' accelerate addict aiohttp \
 	attrdict binpacking dacite einops fastapi json-repair matplotlib modelscope nltk openai pandas pillow rouge \
 	sentencepiece simplejson sortedcontainers tensorboard tiktoken uvicorn zstandard
+.venv-verl/.other: TRAINER = verl==0.9.1
+.venv-verl/.other: NEEDS = 'transformers==5.10.*' 'tensordict==0.10.*' ray hydra-core codetiming pylatexenc accelerate \
+	peft datasets pillow torchdata uvicorn cachetools fastapi
 .venv-%/.other: override VENV = .venv-$*
 .venv-%/.other: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -76,6 +79,9 @@ test-axolotl: .venv-axolotl/.other  ## the plug-in in axolotl's own command, 5 m
 
 test-swift: .venv-swift/.other  ## the loss in ms-swift's own trainer
 	.venv-swift/bin/python -m pytest tests/integrations/test_swift.py
+
+test-verl: .venv-verl/.other  ## the loss, advantages and head in verl's own worker, 2 minutes
+	.venv-verl/bin/python -m pytest tests/integrations/verl tests/mutants/test_mutants.py -k verl
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .

@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from .parallel import VocabularyShard
+
 
 @dataclass(frozen=True)
 class Sparse:
@@ -76,6 +78,8 @@ class Head:
         temperature: divides the logits last. It is that of the policy which sampled the tokens, and
             every probability the ops report is the tempered one.
         ignore_index: the target value that marks a masked row.
+        shard: the rows of the whole weight that the weight and bias of the call are
+            (`VocabularyShard`), where processes share the vocabulary. None: they are the whole.
 
     Raises:
         ValueError: temperature, softcap or scale is out of range.
@@ -86,6 +90,7 @@ class Head:
     softcap: float | None = None
     temperature: float = 1.0
     ignore_index: int = -100
+    shard: VocabularyShard | None = None
 
     def __post_init__(self) -> None:
         for name in ("temperature", "softcap"):

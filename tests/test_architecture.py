@@ -22,14 +22,15 @@ FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 # Rooms of gft_kernels, lowest first, and the floors inside a room: a file imports lower ones only.
 # A new file needs a place here.
 FLOORS = (
-    "losses/objectives losses/advantages losses/reductions head",
-    "losses/ratios",
+    "losses/objectives losses/advantages losses/reductions parallel",
+    "losses/ratios head",
     "engines/accumulate",
-    "engines/contract engines/columns",
+    "engines/contract engines/columns engines/shard",
     "engines/eager engines/sparse_report",
     "engines/sparse",
     "engines/chunked engines/triton",
-    "ops/validation ops/backends",
+    "ops/agreement ops/backends",
+    "ops/validation",
     "ops/plan ops/result",
     "ops/autograd",
     "ops/compile",

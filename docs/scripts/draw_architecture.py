@@ -42,6 +42,8 @@ CALL = {
     "ops/result": 10,
 }
 
+VALUES = ("gft_kernels.head", "gft_kernels.parallel")  # under all rooms, and in none
+
 WIDTH, INK = 800, "#7d8590"  # a grey that is readable on white and on black
 MONO, SANS = "ui-monospace, Menlo, Consolas, DejaVu Sans Mono, monospace", "Helvetica, Arial, DejaVu Sans, sans-serif"
 CHAR = 6.65  # pixels of a character of MONO at 11
@@ -86,9 +88,7 @@ def below() -> dict[str, set[str]]:
     """Room -> the rooms that its files import."""
     found = {}
     for room, (folder, *_) in ROOMS.items():
-        names = (
-            name for path in (ROOT / folder).rglob("*.py") for name in imports(path) if "gft_kernels.head" not in name
-        )
+        names = (name for path in (ROOT / folder).rglob("*.py") for name in imports(path) if name not in VALUES)
         found[room] = {other for other in map(room_of, names) if other not in (None, room)}
     return found
 

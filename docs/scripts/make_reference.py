@@ -18,7 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # the tree's own package, not an installed one
 
 import gft_kernels  # noqa: E402
-from gft_kernels.integrations import hf, trainer  # noqa: E402
+from gft_kernels import parallel  # noqa: E402
+from gft_kernels.integrations import hf  # noqa: E402
 
 PAGE = ROOT / "docs" / "reference.md"
 HEADER = """# Reference
@@ -27,10 +28,18 @@ Every public name, with its signature and docstring. N tokens, D hidden size, V 
 B sequences, K active rows: [the letters](architecture.md#the-letters). This page is written by
 [make_reference.py](scripts/make_reference.py): mend the docstring, not the page.
 """
-CHAPTERS = {"ops": "Ops", "head": "Values", "losses": "Losses", "integrations": "Integrations"}
+CHAPTERS = {
+    "ops": "Ops",
+    "head": "Values",
+    "losses": "Losses",
+    "parallel": "Parallel heads",
+    "integrations": "Integrations",
+}
 ELSEWHERE = {  # public too, but imported from a module of their own
-    name: getattr(hf, name) for name in ("fuse_loss", "PolicyBatch", "shift", "num_items_weights", "split_head")
-} | {"policy_trainer": trainer.policy_trainer}
+    name: getattr(module, name)
+    for module, names in ((parallel, parallel.__all__), (hf, [name for name in hf.__all__ if name != "HeadParts"]))
+    for name in names
+}
 
 Definition = ast.FunctionDef | ast.ClassDef
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..head import Operands
+from ..parallel import VocabularyShard
 
 Index = slice | Tensor
 Wanted = tuple[bool, bool, bool]  # whether gradients of hidden, weight and bias are wanted
@@ -118,13 +119,16 @@ class ChunkGradient(NamedTuple):
 class Gradients:
     """What the chunks' logit gradients add up to. What nobody wants is never allocated.
 
-    The sums are multiples of `unit` (None is 1), which keeps fp16 operands in range.
+    The sums are multiples of `unit` (None is 1), which keeps fp16 operands in range. With a `shard`
+    of the vocabulary that of dhidden is taken over its ranks too, once, when it is handed over.
     """
 
-    def __init__(self, operands: Operands, wanted: Wanted, unit: Tensor | None = None) -> None:
+    def __init__(
+        self, operands: Operands, wanted: Wanted, unit: Tensor | None = None, shard: VocabularyShard | None = None
+    ) -> None:
         hidden, weight, bias = operands
         self.wanted = (wanted[0], wanted[1], wanted[2] and bias is not None)
-        self.unit = unit
+        self.unit, self.shard = unit, shard
         self.dtype = compute_dtype(hidden, weight)
         self.hidden = torch.zeros(hidden.shape, dtype=self.dtype, device=hidden.device) if wanted[0] else None
         self.weight: Tensor | None = None  # [V, D], made by the first chunk
@@ -162,6 +166,8 @@ class Gradients:
                 yield None
             elif total is None:  # no chunk came
                 yield torch.zeros(x.shape, dtype=self.dtype, device=x.device)
+            elif name == "hidden" and self.shard is not None:
+                yield self.shard.total(total)
             else:
                 yield total.sum(1) if name == "bias" else total
 

@@ -31,6 +31,7 @@ from ..losses.objectives import losses_and_coefficients, part
 from .accumulate import ChunkGradient, Gradients, Index, Rows, Wanted, unit_of
 from .columns import look, look_capped
 from .contract import LossPlan, LossRows, Plan, Scores, Upstream
+from .shard import ShardEntries
 from .sparse import SparseGradients
 
 name = "chunked"
@@ -46,12 +47,28 @@ def chunk_rows(hidden_size: int, backend: Backend) -> int:
 
 
 def _chunks(count: int, size: int, rows: Tensor | None) -> list[tuple[slice, Index]]:
-    """(slice of the chosen rows, their index among all rows) of every chunk.
-
-    The index is a slice too where all rows are chosen, so that nothing is gathered.
-    """
+    """(slice of the chosen rows, their index among all rows: a slice too where all are chosen)."""
     slices = [slice(i, min(i + size, count)) for i in range(0, count, size)]
     return [(at, at if rows is None else rows[at]) for at in slices]
+
+
+class Entries:
+    """The targets' entries of a chunk [K, V]; `ShardEntries` where ranks share the vocabulary."""
+
+    def __init__(self, targets: Tensor) -> None:
+        self.index = (torch.arange(len(targets), device=targets.device), targets)
+
+    def read(self, z: Tensor) -> Tensor:  # [K]
+        return z[self.index]
+
+    def write(self, z: Tensor, values: Tensor) -> None:
+        z[self.index] = values
+
+    def largest(self, values: Tensor) -> Tensor:
+        return values
+
+    def total(self, *sums: Tensor) -> tuple[Tensor, ...]:
+        return sums
 
 
 @dataclass
@@ -65,7 +82,8 @@ class _Chunk:
     logprobs: Tensor  # [K]
     shifted: Tensor | None  # [K, V] z - max z, where asked for
     maximum: Tensor  # [K]
-    target: tuple[Tensor, Tensor]  # index of the target's entry of each row
+    target: Entries | ShardEntries
+    target_logit: Tensor  # [K] z_y - max z, finite
 
 
 def _forward_chunk(
@@ -78,24 +96,24 @@ def _forward_chunk(
         z.add_(bias * factor)
     if head.softcap is not None:
         z.div_(head.softcap).tanh_().mul_(head.softcap / head.temperature)
-    return _softmax(z, targets, buffers[1] if len(buffers) > 1 else None)
+    target = Entries(targets) if head.shard is None else ShardEntries(targets, head.shard, len(weight))
+    return _softmax(z, target, buffers[1] if len(buffers) > 1 else None)
 
 
-def _softmax(z: Tensor, targets: Tensor, exps: Tensor | None = None) -> _Chunk:
+def _softmax(z: Tensor, target: Entries | ShardEntries, exps: Tensor | None = None) -> _Chunk:
     """Logits [K, V] to exponentials, in place. With `exps` they go there, and z - max z stays."""
-    at_target = (torch.arange(len(targets), device=targets.device), targets)
-    maximum = z.amax(1)
+    maximum = target.largest(z.amax(1))
     z.sub_(maximum[:, None])
-    target_logit = z[at_target]
+    target_logit = target.read(z)
     shifted = None if exps is None else z
-    z = z.exp_() if exps is None else torch.exp(z, out=exps[: len(targets)])
-    exp_target = z[at_target]
-    z[at_target] = 0
-    rest = z.sum(1)
+    z = z.exp_() if exps is None else torch.exp(z, out=exps[: len(z)])
+    exp_target = target.read(z)
+    target.write(z, torch.zeros_like(exp_target))
+    rest, exp_target, target_logit = target.total(z.sum(1), exp_target, target_logit)
     total = rest + exp_target
     logprobs = torch.where(exp_target > 0.5, -torch.log1p(rest / exp_target), target_logit - total.log())
-    z[at_target] = -rest
-    return _Chunk(z, rest, exp_target, total, logprobs, shifted, maximum, at_target)
+    target.write(z, -rest)
+    return _Chunk(z, rest, exp_target, total, logprobs, shifted, maximum, target, target_logit.clamp(min=-1e30))
 
 
 def _row_dot(a: Tensor, b: Tensor) -> Tensor:
@@ -110,14 +128,14 @@ def _row_dot(a: Tensor, b: Tensor) -> Tensor:
 def _entropy(chunk: _Chunk) -> Tensor:
     """[K] entropy from the shifted logits: log s - sum_j E_j (z_j - max z) / s."""
     assert chunk.shifted is not None
-    own = chunk.shifted[chunk.target]
-    chunk.shifted[chunk.target] = 0
+    chunk.target.write(chunk.shifted, torch.zeros_like(chunk.target_logit))
     others = _row_dot(chunk.grad, chunk.shifted)
     broken = others.isnan().nonzero().squeeze(1)
     if broken.numel():  # 0 * -inf; a large finite number has the same exponential, 0
         others[broken] = _row_dot(chunk.grad[broken], chunk.shifted[broken].clamp(min=-1e30))
-    chunk.shifted[chunk.target] = own
-    return chunk.total.log() - (others + chunk.exp_target * own.clamp(min=-1e30)) / chunk.total
+    chunk.target.write(chunk.shifted, chunk.target_logit)
+    (others,) = chunk.target.total(others)
+    return chunk.total.log() - (others + chunk.exp_target * chunk.target_logit) / chunk.total
 
 
 def _entropy_from_exps(chunk: _Chunk) -> Tensor:
@@ -125,13 +143,13 @@ def _entropy_from_exps(chunk: _Chunk) -> Tensor:
 
     There is no second [K, V]: 16 rows at a time stay in cache.
     """
-    own, sums, buffer = chunk.grad[chunk.target], torch.empty_like(chunk.total), torch.empty_like(chunk.grad[:16])
-    chunk.grad[chunk.target] = chunk.exp_target
+    own, sums, buffer = chunk.target.read(chunk.grad), torch.empty_like(chunk.total), torch.empty_like(chunk.grad[:16])
+    chunk.target.write(chunk.grad, chunk.exp_target)
     for at, _ in _chunks(len(sums), 16, None):
         exps = chunk.grad[at]
         logs = torch.clamp(exps, min=torch.finfo(buffer.dtype).tiny, out=buffer[: len(exps)]).log_()
         sums[at] = logs.mul_(exps).sum(1)
-    chunk.grad[chunk.target] = own
+    chunk.target.write(chunk.grad, own)
     return chunk.total.log() - sums / chunk.total
 
 
@@ -140,11 +158,13 @@ def _entropy_from_gemm(chunk: _Chunk, hidden: Tensor, product: Tensor, bias: Ten
     gap = _row_dot(hidden, product)
     if bias is not None:
         gap += chunk.grad @ bias.clamp(min=-1e30)
+    (gap,) = chunk.target.total(gap)
     entropy = -chunk.logprobs - gap * slope / chunk.total
     remote = (chunk.logprobs < -1e3).nonzero().squeeze(1)  # the two terms cancel there, or are infinite
     if len(remote):
         exps = chunk.grad[remote].clamp(min=0)  # the target's own E is 0
-        entropy[remote] = chunk.total[remote].log() - torch.special.xlogy(exps, exps).sum(1) / chunk.total[remote]
+        (sums,) = chunk.target.total(torch.special.xlogy(exps, exps).sum(1))
+        entropy[remote] = chunk.total[remote].log() - sums / chunk.total[remote]
     return entropy
 
 
@@ -168,7 +188,7 @@ def _wide(operands: Operands, plan: Plan) -> tuple[Tensor, Tensor | None]:
 def _gradients(operands: Operands, plan: Plan, wanted: Wanted) -> Gradients:
     """The sums of this call, exact or over the columns that count."""
     if plan.backend.sparsity is None:
-        return Gradients(operands, wanted)
+        return Gradients(operands, wanted, shard=plan.head.shard)
     looked = look if plan.head.softcap is None else look_capped
     return SparseGradients(operands, wanted, sparse=plan.backend.sparsity, look=looked)
 
@@ -217,10 +237,10 @@ def _with_entropy(chunk: _Chunk, grad_logprobs: Tensor, grad_entropy: Tensor) ->
     assert chunk.shifted is not None
     chunk.shifted.clamp_(min=-1e30)
     surprise = _entropy(chunk) - chunk.total.log()
-    own = grad_logprobs * chunk.rest - grad_entropy * chunk.exp_target * (chunk.shifted[chunk.target] + surprise)
+    own = grad_logprobs * chunk.rest - grad_entropy * chunk.exp_target * (chunk.target_logit + surprise)
     slope = (chunk.shifted + surprise[:, None]).mul_(grad_entropy[:, None]).add_(grad_logprobs[:, None])
     grad = chunk.grad.mul_(slope).neg_()
-    grad[chunk.target] = own
+    chunk.target.write(grad, own)
     return grad
 
 
@@ -235,8 +255,7 @@ def loss(operands: Operands, plan: LossPlan, wanted: Wanted) -> tuple[LossRows, 
         chunk_hidden, targets = hidden[row_index].to(plan.dtype), plan.targets[row_index]
         chunk = _forward_chunk(chunk_hidden, weight, bias, targets, head, buffers)
         logprobs[at] = chunk.logprobs
-        given = part(plan.per_token, at)
-        losses[at], coefficients[at] = losses_and_coefficients(plan.objective, chunk.logprobs, given)
+        losses[at], coefficients[at] = losses_and_coefficients(plan.objective, chunk.logprobs, part(plan.per_token, at))
         if not entropy_from_gemm:
             entropy[at] = _entropy(chunk)
         rows = Rows(targets, coefficients[at] * plan.weights[at], chunk.logprobs)
@@ -260,10 +279,10 @@ def logits_loss(logits: Tensor, plan: LossPlan, grad: Tensor | None) -> tuple[Lo
     losses, logprobs, entropy, coefficients = (logits.new_empty(count, dtype=plan.dtype) for _ in range(4))
     buffer = logits.new_empty(min(size, count), logits.shape[1], dtype=plan.dtype)
     for at, row_index in _chunks(count, size, plan.rows):
-        chunk = _softmax(logits[row_index].to(plan.dtype) / plan.head.temperature, plan.targets[row_index], buffer)
+        target = Entries(plan.targets[row_index])
+        chunk = _softmax(logits[row_index].to(plan.dtype) / plan.head.temperature, target, buffer)
         logprobs[at], entropy[at] = chunk.logprobs, _entropy(chunk)
-        given = part(plan.per_token, at)
-        losses[at], coefficients[at] = losses_and_coefficients(plan.objective, chunk.logprobs, given)
+        losses[at], coefficients[at] = losses_and_coefficients(plan.objective, chunk.logprobs, part(plan.per_token, at))
         if grad is not None:
             factor = -coefficients[at] * plan.weights[at] / (chunk.total * plan.head.temperature)
             factor = factor if unit is None else factor / unit

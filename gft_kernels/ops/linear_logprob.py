@@ -35,7 +35,8 @@ def linear_logprob(
     Args:
         hidden: [N, D] fp64, fp32, bf16 or fp16. It is the backbone's output, already shifted
             against the targets.
-        weight: [V, D], same choice of dtypes, not necessarily hidden's.
+        weight: [V, D], same choice of dtypes, not necessarily hidden's. A part of the vocabulary
+            needs `Head(shard=...)`. Without it nothing can see that it is one.
         targets: [N] integers. head.ignore_index marks masked rows.
         head: bias and logit transforms (`Head`). Default: a plain linear head.
         backend: "auto", "triton", "chunked", "eager", or a `Backend` with how to run. Autocast is
@@ -55,6 +56,8 @@ def linear_logprob(
     Cost: 2NDV forward; 6KDV backward for the K rows whose upstream gradient is not 0.
     """
     head, backend = as_head(head), as_backend(backend)
+    if head.shard is not None and torch.compiler.is_compiling():
+        return trace.outside(linear_logprob, hidden, weight, targets, head=head, backend=backend)
     operands = Operands(hidden, weight, head.bias)
     targets = check_head(operands, targets, head, backend)
     dtype = compute_dtype(hidden, weight)

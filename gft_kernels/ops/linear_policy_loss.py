@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -43,7 +45,8 @@ def linear_policy_loss(
     Args:
         hidden: [N, D] fp64, fp32, bf16 or fp16. It is the backbone's output, already shifted
             against the targets.
-        weight: [V, D], same choice of dtypes.
+        weight: [V, D], same choice of dtypes. A part of the vocabulary needs
+            `Head(shard=...)`. Without it nothing can see that it is one.
         targets: [N] integers. head.ignore_index (-100) marks masked rows.
         advantages: [N] floating point, or `GroupRewards`, which are normalised here. None for sft()
             and dft().
@@ -77,7 +80,10 @@ def linear_policy_loss(
     """
     head, backend = as_head(head), as_backend(backend)
     operands = Operands(hidden, weight, head.bias)
-    given = {"advantages": advantages, "old_logprobs": old_logprobs, "ref_logprobs": ref_logprobs}
+    given: Any = {"advantages": advantages, "old_logprobs": old_logprobs, "ref_logprobs": ref_logprobs}
+    if head.shard is not None and torch.compiler.is_compiling():
+        given |= {"objective": objective, "token_weights": token_weights, "head": head, "backend": backend}
+        return trace.outside(linear_policy_loss, hidden, weight, targets, **given)
     arguments = check_head_loss(operands, LossArguments(targets, given, token_weights, objective, head, backend))
     dtype = compute_dtype(hidden, weight)
     name = engine_name(backend.name, hidden.device, dtype)

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..head import PLAIN, Backend, Head, Operands
 from ..losses.advantages import GroupRewards
 from ..losses.objectives import PER_TOKEN, VECTORS, LossFunction, Objective, Sum
+from .agreement import refuse, together
 
 BACKENDS = ("auto", "eager", "chunked", "triton")
 _BY_NAME = {name: Backend(name) for name in BACKENDS}
@@ -58,8 +59,17 @@ def as_backend(backend: str | Backend) -> Backend:
 
 def check_head_loss(operands: Operands, arguments: LossArguments) -> LossArguments:
     """The arguments of a loss on a head, checked, with targets as int64."""
-    targets = _check_operands(operands, arguments.targets)
-    return _check_loss(arguments._replace(targets=targets), operands.hidden, len(operands.weight))
+    head, backend = arguments.head, arguments.backend
+
+    def check() -> LossArguments:
+        targets = _check_operands(operands, arguments.targets)
+        return _check_loss(arguments._replace(targets=targets), operands.hidden, _vocabulary(operands, head, backend))
+
+    if head.shard is None:
+        return check()
+    skips = bool(getattr(arguments.objective, "zero_at_zero_advantage", False))
+    chosen_by = (arguments.targets, arguments.token_weights, arguments.per_token["advantages"], skips)
+    return together(check, operands, chosen_by, head, backend)
 
 
 def check_logits_loss(logits: Tensor, arguments: LossArguments) -> LossArguments:
@@ -70,15 +80,30 @@ def check_logits_loss(logits: Tensor, arguments: LossArguments) -> LossArguments
 
 def check_head(operands: Operands, targets: Tensor, head: Head, backend: Backend) -> Tensor:
     """The targets of a head, checked, as int64."""
-    targets = _check_operands(operands, targets)
-    check_values(targets, len(operands.weight), head, backend)
-    return targets
+
+    def check() -> Tensor:
+        checked = _check_operands(operands, targets)
+        check_values(checked, _vocabulary(operands, head, backend), head, backend)
+        return checked
+
+    return check() if head.shard is None else together(check, operands, (targets,), head, backend)
+
+
+def _vocabulary(operands: Operands, head: Head, backend: Backend) -> int:
+    """V of the whole head. Refuses what cannot run on a shard of it."""
+    if head.shard is None:
+        return len(operands.weight)
+    refused = {"backend='eager'": backend.name == "eager", "Backend.sparsity": backend.sparsity is not None}
+    for name, asked in refused.items():
+        if asked:
+            refuse(head.shard, name)
+    return head.shard.size
 
 
 def _check_loss(arguments: LossArguments, like: Tensor, size: int) -> LossArguments:
     """Check all but the shapes of targets and operands. A tau [N] joins the per-token inputs."""
     objective = arguments.objective
-    arguments = arguments._replace(per_token={**arguments.per_token, **_parameters(objective)})
+    arguments = arguments._replace(per_token={**arguments.per_token, **token_parameters(objective)})
     for name in getattr(objective, "needs", ()):
         if name not in PER_TOKEN:
             raise ValueError(f"objective {objective!r} needs {name!r}; per-token inputs are {', '.join(PER_TOKEN)}.")
@@ -94,8 +119,13 @@ def _check_loss(arguments: LossArguments, like: Tensor, size: int) -> LossArgume
     return arguments
 
 
-def _parameters(objective: LossFunction) -> dict[str, Tensor]:
-    """The objective's parameters with a value for every token. Refuses what is no loss function."""
+def token_parameters(objective: LossFunction) -> dict[str, Tensor]:
+    """The objective's parameters with a value for every token, [N] each.
+
+    Raises:
+        TypeError: a name, a class, or anything else that is no loss function.
+        ValueError: two such parameters of one name in a sum.
+    """
     if isinstance(objective, type):
         raise TypeError(f"objective = {objective.__name__} is a class: call it, {objective.__name__.lower()}().")
     if not callable(objective):
@@ -104,7 +134,7 @@ def _parameters(objective: LossFunction) -> dict[str, Tensor]:
             "gft_kernels.gft(0.7), gft_kernels.grpo(), or one of your own."
         )
     if isinstance(objective, Sum):
-        first, second = (_parameters(term) for term in objective.parts)
+        first, second = (token_parameters(term) for term in objective.parts)
         for name in first.keys() & second.keys():
             if first[name] is not second[name]:
                 raise ValueError(f"both objectives of the sum have a {name} [N]: give one of them a number.")
@@ -129,17 +159,21 @@ def _check_operands(operands: Operands, targets: Tensor) -> Tensor:
     _check_tensor("weight", weight, "its weight, [V, D], and put its bias into Head(bias=...)")
     if bias is not None:
         _check_tensor("Head.bias", bias, "its bias, [V]")
-    if bias is not None and (bias.ndim != 1 or bias.shape[0] != weight.shape[0]):
-        raise ValueError(f"Head.bias has shape {tuple(bias.shape)}; it must be [V] = ({weight.shape[0]},).")
+        if bias.shape != weight.shape[:1]:
+            raise ValueError(f"Head.bias has shape {tuple(bias.shape)}; it must be [V] = ({weight.shape[0]},).")
     for name, tensor in (("hidden", hidden), ("weight", weight), ("Head.bias", bias)):
         if tensor is None:
             continue
         if type(tensor).__name__ == "DTensor":
             # A plain full_tensor() takes every process's gradient for the whole one.
+            shard = (
+                " Or leave the weight where it is: weight.to_local() with "
+                "Head(shard=gft_kernels.parallel.VocabularyShard.of(weight))."
+            )
             raise TypeError(
                 f"{name} is a DTensor, a shard: pass, anew in every step, {name}.full_tensor() where the processes "
                 f"hold the same data (tensor parallelism), and {name}.full_tensor(grad_placements=[Partial('avg')]) "
-                "where each holds its own (FSDP2)."
+                f"where each holds its own (FSDP2).{shard if name == 'weight' else ''}"
             )
         _check_dtype(name, tensor)
         if tensor.device != hidden.device:
@@ -166,6 +200,8 @@ def _check_logits(logits: Tensor, arguments: LossArguments) -> Tensor:
     head, backend = arguments.head, arguments.backend
     asked = {"Head.bias": head.bias, "Head.softcap": head.softcap, "Backend.sparsity": backend.sparsity}
     asked["Head.scale"] = None if head.scale == 1 else head.scale
+    if head.shard is not None:
+        raise ValueError("Head.shard is for linear_policy_loss and linear_logprob: logits must be of the whole V.")
     for name, value in asked.items():
         if value is not None:
             raise ValueError(

@@ -52,7 +52,7 @@ INPUTS = {
     "weight is a DTensor": (
         {"weight": WEIGHT.as_subclass(DTensor)},
         TypeError,
-        r"weight is a DTensor.*Partial\('avg'\)\]\).*FSDP2",
+        r"weight is a DTensor.*Partial\('avg'\)\]\).*FSDP2.*VocabularyShard\.of\(weight\)",
     ),
     "hidden is a DTensor": ({"hidden": HIDDEN.as_subclass(DTensor)}, TypeError, r"hidden is a DTensor.*full_tensor"),
     "hidden is a model's output": (

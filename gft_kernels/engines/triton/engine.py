@@ -23,6 +23,7 @@ from ...losses.advantages import GroupRewards
 from ...losses.objectives import losses_and_coefficients, part
 from ..accumulate import ChunkGradient, Gradients, Index, Rows, Wanted, unit_of
 from ..contract import LossPlan, LossRows, Plan, Scores, Upstream
+from ..shard import local_targets, merged, own_logits
 from ..sparse import SparseGradients
 from . import advantages, interpreter
 from . import logits as kernels
@@ -84,6 +85,11 @@ def _chunks(count: int, size: int, rows: Tensor | None) -> Iterator[tuple[slice,
         yield at, at if rows is None else rows[at]
 
 
+def _width(weight: Tensor, plan: Plan) -> int:
+    """Columns that a chunk is sized by. Ranks that share a vocabulary need the same chunks."""
+    return len(weight) if plan.head.shard is None else plan.head.shard.width
+
+
 def _take(operands: Operands, targets: Tensor, row_index: Index) -> tuple[Operands, Tensor]:
     """The head and the targets of one chunk, its rows contiguous for the kernels."""
     hidden, weight, bias = operands
@@ -93,7 +99,7 @@ def _take(operands: Operands, targets: Tensor, row_index: Index) -> tuple[Operan
 def _gradients(operands: Operands, plan: Plan, wanted: Wanted, unit: Tensor | None) -> Gradients:
     """The sums of this call, exact or over the columns that count."""
     if plan.backend.sparsity is None:
-        return Gradients(operands, wanted, unit)
+        return Gradients(operands, wanted, unit, plan.head.shard)
     return SparseGradients(operands, wanted, unit, sparse=plan.backend.sparsity, look=look, probe=0)
 
 
@@ -111,14 +117,15 @@ def group_advantages(groups: GroupRewards) -> Tensor:
 def score(operands: Operands, plan: Plan) -> Scores:
     operands = _common(operands)
     hidden, head, count = operands.hidden, plan.head, len(plan.targets if plan.rows is None else plan.rows)
+    columns = local_targets(plan.targets, head.shard, len(operands.weight))
     config = config_for(hidden.device, hidden.dtype, head)
     out = torch.empty(4, count, dtype=accumulator(hidden.dtype)[0], device=hidden.device)
     with _on(hidden.device):
         for at, row_index in _chunks(count, plan.backend.chunk_rows or 8192, plan.rows):
-            chunk, targets = _take(operands, plan.targets, row_index)
-            target_logit = head_target_logit(chunk, targets, head)
+            chunk, targets = _take(operands, columns, row_index)
+            target_logit = own_logits(head_target_logit(chunk, targets, head), targets, head.shard)
             partials = head_forward(chunk, targets, target_logit, None, head, config)
-            out[:, at] = torch.stack(finalise(partials, target_logit, hidden.dtype, head)[:4])
+            out[:, at] = torch.stack(finalise(merged(partials, head.shard), target_logit, hidden.dtype, head)[:4])
     # Clones, because the results of a custom op may not be views of one tensor.
     return Scores(out[0].clone(), out[1].clone(), out[2:].clone())
 
@@ -130,12 +137,13 @@ def score_gradients(operands: Operands, plan: Plan, scores: Scores, upstream: Up
     upstream, unit = _in_units(upstream, hidden.dtype, scores.logprobs.dtype)
     grads = _gradients(operands, plan, wanted, unit)
     head, slope, count = plan.head, plan.head.scale / plan.head.temperature, len(upstream.logprobs)
+    columns = local_targets(plan.targets, head.shard, len(weight))
     config = config_for(hidden.device, hidden.dtype, head, entropy=upstream.entropy is not None)
-    size = chunk_rows(len(weight), hidden.dtype, plan.backend)
+    size = chunk_rows(_width(weight, plan), hidden.dtype, plan.backend)
     buffer = _buffer(min(size, count), weight)
     with _on(hidden.device):
         for at, row_index in _chunks(count, size, plan.rows):
-            chunk, targets = _take(operands, plan.targets, row_index)
+            chunk, targets = _take(operands, columns, row_index)
             dz, own = buffer[: at.stop - at.start], None
             found = Scores(scores.logprobs[at], scores.entropy[at], scores.normaliser[:, at].contiguous())
             given = Upstream(upstream.logprobs[at].contiguous(), None)
@@ -163,16 +171,18 @@ def loss(operands: Operands, plan: LossPlan, wanted: Wanted) -> tuple[LossRows, 
     hidden, weight, _ = operands
     head, slope, count = plan.head, plan.head.scale / plan.head.temperature, len(plan.weights)
     grads = _gradients(operands, plan, wanted, unit_of(hidden.dtype, plan.weights))
-    config, size = config_for(hidden.device, hidden.dtype, head), chunk_rows(len(weight), hidden.dtype, plan.backend)
+    columns = local_targets(plan.targets, head.shard, len(weight))
+    config = config_for(hidden.device, hidden.dtype, head)
+    size = chunk_rows(_width(weight, plan), hidden.dtype, plan.backend)
     buffer = _buffer(min(size, count), weight) if any(wanted) else None
     out = torch.empty(4, count, dtype=accumulator(hidden.dtype)[0], device=hidden.device)
     with _on(hidden.device):
         for at, row_index in _chunks(count, size, plan.rows):
-            chunk, targets = _take(operands, plan.targets, row_index)
+            chunk, targets = _take(operands, columns, row_index)
             exps = None if buffer is None else buffer[: at.stop - at.start]
-            target_logit = head_target_logit(chunk, targets, head)
+            target_logit = own_logits(head_target_logit(chunk, targets, head), targets, head.shard)
             partials = head_forward(chunk, targets, target_logit, exps, head, config)
-            rows = _finalise(partials, target_logit, hidden.dtype, plan, at, grads.unit)
+            rows = _finalise(merged(partials, head.shard), target_logit, hidden.dtype, plan, at, grads.unit)
             out[:, at] = torch.stack((rows.loss, rows.logprobs, rows.entropy, rows.coefficient))
             if exps is not None:
                 rescale(exps, partials, rows, targets, config)

@@ -41,7 +41,7 @@ FLOORS = (
 )
 FLOOR_OF = {part: floor for floor, parts in enumerate(FLOORS) for part in parts.split()}
 ROOMS = ("losses", "engines", "ops")
-FOREIGN = {"gft", "transformers", "trl", "verl", "benchmarks", "tests"}
+FOREIGN = {"gft", "transformers", "trl", "verl", "axolotl", "swift", "prime_rl", "benchmarks", "tests"}
 
 SOURCES = [
     path

@@ -37,10 +37,7 @@ CHAPTERS = {
 }
 ELSEWHERE = {  # public too, but imported from a module of their own
     name: getattr(module, name)
-    for module, names in (
-        (parallel, ("VocabularyShard", "gather_rows")),
-        (hf, ("fuse_loss", "PolicyBatch", "shift", "num_items_weights", "split_head")),
-    )
+    for module, names in ((parallel, parallel.__all__), (hf, [name for name in hf.__all__ if name != "HeadParts"]))
     for name in names
 }
 

@@ -28,10 +28,11 @@ from ..head import Backend, Head, LogProbs, PolicyLoss
 from ..ops.linear_logprob import linear_logprob
 from ..ops.linear_policy_loss import linear_policy_loss
 from .batch import PolicyBatch
+from .packing import loss_arguments, tells_apart
 from .parts import find_head
 from .probe import find_transforms
 from .verify import own_output, run, two_rows, undisturbed, warn_of_terms
-from .wrappers import model_inside
+from .wrappers import model_inside, refuse_liger
 
 
 class Fused(NamedTuple):
@@ -39,6 +40,7 @@ class Fused(NamedTuple):
 
     head: Head  # its transforms and the temperature; the bias is the layer's, when it is called
     backend: str | Backend
+    tells_apart: bool  # the sequences of a packed row
 
 
 @dataclass
@@ -84,14 +86,15 @@ def fuse_loss(
 
     A warning names what the model's own loss adds besides, such as a penalty on its log-sum-exp.
 
-    Cost: two forwards of the model on eight tokens, to see its transforms and its own loss. A call
-    has the cost of the backbone and of `linear_policy_loss`.
+    Cost: four forwards of the model on eight tokens, to see its transforms, its own loss, and
+    whether it tells packed sequences apart. A call has the cost of the backbone and of
+    `linear_policy_loss`; it keeps no cache.
     """
     bare = model_inside(model)
     layer = find_head(bare, sharded=True)
     transforms = find_transforms(bare, layer)
     head = replace(transforms, temperature=temperature, ignore_index=ignore_index)
-    bare._fused = Fused(head, backend)
+    bare._fused = Fused(head, backend, tells_apart(bare, layer))
     if not isinstance(bare, FusedModel):
         bare.__class__ = _subclass(FusedModel, type(bare))
     _fuse_head(layer)
@@ -133,6 +136,12 @@ class FusedModel(_Exchanged):
     """A model whose forward takes a `policy_batch`."""
 
     _fused: Fused
+    _names: tuple[str, ...]  # of the arguments of its forward, in order
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "forward":  # accelerate wraps the one there is; Liger goes past it
+            refuse_liger(self, value)
+        super().__setattr__(name, value)
 
     def forward(self, *args: Any, policy_batch: PolicyBatch | None = None, **kwargs: Any) -> Any:
         plain: Any = super()
@@ -145,6 +154,7 @@ class FusedModel(_Exchanged):
         # Now: embeddings may have been resized since, or an adapter put on the head.
         layer: Any = find_head(self, sharded=True)
         _fuse_head(layer)
+        kwargs = loss_arguments(self, self._names, args, kwargs, policy_batch)
         visit = layer._visit = Visit(self._fused, policy_batch)
         try:
             output = plain.forward(*args, **kwargs)
@@ -263,6 +273,7 @@ def _subclass(kind: Any, had: Any) -> Any:
     made.__qualname__ = had.__qualname__
     if kind is FusedModel:
         made.forward = _with_signature(had.forward)
+        made._names = tuple(inspect.signature(had.forward).parameters)[1:]
     _subclasses[kind, had] = made
     return made
 

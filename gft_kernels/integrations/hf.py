@@ -10,12 +10,24 @@ from torch import Tensor, nn
 from ..head import Head
 from .batch import PolicyBatch, num_items_weights, shift
 from .fuse import fuse_loss
+from .packing import Packed, pack
 from .parts import find_backbone, find_head
 from .probe import find_transforms
+from .trainer import policy_trainer
 from .verify import verify
 from .wrappers import unwrapped
 
-__all__ = ["HeadParts", "PolicyBatch", "fuse_loss", "num_items_weights", "shift", "split_head"]
+__all__ = [
+    "HeadParts",
+    "Packed",
+    "PolicyBatch",
+    "fuse_loss",
+    "num_items_weights",
+    "pack",
+    "policy_trainer",
+    "shift",
+    "split_head",
+]
 
 
 class HeadParts(NamedTuple):

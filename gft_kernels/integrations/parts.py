@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from .wrappers import THROUGH_LOGITS
 
@@ -44,6 +44,8 @@ def find_head(model: Any, *, sharded: bool = False) -> nn.Linear:
         active = layer.active_adapters
         kept = active and not layer.disable_adapters and active[0] in layer.modules_to_save
         layer = layer.modules_to_save[active[0]] if kept else layer.original_module
+    if sharded and type(layer).__name__ == "FullyShardedDataParallel":  # FSDP1, around the head alone
+        layer = layer.module
     had = getattr(type(layer), "_had", type(layer))  # the class that `fuse_loss` exchanged
     # A sharding wrapper puts a subclass there, which leaves the forward as it was.
     is_linear = had is nn.Linear or (sharded and isinstance(layer, nn.Linear) and had.forward is nn.Linear.forward)
@@ -53,7 +55,9 @@ def find_head(model: Any, *, sharded: bool = False) -> nn.Linear:
             f"the model's head is {kind}, not nn.Linear: its weight alone does not give the logits. "
             f"{_way_out(layer)}, or {THROUGH_LOGITS}."
         )
-    if not (sharded and hasattr(layer.weight, "placements")) and not _is_plain(layer.weight):
+    if any(hasattr(layer.weight, mark) for mark in ("ds_id", "_hp_mapping")):  # of ZeRO-3, and of ZeRO-1 and 2
+        raise TypeError(f"the model is in DeepSpeed, where the loss was not tried: {THROUGH_LOGITS}; or use FSDP2.")
+    if not (sharded and _is_shard(layer.weight)) and not _is_plain(layer.weight):
         raise TypeError(
             f"the weight of the model's head is {type(layer.weight).__name__} of {layer.weight.dtype}, not a parameter "
             f"in 16 bits or more: {_way_out(layer)}, or {THROUGH_LOGITS}."
@@ -96,6 +100,11 @@ def _way_out(layer: nn.Module) -> str:
 def _is_plain(weight: Any) -> bool:
     """A parameter that trains: quantised ones are integers, 8 bits, or of a class of their own."""
     return type(weight) is nn.Parameter and weight.is_floating_point() and weight.element_size() > 1
+
+
+def _is_shard(weight: Any) -> bool:
+    """FSDP2's, or a view into the flat parameter that FSDP1 has gathered."""
+    return hasattr(weight, "placements") or (type(weight) is Tensor and _is_plain(nn.Parameter(weight)))
 
 
 def _name(model: Any) -> str:

@@ -30,7 +30,7 @@ def verify(model: Any, backbone: nn.Module, layer: nn.Linear, head: Head) -> Non
         hidden = run(model, "its backbone", lambda: _hidden(backbone, layer.weight, tokens))
         output = run(model, "it", lambda: own_output(model, tokens))
     found = head_logits(Operands(hidden.flatten(0, 1), layer.weight, head.bias), head).unflatten(0, tokens.shape)
-    _compare(model, found, output.logits, exact=_is_exact(hidden, layer.weight, output.logits))
+    _compare(model, found, output.logits, exact=is_exact(hidden, layer.weight, output.logits))
     warn_of_terms(model, output, tokens)
 
 
@@ -79,7 +79,7 @@ def run(model: Any, what: str, forward: Callable[[], Any]) -> Any:
         ) from error
 
 
-def _is_exact(*tensors: Tensor) -> bool:
+def is_exact(*tensors: Tensor) -> bool:
     """Whether everything was computed in fp32 or better."""
     autocast = torch.is_autocast_enabled(tensors[0].device.type)
     return not autocast and all(tensor.element_size() >= 4 for tensor in tensors)
@@ -89,7 +89,7 @@ def check_causal(name: str, hidden: Tensor) -> None:
     """Refuse a model whose hidden states depend on later tokens: those are its targets."""
     difference = (hidden[0].double() - hidden[1].double()).abs().amax(-1)  # [LENGTH]
     # Rows with equal pasts are equal bits, or nearly so where experts are computed in groups.
-    if difference[:-1].max() > (1e-4 if _is_exact(hidden) else 5e-2) * difference[-1]:
+    if difference[:-1].max() > (1e-4 if is_exact(hidden) else 5e-2) * difference[-1]:
         raise ValueError(
             f"{name} is not causal: its hidden states depend on later tokens, so that a policy would "
             "be given its own targets. Load a causal LM (for some, config.is_decoder = True)."

@@ -70,6 +70,7 @@ def model_inside(model: Any) -> Any:
     if isinstance(model, type) or not isinstance(model, nn.Module):
         return unwrapped(model)  # refuses it
     if "forward" in vars(model):
+        refuse_liger(model, vars(model)["forward"])
         raise TypeError(
             f"the forward of this {type(model).__name__} is replaced already (accelerator.prepare does so): call "
             "fuse_loss before."
@@ -79,7 +80,17 @@ def model_inside(model: Any) -> Any:
             "the model is wrapped in DataParallel, which copies it in every call: use DistributedDataParallel, or fuse "
             "model.module on one GPU."
         )
-    if _is_a(model, "DistributedDataParallel", "FullyShardedDataParallel", "DeepSpeedEngine"):
+    if _is_a(model, "FullyShardedDataParallel"):
+        raise TypeError(
+            "the model is wrapped in FullyShardedDataParallel already, and its weights are there in calls of the "
+            "wrapper alone: call fuse_loss before, or use fully_shard (FSDP2)."
+        )
+    if _is_a(model, "DeepSpeedEngine"):
+        raise TypeError(
+            f"the model is in DeepSpeed, where a loss in the head has not been tried: use fully_shard (FSDP2), or "
+            f"{THROUGH_LOGITS}."
+        )
+    if _is_a(model, "DistributedDataParallel"):
         return model_inside(model.module)
     if _is_a(model, "OptimizedModule"):
         return model_inside(model._orig_mod)
@@ -95,6 +106,16 @@ def model_inside(model: Any) -> Any:
         tuner: Any = model.base_model
         return model_inside(tuner.model)
     return model
+
+
+def refuse_liger(model: Any, forward: Any) -> None:
+    """Liger's forward put into an instance goes past the one that `fuse_loss` gave its class."""
+    if getattr(forward, "__module__", "").startswith("liger_kernel"):
+        raise TypeError(
+            f"Liger gives this {type(model).__name__} a forward with a loss of its own. Keep its layers alone: "
+            "apply_liger_kernel_to_...(model=model, fused_linear_cross_entropy=False), or for a Trainer, "
+            'TrainingArguments(use_liger_kernel=True, liger_kernel_config={"fused_linear_cross_entropy": False}).'
+        )
 
 
 def _is_a(module: Any, *names: str) -> bool:

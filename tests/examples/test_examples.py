@@ -1,6 +1,10 @@
 """Every example runs as a script, stays short, and prints what it promises."""
 
+import os
+import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,6 +56,17 @@ def test_trl_gft_learns_what_the_expert_shows(monkeypatch, capsys):
     rewards = run("trl_gft.py", monkeypatch, capsys).splitlines()[-1].split("[")[1].rstrip("]").split(", ")
     assert float(rewards[0]) < 0.1
     assert float(rewards[-1]) > 0.2
+
+
+@pytest.mark.slow
+def test_fsdp2_learns_on_two_processes():
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(FOLDER / "fsdp2.py")]
+    environment = {**os.environ, "PYTHONPATH": str(FOLDER.parent)}
+    out = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    for rank in "01":
+        found = [float(x) for x in re.findall(rf"rank {rank} step \d: log p (-\d\.\d\d)", out)]
+        assert len(found) == 4
+        assert found[-1] > found[0] + 1
 
 
 def test_gradient_check_holds_an_own_objective(monkeypatch, capsys):

@@ -1,4 +1,7 @@
-"""Two processes over gloo: every case's worst gradient error against one process, as JSON.
+"""Two processes over gloo: what each case finds, as JSON.
+
+In fp32 it is the worst error of a gradient against one process; in bf16 see
+tests.integrations.mixed.
 
 python -m tests.integrations.ranks FOLDER RANK
 """
@@ -9,7 +12,9 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +23,8 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel, fully_shard
+from torch.distributed.fsdp.wrap import ModuleWrapPolicy
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -86,7 +92,24 @@ def prepare(model: nn.Module) -> nn.Module:
     return Accelerator(cpu=True).prepare(model)
 
 
-# name: (model, wrapper, when to fuse, data)
+def fsdp1(model: nn.Module, parts: tuple[str, ...] = ("model.layers.0", "model.layers.1"), **options) -> nn.Module:
+    """The root, and each of the parts apart."""
+    kinds = {type(model.get_submodule(part)) for part in parts}
+    policy = ModuleWrapPolicy(kinds) if kinds else None
+    return FullyShardedDataParallel(model, auto_wrap_policy=policy, device_id=torch.device("cpu"), **options)
+
+
+def fsdp1_root(model: nn.Module) -> nn.Module:
+    return fsdp1(model, (), use_orig_params=True)
+
+
+def fsdp1_head(model: nn.Module) -> nn.Module:
+    wrapped = fsdp1(model, ("model.layers.0", "lm_head"))
+    assert isinstance(wrapped.module.lm_head, FullyShardedDataParallel)
+    return wrapped
+
+
+# name: (model, wrapper, when to fuse, data); "one reduction" is of both rows of a rank
 CASES: dict[str, tuple[Callable, Callable, str, Callable]] = {
     "DDP": (llama, DistributedDataParallel, "before", data),
     "DDP, fused afterwards": (llama, DistributedDataParallel, "after", data),
@@ -99,18 +122,47 @@ CASES: dict[str, tuple[Callable, Callable, str, Callable]] = {
     "FSDP2 of a tied head": (tied, shard_root, "before", data),
     "FSDP2, all masked on one rank": (llama, shard_root, "before", masked_on_rank_one),
     "accelerate": (llama, prepare, "before", data),
+    "DDP, one reduction": (llama, DistributedDataParallel, "before", data),
+    "FSDP2, one reduction": (llama, shard_root, "before", data),
+    "FSDP1": (llama, fsdp1, "before", data),
+    "FSDP1 of the root": (llama, fsdp1_root, "before", data),
+    "FSDP1, the head apart": (llama, fsdp1_head, "before", data),
+    "FSDP1 of a tied head": (tied, fsdp1_root, "before", data),
+    "FSDP1, all masked on one rank": (llama, fsdp1, "before", masked_on_rank_one),
+    "FSDP1, one reduction": (llama, fsdp1, "before", data),
 }
 
 
-def backward(model: nn.Module, rows: slice, batch: tuple[torch.Tensor, ...], scale: float) -> None:
+@contextmanager
+def held_back(model: nn.Module) -> Iterator[None]:
+    """Gradients stay on their rank."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(False)
+        yield
+        model.set_requires_gradient_sync(True)
+    else:
+        with model.no_sync():
+            yield
+
+
+def backward(model: nn.Module, rows: slice, batch: tuple[torch.Tensor, ...], scale: float, once: bool = False) -> None:
     """One row at a time, as in gradient accumulation; weights count the tokens of all ranks."""
     ids, targets, advantages = batch
     weight = scale / (targets != -100).sum()
-    for i in range(*rows.indices(len(ids))):
+    order = range(*rows.indices(len(ids)))
+    for i in order:
         row = slice(i, i + 1)
         weights = weight * torch.ones(targets[row].shape)
         given = PolicyBatch(targets[row], gft(0.03), advantages[row], token_weights=weights)
-        model(input_ids=ids[row], policy_batch=given).loss.backward()
+        with held_back(model) if once and i != order[-1] else nullcontext():
+            model(input_ids=ids[row], policy_batch=given).loss.backward()
+
+
+def gradients_of_flat(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What a step takes off the parameters, a step so large that nothing is left of themselves."""
+    torch.optim.SGD(model.parameters(), lr=1e12).step()
+    with FullyShardedDataParallel.summon_full_params(model):
+        return {n.replace("_fsdp_wrapped_module.", ""): p.detach() / -1e12 for n, p in model.named_parameters()}
 
 
 def backward_by_shard(model: nn.Module, head: Head, rows: slice, batch: tuple[torch.Tensor, ...]) -> None:
@@ -125,6 +177,8 @@ def backward_by_shard(model: nn.Module, head: Head, rows: slice, batch: tuple[to
 
 
 def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
+    if isinstance(model, FullyShardedDataParallel):
+        return gradients_of_flat(model)
     found = {}
     for name, p in model.named_parameters():
         if p.grad is not None:
@@ -146,7 +200,8 @@ def worst_error(case: str, rank: int) -> float:
     assert case != "accelerate" or isinstance(model, DistributedDataParallel)
     if when == "after":
         fuse_loss(model)
-    backward(model, slice(2 * rank, 2 * rank + 2), batch, float(RANKS))  # wrappers average over the ranks
+    mine = slice(2 * rank, 2 * rank + 2)
+    backward(model, mine, batch, float(RANKS), once="one reduction" in case)  # wrappers average over the ranks
     return worst(gradients(model), gradients(single))
 
 
@@ -175,13 +230,16 @@ RUNS["FSDP2, the head by its shard"] = error_by_shard
 
 
 def main(folder: str, rank: str) -> None:
+    from .mixed import MIXED, measured
+
     # What torchrun sets, for accelerate.
     os.environ |= {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": str(RANKS)}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "0"}  # unused: the store is a file
     store = dist.FileStore(f"{folder}/store", RANKS)
     dist.init_process_group("gloo", store=store, rank=int(rank), world_size=RANKS)
+    warnings.filterwarnings("ignore", category=FutureWarning)  # FSDP1 is deprecated
     found: dict[str, object] = {}
-    for case, run in RUNS.items():
+    for case, run in {**RUNS, **{case: functools.partial(measured, case) for case in MIXED}}.items():
         try:
             found[case] = run(int(rank))
         except Exception as error:  # the other rank is in the same case

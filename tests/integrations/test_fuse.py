@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch.distributed.utils import _apply_to_tensors
 from transformers import AutoModelForCausalLM
 
 from gft_kernels import Backend, GroupRewards, gft, grpo, kl, sft
@@ -165,6 +166,16 @@ def test_a_copy_has_a_head_of_its_own():
         assert_own(model)
         found = gradients(copied, copied(input_ids=IDS, policy_batch=PolicyBatch(TARGETS, sft())).loss)
         assert found["lm_head.weight"].abs().max() > 0
+
+
+def test_a_batch_is_closed_to_wrappers():
+    """Mixed precision rebuilds tuples, dicts and dataclasses, their tensors in 16 bits."""
+    rewards = GroupRewards(torch.rand(2), torch.zeros(2, dtype=torch.int64), torch.zeros(SHAPE, dtype=torch.int64))
+    batch = PolicyBatch(TARGETS, gft(torch.rand(SHAPE)), rewards, old_logprobs=GIVEN["old_logprobs"])
+    assert _apply_to_tensors(lambda x: x.bfloat16(), {"policy_batch": batch})["policy_batch"] is batch
+    for copied in (copy.deepcopy(batch), pickle.loads(pickle.dumps(batch))):
+        assert torch.equal(copied.old_logprobs, batch.old_logprobs)
+    assert "old_logprobs=tensor" in repr(batch)
 
 
 def test_embeddings_resized_afterwards():

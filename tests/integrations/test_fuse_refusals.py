@@ -16,6 +16,7 @@ from gft_kernels.integrations.hf import PolicyBatch, fuse_loss
 
 from .models import V, llama
 from .test_fuse import IDS, TARGETS, assert_own
+from .test_wrappers import DeepSpeedEngine
 
 
 def test_head_given_an_adapter_afterwards_is_refused():
@@ -81,7 +82,26 @@ def broken() -> nn.Module:
     return model
 
 
+def in_zero(mark: str) -> nn.Module:
+    """A parameter as ZeRO marks it: `ds_id` in stage 3, `_hp_mapping` in stages 1 and 2."""
+    model = llama()
+    setattr(model.lm_head.weight, mark, None)
+    return model
+
+
+class FullyShardedDataParallel(nn.Module):
+    """As FSDP1's: it holds the model, and its weights in a tensor of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = llama()
+
+
 UNKNOWN = {
+    "DeepSpeed": (DeepSpeedEngine, TypeError, r"is in DeepSpeed, where .* not been tried: use fully_shard.*logits_pol"),
+    "ZeRO-2": (lambda: in_zero("_hp_mapping"), TypeError, "is in DeepSpeed.*logits_policy_loss.*or use FSDP2"),
+    "ZeRO-3": (lambda: in_zero("ds_id"), TypeError, "is in DeepSpeed"),
+    "FSDP1": (FullyShardedDataParallel, TypeError, r"FullyShardedDataParallel already, .* call fuse_loss before"),
     "NaN weights": (broken, ValueError, "its logits are not finite: look for NaN"),
     "an unknown curve": (lambda: transformed(torch.sinh), ValueError, "changes its logits in a way that is not known"),
     "a column is masked": (
@@ -134,6 +154,19 @@ def test_batches_of_another_shape_are_refused(change, error, message):
 def test_batch_of_another_type_is_refused():
     with pytest.raises(TypeError, match="policy_batch is dict: give a PolicyBatch"):
         fuse_loss(llama())(input_ids=IDS, policy_batch={"targets": TARGETS})
+
+
+def test_model_put_into_deepspeed_afterwards_is_refused():
+    model = fuse_loss(llama())
+    model.lm_head.weight.ds_id = 0
+    with pytest.raises(TypeError, match="is in DeepSpeed"):
+        model(input_ids=IDS, policy_batch=PolicyBatch(TARGETS, sft()))
+
+
+@pytest.mark.parametrize("name", ["labels", "shift_labels"])
+def test_labels_are_refused(name):
+    with pytest.raises(TypeError, match=rf"{name} and policy_batch ask for two losses: .*shift\(labels\)"):
+        fuse_loss(llama())(input_ids=IDS, **{name: IDS}, policy_batch=PolicyBatch(TARGETS, sft()))
 
 
 def test_logits_to_keep_is_refused():

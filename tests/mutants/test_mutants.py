@@ -8,8 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from ..helpers.verl import missing
 from .fork import RunTests, copy_packages, process_to_fork
 from .kernel_mutants import KERNEL_MUTANTS
+from .layers_mutants import LAYERS_MUTANTS
 from .loop_mutants import LOOP_MUTANTS
 from .model_mutants import MODEL_MUTANTS
 from .mutants import MUTANTS
@@ -17,9 +19,22 @@ from .sequence_mutants import SEQUENCE_MUTANTS
 from .shard_mutants import SHARD_MUTANTS
 from .sparse_mutants import SPARSE_MUTANTS
 from .step_mutants import STEP_MUTANTS
+from .trainer_mutants import TRAINER_MUTANTS
+from .verl_mutants import VERL_MUTANTS
 
-PACKAGE_MUTANTS = MUTANTS + KERNEL_MUTANTS + SPARSE_MUTANTS + SEQUENCE_MUTANTS + SHARD_MUTANTS
-EVERY = PACKAGE_MUTANTS + STEP_MUTANTS + MODEL_MUTANTS + LOOP_MUTANTS
+EVERY = (
+    *MUTANTS,
+    *KERNEL_MUTANTS,
+    *SPARSE_MUTANTS,
+    *STEP_MUTANTS,
+    *MODEL_MUTANTS,
+    *LOOP_MUTANTS,
+    *SEQUENCE_MUTANTS,
+    *SHARD_MUTANTS,
+    *LAYERS_MUTANTS,
+    *TRAINER_MUTANTS,
+    *(() if missing() else VERL_MUTANTS),
+)
 SECONDS = 120  # for a mutant: most take one; one that hangs is a failure
 
 

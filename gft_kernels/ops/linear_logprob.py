@@ -56,7 +56,7 @@ def linear_logprob(
     Cost: 2NDV forward; 6KDV backward for the K rows whose upstream gradient is not 0.
     """
     head, backend = as_head(head), as_backend(backend)
-    operands = Operands(hidden, weight, head.bias)
+    operands = Operands.of(hidden, weight, head)
     targets = check_head(operands, targets, head, backend)
     dtype = compute_dtype(hidden, weight)
     name = engine_name(backend.name, hidden.device, dtype)

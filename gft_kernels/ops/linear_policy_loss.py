@@ -77,7 +77,7 @@ def linear_policy_loss(
     Source: arXiv:2604.14258 Eq. 21 for the default objective.
     """
     head, backend = as_head(head), as_backend(backend)
-    operands = Operands(hidden, weight, head.bias)
+    operands = Operands.of(hidden, weight, head)
     given = {"advantages": advantages, "old_logprobs": old_logprobs, "ref_logprobs": ref_logprobs}
     arguments = check_head_loss(operands, LossArguments(targets, given, token_weights, objective, head, backend))
     dtype = compute_dtype(hidden, weight)

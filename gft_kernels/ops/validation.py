@@ -21,6 +21,16 @@ BACKENDS = ("auto", "eager", "chunked", "triton")
 _BY_NAME = {name: Backend(name) for name in BACKENDS}
 
 
+# The operands by the names that a caller gives them, and which part of a layer each is.
+_PARTS = {
+    "hidden": "its last_hidden_state, [N, D]",
+    "weight": "its weight, [V, D], and put its bias into Head(bias=...)",
+    "Head.bias": "its bias, [V]",
+    "Head.low_rank.hidden": "its output, [N, r]",
+    "Head.low_rank.weight": "its weight, [V, r]",
+}
+
+
 class LossArguments(NamedTuple):
     """What a loss is called with beside the head's operands, or beside the logits."""
 
@@ -89,7 +99,9 @@ def check_head(operands: Operands, targets: Tensor, head: Head, backend: Backend
 
 
 def _vocabulary(operands: Operands, head: Head, backend: Backend) -> int:
-    """V of the whole head. Refuses what cannot run on a shard of it."""
+    """V of the whole head. Refuses what cannot run on a shard of it, or with a low-rank addition."""
+    if head.low_rank is not None and backend.sparsity is not None:
+        raise ValueError("Backend.sparsity and Head.low_rank do not go together: leave sparsity out.")
     if head.shard is None:
         return len(operands.weight)
     refused = {"backend='eager'": backend.name == "eager", "Backend.sparsity": backend.sparsity is not None}
@@ -148,14 +160,13 @@ def _parameters(objective: LossFunction) -> dict[str, Tensor]:
 
 
 def _check_operands(operands: Operands, targets: Tensor) -> Tensor:
-    hidden, weight, bias = operands
-    _check_tensor("hidden", hidden, "its last_hidden_state, [N, D]")
-    _check_tensor("weight", weight, "its weight, [V, D], and put its bias into Head(bias=...)")
-    if bias is not None:
-        _check_tensor("Head.bias", bias, "its bias, [V]")
+    hidden, weight, bias, low_hidden, low_weight = operands
+    for (name, part), tensor in zip(_PARTS.items(), operands, strict=True):
+        if tensor is not None:
+            _check_tensor(name, tensor, part)
     if bias is not None and (bias.ndim != 1 or bias.shape[0] != weight.shape[0]):
         raise ValueError(f"Head.bias has shape {tuple(bias.shape)}; it must be [V] = ({weight.shape[0]},).")
-    for name, tensor in (("hidden", hidden), ("weight", weight), ("Head.bias", bias)):
+    for name, tensor in zip(_PARTS, operands, strict=True):
         if tensor is None:
             continue
         if type(tensor).__name__ == "DTensor":
@@ -186,6 +197,14 @@ def _check_operands(operands: Operands, targets: Tensor) -> Tensor:
         raise ValueError(
             f"hidden is {tuple(hidden.shape)} and weight {tuple(weight.shape)}: their last dimension D must agree."
         )
+    if low_hidden is not None and low_weight is not None:
+        shapes, rank = (tuple(low_hidden.shape), tuple(low_weight.shape)), low_hidden.shape[-1:]
+        if shapes != ((len(hidden), *rank), (len(weight), *rank)) or rank == (0,):
+            raise ValueError(
+                f"Head.low_rank has hidden {shapes[0]} and weight {shapes[1]}; they must be [N, r] and [V, r], with "
+                f"N = {len(hidden)}, V = {len(weight)} and one rank r > 0. For LoRA they are scaling * dropout(x) @ "
+                "lora_A.T and lora_B."
+            )
     return _check_targets(targets, hidden)
 
 
@@ -193,7 +212,7 @@ def _check_logits(logits: Tensor, arguments: LossArguments) -> Tensor:
     """Refuse what the model's own head has done already. Of a head only the temperature is left."""
     head, backend = arguments.head, arguments.backend
     asked = {"Head.bias": head.bias, "Head.softcap": head.softcap, "Backend.sparsity": backend.sparsity}
-    asked["Head.scale"] = None if head.scale == 1 else head.scale
+    asked |= {"Head.scale": None if head.scale == 1 else head.scale, "Head.low_rank": head.low_rank and "LowRank"}
     if head.shard is not None:
         raise ValueError("Head.shard is for linear_policy_loss and linear_logprob: logits must be of the whole V.")
     for name, value in asked.items():

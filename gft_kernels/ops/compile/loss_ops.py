@@ -27,7 +27,7 @@ from ..plan import make_plan
 from ..result import scatter
 from ..validation import LossArguments, check_values
 from .encode import Settings, decode, from_spec, has_sparsity
-from .logprob_op import WAITS, fake_sums, filled
+from .logprob_op import OPERANDS, WAITS, fake_sums, filled
 
 Constants = list[Tensor | None]  # [N] each: advantages, old_logprobs, ref_logprobs, tau, token_weights
 Spec = tuple[str, Tensor]  # of `objective_spec`, its numbers as a tensor
@@ -103,6 +103,8 @@ def _policy_loss(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    low_hidden: Tensor | None,
+    low_weight: Tensor | None,
     targets: Tensor,
     advantages: Tensor | None,
     old_logprobs: Tensor | None,
@@ -115,15 +117,16 @@ def _policy_loss(
     flags: list[int],
     engine_name: str,
     wanted: list[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """SeenRows, sparsity, the three sums, and the scalar unit that they are multiples of."""
-    operands, dtype, engine = Operands(hidden, weight, bias), compute_dtype(hidden, weight), engine_of(engine_name)
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """SeenRows, sparsity, the operands' sums, and the scalar unit that they are multiples of."""
+    operands = Operands(hidden, weight, bias, low_hidden, low_weight)
+    dtype, engine = compute_dtype(hidden, weight), engine_of(engine_name)
     constants = [advantages, old_logprobs, ref_logprobs, tau, token_weights]
     settings = Settings(numbers, flags, engine_name)
     arguments = _arguments(targets, len(weight), constants, (objective, parameters), bias, settings)
     with torch.autocast(hidden.device.type, enabled=False):
         plan = make_plan(arguments, dtype, engine)
-        found, grads = engine.loss(operands, plan, (wanted[0], wanted[1], wanted[2]))
+        found, grads = engine.loss(operands, plan, tuple(wanted))
         assert grads is not None  # no recorded engine comes here
         report = grads.report()
         sparsity = found.loss.new_empty(0) if report is None else report
@@ -163,17 +166,18 @@ def _fake_rows(like: Tensor, dtype: torch.dtype) -> SeenRows:
 
 
 @_policy_loss.register_fake
-def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
-    *_, numbers, _flags, _backend, wanted = rest
-    dtype = compute_dtype(hidden, weight)
+def _(*inputs: Any) -> tuple[Tensor, ...]:
+    *_, numbers, _flags, _backend, wanted = inputs
+    operands = Operands(*inputs[:OPERANDS])
+    hidden, dtype = operands.hidden, compute_dtype(*operands[:2])
     sparsity = hidden.new_empty(len(NAMES) if has_sparsity(numbers) else 0, dtype=dtype)
-    sums = fake_sums(Operands(hidden, weight, bias), wanted)
+    sums = fake_sums(operands, wanted)
     return *_fake_rows(hidden, dtype), sparsity, *sums, hidden.new_empty((), dtype=dtype)
 
 
 def _save_loss(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.save_for_backward(*output[6:])
-    ctx.dtypes = [None if x is None else x.dtype for x in inputs[:3]]
+    ctx.dtypes = [None if x is None else x.dtype for x in inputs[:OPERANDS]]
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 
@@ -181,7 +185,7 @@ def _save_loss(ctx: Any, inputs: Any, output: Any) -> None:
 def _loss_backward(ctx: Any, grad_loss: Tensor, *_: Any) -> Any:
     *sums, unit = ctx.saved_tensors
     scale = grad_loss * unit
-    triples = zip(sums, ctx.dtypes, ctx.needs_input_grad[:3], strict=True)
+    triples = zip(sums, ctx.dtypes, ctx.needs_input_grad[:OPERANDS], strict=True)
     return *((total * scale).to(dtype) if need else None for total, dtype, need in triples), *(None,) * 12
 
 

@@ -45,8 +45,8 @@ class VocabularyShard:
 
     Raises:
         ValueError: at the call, on all ranks alike: shards that overlap, leave rows out or do not
-            end at `size`; other data on another rank; the eager engine, sparsity, torch.compile or
-            logits. `Backend.validate=False` leaves out what needs the ranks to compare.
+            end at `size`; other data on another rank; the eager engine, sparsity or logits.
+            `Backend.validate=False` leaves out what needs the ranks to compare.
         TypeError: `of` is given what is no DTensor.
 
     Cost: GEMMs over V_local in place of V. Communicated in a pass, for an active row in fp32:
@@ -146,7 +146,14 @@ def gather_rows(
     Cost: an all-gather of every tensor, padded to the largest n. Nothing is communicated in the
     backward.
     """
-    error = _unfit(hidden, (targets, *per_token), reduce)
+    return _gather(hidden, (targets, *per_token), group, reduce)
+
+
+@torch.compiler.disable(reason="gather_rows needs fullgraph=False: ranks wait for each other between two graphs")
+def _gather(
+    hidden: Tensor, rows: tuple[Tensor | None, ...], group: dist.ProcessGroup | None, reduce: str
+) -> tuple[Any, ...]:
+    error = _unfit(hidden, rows, reduce)
     # A rank that raised alone would leave the others waiting.
     counts = _all_gather(torch.tensor(-1 if error else len(hidden), device=hidden.device), group).tolist()
     if error is not None:
@@ -154,7 +161,7 @@ def gather_rows(
     if -1 in counts:
         raise ValueError(f"rank {counts.index(-1)} of the group refuses its arguments: see the error it raised.")
     scale = len(counts) if reduce == "avg" else 1
-    constants = (None if x is None else _joined(x.detach(), counts, group) for x in (targets, *per_token))
+    constants = (None if x is None else _joined(x.detach(), counts, group) for x in rows)
     return _GatherRows.apply(hidden, counts, group, scale), *constants
 
 

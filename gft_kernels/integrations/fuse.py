@@ -176,6 +176,12 @@ class FusedHead(_Exchanged):
                 f"{tuple(batch.targets.shape)}: they must be [B, T-1] for input_ids [B, T], with no "
                 "logits_to_keep and no virtual tokens."
             )
+        if hasattr(hidden, "placements"):
+            raise TypeError(
+                "the model's head is tensor-parallel: its hidden states are a DTensor. Call the backbone, and "
+                "linear_policy_loss with Head(shard=gft_kernels.parallel.VocabularyShard.of(lm_head.weight)) on "
+                "lm_head.weight.to_local(): docs/integrations/vocabulary-parallel.md."
+            )
         weight, bias = layer.weight, layer.bias
         if torch.is_autocast_enabled(hidden.device.type):
             dtype = torch.get_autocast_dtype(hidden.device.type)

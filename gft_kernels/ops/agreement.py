@@ -24,27 +24,26 @@ SAME = (
     "shard.size = V",
     "hidden's N",
     "hidden's D",
-    "whether hidden needs a gradient",
-    "a checksum of dtypes, Head and Backend",
-    "a checksum of targets and of what chooses rows (zeros of token_weights and advantages, rewards)",
+    "whether hidden and Head.low_rank.hidden need a gradient",
+    "a checksum of dtypes, the rank of Head.low_rank, Head and Backend",
+    "a checksum of targets and of what chooses rows (zeros of token_weights and advantages, rewards and their ids, "
+    "objectives that skip rows)",
 )
 
 
 def together(
     check: Callable[[], T],
     operands: Operands,
-    chosen_by: Sequence[Tensor | GroupRewards | None],
+    chosen_by: Sequence[Tensor | GroupRewards | bool | None],
     head: Head,
     backend: Backend,
 ) -> T:
     """What `check()` returns, once every rank has checked and their shards make one vocabulary.
 
-    `chosen_by` are the inputs that choose rows. Each rank must choose the same.
+    `chosen_by` is what chooses rows. Each rank must choose the same.
     """
     shard = head.shard
     assert shard is not None
-    if torch.compiler.is_compiling():
-        refuse(shard, "torch.compile")
     if not dist.is_initialized():
         raise ValueError("Head.shard needs torch.distributed.init_process_group: there are no other ranks yet.")
     if dist.get_rank(shard.group) < 0:
@@ -72,20 +71,24 @@ def refuse(shard: VocabularyShard, name: str) -> None:
     """Refuse what cannot run on a part of the vocabulary."""
     raise ValueError(
         f"{name} and Head.shard do not go together: rows {shard.start}... are a part of V = {shard.size}. Use "
-        "backend='chunked' or 'triton' outside a compiled program, without sparsity, or gather the weight."
+        "backend='chunked' or 'triton' without sparsity, or gather the weight."
     )
 
 
 def _numbers(
-    operands: Operands, chosen_by: Sequence[Tensor | GroupRewards | None], head: Head, backend: Backend
+    operands: Operands, chosen_by: Sequence[Tensor | GroupRewards | bool | None], head: Head, backend: Backend
 ) -> list[int]:
     """The shard's rows, then what SAME names."""
-    hidden, weight, bias = operands
+    hidden, weight, _, low_hidden, low_weight = operands
     assert head.shard is not None
-    dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
-    settings = (*dtypes, head.scale, head.softcap, head.temperature, head.ignore_index, backend)
-    wants = torch.is_grad_enabled() and hidden.requires_grad
-    sums = torch.stack([_sum_of_bits(x) for x in chosen_by if x is not None]).tolist()
+    dtypes = [None if x is None else x.dtype for x in operands]
+    rank = 0 if low_weight is None else low_weight.shape[-1]
+    settings = (dtypes, rank, head.scale, head.softcap, head.temperature, head.ignore_index, backend)
+    low_wants = low_hidden is not None and low_hidden.requires_grad
+    wants = torch.is_grad_enabled() * (hidden.requires_grad + 2 * low_wants)
+    said = [x for given in chosen_by for x in _parts(given)]
+    sums = torch.stack([_sum_of_bits(x) for x in said if isinstance(x, Tensor)]).tolist()
+    sums += [x for x in said if not isinstance(x, Tensor)]
     return [head.shard.start, len(weight), head.shard.size, *hidden.shape, wants, _checksum(settings), _checksum(sums)]
 
 
@@ -93,13 +96,19 @@ def _checksum(x: object) -> int:
     return zlib.crc32(repr(x).encode())  # hash() differs between processes
 
 
-def _sum_of_bits(x: Tensor | GroupRewards) -> Tensor:
-    """A number that tells ids and rewards apart, and zeros from other floats. Order counts."""
-    if isinstance(x, GroupRewards):
-        bits = x.rewards.double().view(torch.int64)
-    else:
-        bits = (x != 0).long() if x.is_floating_point() else x.long()
-    return (bits * torch.arange(1, len(bits) + 1, device=bits.device)).sum()
+def _parts(given: Tensor | GroupRewards | bool | None) -> tuple[object, ...]:
+    """What is compared of an input. Of other floats than rewards it is where they are 0."""
+    if isinstance(given, GroupRewards):
+        bits = given.rewards.double().view(torch.int64)
+        return bits, given.group_ids, given.sequence_ids, given.scale, given.singleton, given.eps
+    if isinstance(given, Tensor) and given.is_floating_point():
+        return (given != 0,)
+    return (given,)
+
+
+def _sum_of_bits(x: Tensor) -> Tensor:
+    """A number of a vector of integers, in which their order counts."""
+    return (x.long() * torch.arange(1, len(x) + 1, device=x.device)).sum()
 
 
 def _check_ranks(ranks: list[list[int]]) -> None:

@@ -56,6 +56,8 @@ def linear_logprob(
     Cost: 2NDV forward; 6KDV backward for the K rows whose upstream gradient is not 0.
     """
     head, backend = as_head(head), as_backend(backend)
+    if head.shard is not None and torch.compiler.is_compiling():
+        return trace.outside(linear_logprob, hidden, weight, targets, head=head, backend=backend)
     operands = Operands.of(hidden, weight, head)
     targets = check_head(operands, targets, head, backend)
     dtype = compute_dtype(hidden, weight)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -78,7 +80,10 @@ def linear_policy_loss(
     """
     head, backend = as_head(head), as_backend(backend)
     operands = Operands.of(hidden, weight, head)
-    given = {"advantages": advantages, "old_logprobs": old_logprobs, "ref_logprobs": ref_logprobs}
+    given: Any = {"advantages": advantages, "old_logprobs": old_logprobs, "ref_logprobs": ref_logprobs}
+    if head.shard is not None and torch.compiler.is_compiling():
+        given |= {"objective": objective, "token_weights": token_weights, "head": head, "backend": backend}
+        return trace.outside(linear_policy_loss, hidden, weight, targets, **given)
     arguments = check_head_loss(operands, LossArguments(targets, given, token_weights, objective, head, backend))
     dtype = compute_dtype(hidden, weight)
     name = engine_name(backend.name, hidden.device, dtype)

@@ -16,19 +16,10 @@ from ..head import PLAIN, Backend, Head, Operands
 from ..losses.advantages import GroupRewards
 from ..losses.objectives import PER_TOKEN, VECTORS, LossFunction, Objective, Sum
 from .agreement import refuse, together
+from .operands import check_dtype, check_operands, check_tensor
 
 BACKENDS = ("auto", "eager", "chunked", "triton")
 _BY_NAME = {name: Backend(name) for name in BACKENDS}
-
-
-# The operands by the names that a caller gives them, and which part of a layer each is.
-_PARTS = {
-    "hidden": "its last_hidden_state, [N, D]",
-    "weight": "its weight, [V, D], and put its bias into Head(bias=...)",
-    "Head.bias": "its bias, [V]",
-    "Head.low_rank.hidden": "its output, [N, r]",
-    "Head.low_rank.weight": "its weight, [V, r]",
-}
 
 
 class LossArguments(NamedTuple):
@@ -72,13 +63,15 @@ def check_head_loss(operands: Operands, arguments: LossArguments) -> LossArgumen
     head, backend = arguments.head, arguments.backend
 
     def check() -> LossArguments:
-        targets = _check_operands(operands, arguments.targets)
+        check_operands(operands)
+        targets = _check_targets(arguments.targets, operands.hidden)
         return _check_loss(arguments._replace(targets=targets), operands.hidden, _vocabulary(operands, head, backend))
 
     if head.shard is None:
         return check()
-    choosing_rows = (arguments.token_weights, arguments.per_token["advantages"])
-    return together(check, operands, (arguments.targets, *choosing_rows), head, backend)
+    skips = bool(getattr(arguments.objective, "zero_at_zero_advantage", False))
+    chosen_by = (arguments.targets, arguments.token_weights, arguments.per_token["advantages"], skips)
+    return together(check, operands, chosen_by, head, backend)
 
 
 def check_logits_loss(logits: Tensor, arguments: LossArguments) -> LossArguments:
@@ -91,7 +84,8 @@ def check_head(operands: Operands, targets: Tensor, head: Head, backend: Backend
     """The targets of a head, checked, as int64."""
 
     def check() -> Tensor:
-        checked = _check_operands(operands, targets)
+        check_operands(operands)
+        checked = _check_targets(targets, operands.hidden)
         check_values(checked, _vocabulary(operands, head, backend), head, backend)
         return checked
 
@@ -114,7 +108,7 @@ def _vocabulary(operands: Operands, head: Head, backend: Backend) -> int:
 def _check_loss(arguments: LossArguments, like: Tensor, size: int) -> LossArguments:
     """Check all but the shapes of targets and operands. A tau [N] joins the per-token inputs."""
     objective = arguments.objective
-    arguments = arguments._replace(per_token={**arguments.per_token, **_parameters(objective)})
+    arguments = arguments._replace(per_token={**arguments.per_token, **token_parameters(objective)})
     for name in getattr(objective, "needs", ()):
         if name not in PER_TOKEN:
             raise ValueError(f"objective {objective!r} needs {name!r}; per-token inputs are {', '.join(PER_TOKEN)}.")
@@ -130,8 +124,13 @@ def _check_loss(arguments: LossArguments, like: Tensor, size: int) -> LossArgume
     return arguments
 
 
-def _parameters(objective: LossFunction) -> dict[str, Tensor]:
-    """The objective's parameters with a value for every token. Refuses what is no loss function."""
+def token_parameters(objective: LossFunction) -> dict[str, Tensor]:
+    """The objective's parameters with a value for every token, [N] each.
+
+    Raises:
+        TypeError: a name, a class, or anything else that is no loss function.
+        ValueError: two such parameters of one name in a sum.
+    """
     if isinstance(objective, type):
         raise TypeError(f"objective = {objective.__name__} is a class: call it, {objective.__name__.lower()}().")
     if not callable(objective):
@@ -140,7 +139,7 @@ def _parameters(objective: LossFunction) -> dict[str, Tensor]:
             "gft_kernels.gft(0.7), gft_kernels.grpo(), or one of your own."
         )
     if isinstance(objective, Sum):
-        first, second = (_parameters(term) for term in objective.parts)
+        first, second = (token_parameters(term) for term in objective.parts)
         for name in first.keys() & second.keys():
             if first[name] is not second[name]:
                 raise ValueError(f"both objectives of the sum have a {name} [N]: give one of them a number.")
@@ -159,55 +158,6 @@ def _parameters(objective: LossFunction) -> dict[str, Tensor]:
     return found
 
 
-def _check_operands(operands: Operands, targets: Tensor) -> Tensor:
-    hidden, weight, bias, low_hidden, low_weight = operands
-    for (name, part), tensor in zip(_PARTS.items(), operands, strict=True):
-        if tensor is not None:
-            _check_tensor(name, tensor, part)
-    if bias is not None and (bias.ndim != 1 or bias.shape[0] != weight.shape[0]):
-        raise ValueError(f"Head.bias has shape {tuple(bias.shape)}; it must be [V] = ({weight.shape[0]},).")
-    for name, tensor in zip(_PARTS, operands, strict=True):
-        if tensor is None:
-            continue
-        if type(tensor).__name__ == "DTensor":
-            # A plain full_tensor() takes every process's gradient for the whole one.
-            shard = (
-                " Or leave the weight where it is: weight.to_local() with "
-                "Head(shard=gft_kernels.parallel.VocabularyShard.of(weight))."
-            )
-            raise TypeError(
-                f"{name} is a DTensor, a shard: pass, anew in every step, {name}.full_tensor() where the processes "
-                f"hold the same data (tensor parallelism), and {name}.full_tensor(grad_placements=[Partial('avg')]) "
-                f"where each holds its own (FSDP2).{shard if name == 'weight' else ''}"
-            )
-        _check_dtype(name, tensor)
-        if tensor.device != hidden.device:
-            raise ValueError(f"{name} is on {tensor.device} but hidden is on {hidden.device}: move them to one device.")
-    if hidden.ndim != 2:
-        raise ValueError(
-            f"hidden has shape {tuple(hidden.shape)}; it must be [N, D]. Flatten batch and time: hidden.flatten(0, -2)."
-        )
-    if weight.ndim != 2 or weight.numel() == 0:
-        raise ValueError(
-            f"weight has shape {tuple(weight.shape)}; it must be [V, D] and not empty. Where ZeRO-3 or FSDP has "
-            "sharded it, call logits_policy_loss on the logits of model(...), whose forward gathers it and reduces "
-            "its gradient."
-        )
-    if hidden.shape[1] != weight.shape[1]:
-        raise ValueError(
-            f"hidden is {tuple(hidden.shape)} and weight {tuple(weight.shape)}: their last dimension D must agree."
-        )
-    if low_hidden is not None and low_weight is not None:
-        shapes, rank = (tuple(low_hidden.shape), tuple(low_weight.shape)), low_hidden.shape[-1:]
-        if shapes != ((len(hidden), *rank), (len(weight), *rank)) or rank == (0,):
-            raise ValueError(
-                f"Head.low_rank has hidden {shapes[0]} and weight {shapes[1]}; they must be [N, r] and [V, r], with "
-                f"N = {len(hidden)}, V = {len(weight)} and one rank r > 0. For LoRA they are scaling * dropout(x) @ "
-                "lora_A.T and lora_B."
-            )
-    return _check_targets(targets, hidden)
-
-
 def _check_logits(logits: Tensor, arguments: LossArguments) -> Tensor:
     """Refuse what the model's own head has done already. Of a head only the temperature is left."""
     head, backend = arguments.head, arguments.backend
@@ -220,31 +170,19 @@ def _check_logits(logits: Tensor, arguments: LossArguments) -> Tensor:
             raise ValueError(
                 f"{name} = {value} but logits are given, and the model's head has run already: leave it out."
             )
-    _check_tensor("logits", logits, "its logits, [N, V]")
+    check_tensor("logits", logits, "its logits, [N, V]")
     if type(logits).__name__ == "DTensor":
         raise TypeError(
             "logits are a DTensor, a shard: the op must see the whole vocabulary. Where all ranks have the same data "
             "(tensor parallelism), pass logits.full_tensor()."
         )
-    _check_dtype("logits", logits)
+    check_dtype("logits", logits)
     if logits.ndim != 2 or logits.shape[1] == 0:
         raise ValueError(
             f"logits have shape {tuple(logits.shape)}; they must be [N, V] with V > 0. "
             "Flatten batch and time: logits.flatten(0, -2)."
         )
     return _check_targets(arguments.targets, logits)
-
-
-def _check_tensor(name: str, given: object, part: str) -> None:
-    """Refuse a layer, or a model's output, in place of the tensor that it holds."""
-    if not isinstance(given, Tensor):
-        raise TypeError(f"{name} is {type(given).__name__}, not a tensor: pass {part}.")
-
-
-def _check_dtype(name: str, tensor: Tensor) -> None:
-    if not tensor.is_floating_point() or tensor.element_size() < 2:
-        has = "have" if name == "logits" else "has"
-        raise TypeError(f"{name} {has} dtype {tensor.dtype}: float64, float32, float16 and bfloat16 are supported.")
 
 
 def _check_targets(targets: Tensor, like: Tensor) -> Tensor:

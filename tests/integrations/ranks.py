@@ -5,10 +5,12 @@ python -m tests.integrations.ranks FOLDER RANK
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -20,8 +22,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
-from gft_kernels import gft
-from gft_kernels.integrations.hf import PolicyBatch, fuse_loss
+from gft_kernels import Head, gft, linear_policy_loss
+from gft_kernels.integrations.hf import PolicyBatch, fuse_loss, split_head
+from gft_kernels.parallel import VocabularyShard, gather_rows
 
 from .models import V, untrained
 
@@ -68,6 +71,17 @@ def shard_head(model: nn.Module) -> nn.Module:
     return shard_root(model)
 
 
+def granite() -> nn.Module:
+    return untrained("granite-divides", num_hidden_layers=2)
+
+
+def shard_two_roots(model: nn.Module) -> nn.Module:
+    """Backbone and head apart, the model itself not: what a vocabulary shard needs."""
+    fully_shard(model.model)
+    fully_shard(model.lm_head)
+    return model
+
+
 def prepare(model: nn.Module) -> nn.Module:
     return Accelerator(cpu=True).prepare(model)
 
@@ -99,6 +113,17 @@ def backward(model: nn.Module, rows: slice, batch: tuple[torch.Tensor, ...], sca
         model(input_ids=ids[row], policy_batch=given).loss.backward()
 
 
+def backward_by_shard(model: nn.Module, head: Head, rows: slice, batch: tuple[torch.Tensor, ...]) -> None:
+    """The same loss past the model's forward: FSDP2's part of the head stays where it is."""
+    ids, targets, advantages = batch
+    hidden = model.model(input_ids=ids[rows]).last_hidden_state[:, :-1].flatten(0, 1)
+    hidden, every_target, every_advantage = gather_rows(hidden, targets[rows].flatten(), advantages[rows].flatten())
+    weight = model.lm_head.weight
+    assert isinstance(weight, DTensor)
+    given = {"objective": gft(0.03), "head": replace(head, shard=VocabularyShard.of(weight))}
+    linear_policy_loss(hidden, weight.to_local(), every_target, every_advantage, **given).loss.backward()
+
+
 def gradients(model: nn.Module) -> dict[str, torch.Tensor]:
     found = {}
     for name, p in model.named_parameters():
@@ -122,9 +147,31 @@ def worst_error(case: str, rank: int) -> float:
     if when == "after":
         fuse_loss(model)
     backward(model, slice(2 * rank, 2 * rank + 2), batch, float(RANKS))  # wrappers average over the ranks
-    want, got = gradients(single), gradients(model)
+    return worst(gradients(model), gradients(single))
+
+
+def error_by_shard(rank: int) -> float:
+    """One model with both: a step by the fused forward, then one by the shard of its head."""
+    batch, own = data(), slice(2 * rank, 2 * rank + 2)
+    single = fuse_loss(granite())
+    backward(single, slice(None), batch, 1.0)
+    model = granite()
+    head = split_head(model).head  # its transforms, while the model is whole
+    model = shard_two_roots(fuse_loss(model))
+    backward(model, own, batch, float(RANKS))
+    found = [worst(gradients(model), gradients(single))]
+    model.zero_grad()
+    backward_by_shard(model, head, own, batch)
+    return max(*found, worst(gradients(model), gradients(single)))
+
+
+def worst(got: dict[str, torch.Tensor], want: dict[str, torch.Tensor]) -> float:
     assert want.keys() == got.keys(), want.keys() ^ got.keys()
     return max((got[n] - g).abs().max().item() / max(g.abs().max().item(), 1e-12) for n, g in want.items())
+
+
+RUNS: dict[str, Callable[[int], float]] = {case: functools.partial(worst_error, case) for case in CASES}
+RUNS["FSDP2, the head by its shard"] = error_by_shard
 
 
 def main(folder: str, rank: str) -> None:
@@ -134,9 +181,9 @@ def main(folder: str, rank: str) -> None:
     store = dist.FileStore(f"{folder}/store", RANKS)
     dist.init_process_group("gloo", store=store, rank=int(rank), world_size=RANKS)
     found: dict[str, object] = {}
-    for case in CASES:
+    for case, run in RUNS.items():
         try:
-            found[case] = worst_error(case, int(rank))
+            found[case] = run(int(rank))
         except Exception as error:  # the other rank is in the same case
             found[case] = f"{type(error).__name__}: {error}"
     Path(folder, f"rank{rank}.json").write_text(json.dumps(found))

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from .ranks import CASES, RANKS
+from .ranks import RANKS, RUNS
 
 
 @pytest.fixture(scope="module")
@@ -20,10 +20,10 @@ def errors(tmp_path_factory) -> dict[str, list[object]]:
     outputs = [process.communicate(timeout=300)[1] for process in processes]
     assert not any(process.returncode for process in processes), "\n".join(outputs)
     found = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(RANKS)]
-    return {case: [of_rank[case] for of_rank in found] for case in CASES}
+    return {case: [of_rank[case] for of_rank in found] for case in RUNS}
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", RUNS)
 def test_two_processes_equal_one_in_every_gradient(case, errors):
     for error in errors[case]:
         assert isinstance(error, float), error

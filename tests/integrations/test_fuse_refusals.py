@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.distributed as dist
 from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 from transformers import BertConfig, BertLMHeadModel, ProphetNetConfig, ProphetNetForCausalLM
 
 from gft_kernels import sft
@@ -21,6 +24,17 @@ def test_head_given_an_adapter_afterwards_is_refused():
     with pytest.raises(TypeError, match=r"the model's head is peft.*Linear, not nn.Linear"):
         adapted(input_ids=IDS, policy_batch=PolicyBatch(TARGETS, sft()))
     assert adapted(input_ids=IDS).logits.shape == (2, 7, V)
+
+
+def test_tensor_parallel_head_is_refused():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        model = fuse_loss(llama())
+        parallelize_module(model.lm_head, init_device_mesh("cpu", (1,)), ColwiseParallel())
+        with pytest.raises(TypeError, match=r"head is tensor-parallel.*VocabularyShard.of\(lm_head.weight\)"):
+            model(input_ids=IDS, policy_batch=PolicyBatch(TARGETS, sft()))
+    finally:
+        dist.destroy_process_group()
 
 
 def transformed(change) -> nn.Module:

@@ -6,11 +6,12 @@ from .mutants import Mutant
 
 SHARDS = "tests/parallel/test_vocabulary_shard.py::test_ranks_equal_one_process_in_every_output_and_gradient"
 CHUNKED, TRITON, FP16 = (
-    f"{SHARDS}[chunked-two-fp64]",
-    f"{SHARDS}[triton-two-fp32]",
+    f"{SHARDS}[chunked-two-fp32]",
+    f"{SHARDS}[triton-two of three, the later rank first-fp32]",
     f"{SHARDS}[triton-three, without targets on the last-fp16]",
 )
 MODELS = "tests/parallel/test_sharded_models.py::test_sharded_model_trains_as_one_process"
+COMPILED = "tests/parallel/test_compiled.py"
 REFUSALS = "tests/parallel/test_refusals.py::test_every_rank_refuses_by_name"
 
 SHARD_MUTANTS = (
@@ -33,7 +34,7 @@ SHARD_MUTANTS = (
         "(sums,) = chunk.target.total(torch.special.xlogy(exps, exps).sum(1))",
         "sums = torch.special.xlogy(exps, exps).sum(1)",
         "a remote target's entropy is that of a rank's own columns",
-        CHUNKED,
+        f"{SHARDS}[chunked-three, without targets on the last-fp64]",
     ),
     Mutant(
         "engines/shard.py",
@@ -97,5 +98,40 @@ SHARD_MUTANTS = (
         "        if start > end:\n",
         "shards may overlap",
         f"{REFUSALS}[a shard overlaps]",
+    ),
+    Mutant(
+        "ops/agreement.py",
+        "given.group_ids, given.sequence_ids, ",
+        "",
+        "ranks may group their rewards in ways of their own",
+        f"{REFUSALS}[groups differ]",
+    ),
+    Mutant(
+        "ops/validation.py",
+        'skips = bool(getattr(arguments.objective, "zero_at_zero_advantage", False))',
+        "skips = False",
+        "one rank may skip rows that another waits for",
+        f"{REFUSALS}[one objective skips rows]",
+    ),
+    Mutant(
+        "ops/linear_logprob.py",
+        "if head.shard is not None and torch.compiler.is_compiling():",
+        "if False:",
+        "a compiled program takes a shard for the whole vocabulary",
+        f"{COMPILED}::test_one_graph_is_refused_by_name[scores]",
+    ),
+    Mutant(
+        "parallel.py",
+        '@torch.compiler.disable(reason="gather_rows needs',
+        '@(lambda reason: lambda op: op)(reason="gather_rows needs',
+        "the gather is compiled",
+        f"{COMPILED}::test_one_graph_is_refused_by_name[gathered]",
+    ),
+    Mutant(
+        "integrations/fuse.py",
+        'if hasattr(hidden, "placements"):',
+        "if False:",
+        "a tensor-parallel head is refused without the way out",
+        "tests/integrations/test_fuse_refusals.py::test_tensor_parallel_head_is_refused",
     ),
 )

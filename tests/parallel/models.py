@@ -13,12 +13,13 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, parallelize_module
 
-from gft_kernels import Head, gft, linear_policy_loss
+from gft_kernels import Head, gft, linear_policy_loss, token_weights
 from gft_kernels.parallel import VocabularyShard, gather_rows
 
 from .processes import RANKS
 
 N, D, V, STEPS = 16, 12, 61, 2
+ALL = slice(None)
 # Rows by rank, where each has its own.
 ROWS = {"uneven rows": (5, 9, 2), "a rank without rows": (0, 10, 6)}
 
@@ -31,24 +32,35 @@ class Tiny(nn.Module):
         self.lm_head = nn.Linear(D, V)
 
 
-def data() -> tuple[Tensor, Tensor, Tensor]:
+def data() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(ids, targets, advantages, sequence ids), [N] each. Each sequence is whole on a rank."""
     g = torch.Generator().manual_seed(2)
     ids, targets = torch.randint(V, (N,), generator=g), torch.randint(V, (N,), generator=g)
     targets[3] = -100
-    return ids, targets, torch.randn(N, generator=g)
+    return ids, targets, torch.randn(N, generator=g), torch.repeat_interleave(torch.tensor([5, 4, 5, 2]))
 
 
-def trained(model: Tiny, loss_of: Callable[[Tiny], Tensor]) -> dict[str, Tensor]:
+DATA = data()
+Step = Callable[[Tiny], Tensor]  # the loss of a step
+
+
+def trained(model: Tiny, step: Step) -> dict[str, Tensor]:
     """Gradients of the first step, and parameters after the last."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     found: dict[str, Tensor] = {}
-    for step in range(STEPS):
+    for number in range(STEPS):
         optimizer.zero_grad()
-        found[f"loss {step}"] = loss_of(model).detach().clone()
-        if not step:
-            found |= {f"d {name}": whole(p.grad) for name, p in model.named_parameters()}
+        loss = step(model)
+        loss.backward()
+        found[f"loss {number}"] = loss.detach().clone()
+        if not number:
+            found |= gradients(model)
         optimizer.step()
     return found | {name: whole(p) for name, p in model.named_parameters()}
+
+
+def gradients(model: Tiny) -> dict[str, Tensor]:
+    return {f"d {name}": whole(p.grad) for name, p in model.named_parameters()}
 
 
 def whole(x: Tensor | None) -> Tensor:
@@ -56,29 +68,43 @@ def whole(x: Tensor | None) -> Tensor:
     return (x.full_tensor() if isinstance(x, DTensor) else x).detach().clone()
 
 
-def step(hidden: Tensor, lm_head: nn.Linear, targets: Tensor, advantages: Tensor) -> Tensor:
-    """Loss of the head, differentiated. A DTensor's rows stay where they are."""
+def loss_of(
+    hidden: Tensor, lm_head: nn.Linear, targets: Tensor, advantages: Tensor, weights: Tensor | None = None
+) -> Tensor:
+    """The head's loss. A DTensor's rows stay where they are."""
     weight, bias, shard = lm_head.weight, lm_head.bias, None
     if isinstance(weight, DTensor):
         shard, weight, bias = VocabularyShard.of(weight), weight.to_local(), bias.to_local()
-    found = linear_policy_loss(hidden, weight, targets, advantages, objective=gft(0.1), head=Head(bias, shard=shard))
-    found.loss.backward()
-    return found.loss
-
-
-def own_data(rows: tuple[int, ...], model: Tiny) -> Tensor:
-    """A step where each rank has its own rows, as under FSDP2."""
-    first = sum(rows[: dist.get_rank()])
-    ids, targets, advantages = (x[first : first + rows[dist.get_rank()]] for x in data())
-    hidden, targets, advantages, nothing = gather_rows(model.backbone(ids), targets, advantages, None)
-    assert nothing is None
-    assert not advantages.requires_grad
-    return step(hidden, model.lm_head, targets, advantages)
+    given = {"objective": gft(0.1), "token_weights": weights, "head": Head(bias, shard=shard)}
+    return linear_policy_loss(hidden, weight, targets, advantages, **given).loss
 
 
 def same_data(model: Tiny) -> Tensor:
-    ids, targets, advantages = data()
-    return step(model.backbone(ids), model.lm_head, targets, advantages)
+    ids, targets, advantages, _ = DATA
+    return loss_of(model.backbone(ids), model.lm_head, targets, advantages)
+
+
+def own(rows: tuple[int, ...]) -> slice:
+    first = sum(rows[: dist.get_rank()])
+    return slice(first, first + rows[dist.get_rank()])
+
+
+def own_data(rows: tuple[int, ...], model: Tiny, reduce: str = "avg") -> Tensor:
+    """The loss where each rank has its own rows, as under FSDP2."""
+    ids, targets, advantages, _ = (x[own(rows)] for x in DATA)
+    hidden, targets, advantages, nothing = gather_rows(model.backbone(ids), targets, advantages, None, reduce=reduce)
+    assert nothing is None
+    assert not advantages.requires_grad
+    return loss_of(hidden, model.lm_head, targets, advantages)
+
+
+def sequence_means(at: slice, model: Tiny, **counts: int) -> Tensor:
+    """Weights are those of the rows at hand, with the counts of all ranks."""
+    ids, targets, advantages, sequences = (x[at] for x in DATA)
+    weights = token_weights("seq-mean-token-mean", targets != -100, sequences, **counts)
+    rows = (model.backbone(ids), targets, advantages, weights)
+    hidden, *given = gather_rows(*rows) if counts else rows
+    return loss_of(hidden, model.lm_head, *given)
 
 
 def worst(found: dict[str, Tensor], want: dict[str, Tensor]) -> float:
@@ -86,23 +112,25 @@ def worst(found: dict[str, Tensor], want: dict[str, Tensor]) -> float:
     return max(float((found[n] - x).abs().max() / x.abs().max()) for n, x in want.items())
 
 
-def fsdp(rows: tuple[int, ...]) -> float:
+def fsdp(step: Step, alone: Step = same_data) -> float:
     mesh, model = init_device_mesh("cpu", (RANKS,)), Tiny()
     fully_shard(model.backbone, mesh=mesh)
     fully_shard(model.lm_head, mesh=mesh)
-    return worst(trained(model, functools.partial(own_data, rows)), trained(Tiny(), same_data))
+    return worst(trained(model, step), trained(Tiny(), alone))
 
 
-def summed() -> float:
+def fsdp_of_sequences() -> float:
+    at = own(ROWS["uneven rows"])
+    return fsdp(lambda model: sequence_means(at, model, num_sequences=4), lambda model: sequence_means(ALL, model))
+
+
+def summed(step: Step) -> float:
     """Gradients of the backbone summed over the ranks by hand."""
-    model, want, rows = Tiny(), trained(Tiny(), same_data), ROWS["uneven rows"]
-    first = sum(rows[: dist.get_rank()])
-    ids, targets, advantages = (x[first : first + rows[dist.get_rank()]] for x in data())
-    hidden, *given = gather_rows(model.backbone(ids), targets, advantages, reduce="sum")
-    step(hidden, model.lm_head, *given)
+    model, want = Tiny(), trained(Tiny(), same_data)
+    step(model).backward()
     for p in model.backbone.parameters():
         dist.all_reduce(p.grad)
-    found = {f"d {name}": whole(p.grad) for name, p in model.named_parameters()}
+    found = gradients(model)
     return worst(found, {name: want[name] for name in found})
 
 
@@ -114,6 +142,10 @@ def tensor_parallel() -> float:
 
 def cases() -> dict[str, Callable[[], float]]:
     found: dict[str, Callable[[], float]] = {
-        f"FSDP2, {name}": functools.partial(fsdp, rows) for name, rows in ROWS.items()
+        f"FSDP2, {name}": functools.partial(fsdp, functools.partial(own_data, rows)) for name, rows in ROWS.items()
     }
-    return found | {"summed by hand": summed, "tensor parallelism": tensor_parallel}
+    return found | {
+        "FSDP2, sequence means": fsdp_of_sequences,
+        "summed by hand": functools.partial(summed, functools.partial(own_data, ROWS["uneven rows"], reduce="sum")),
+        "tensor parallelism": tensor_parallel,
+    }

@@ -27,7 +27,7 @@ def run(module: Callable[[], Mapping[Any, Callable[[], object]]], folder: Path) 
     for process in processes:
         process.start()
     for process in processes:
-        process.join(100)
+        process.join(200)
         process.kill()
     assert not any(process.exitcode for process in processes), [process.exitcode for process in processes]
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]

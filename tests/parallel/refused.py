@@ -39,6 +39,7 @@ def call(
     bias: torch.Tensor | None = None,
     backend: str | Backend = "chunked",
     op: str = "loss",
+    objective: Any = gft(0.5),  # noqa: B008  (frozen)
     **kwargs: Any,
 ) -> str:
     start, rows = shards[dist.get_rank()]
@@ -48,7 +49,7 @@ def call(
     elif op == "logits":
         logits_policy_loss(HIDDEN, targets % D, advantages, head=head)
     else:
-        linear_policy_loss(hidden, weight, targets, advantages, objective=gft(0.5), head=head, backend=backend)
+        linear_policy_loss(hidden, weight, targets, advantages, objective=objective, head=head, backend=backend)
     return "taken"
 
 
@@ -57,23 +58,13 @@ def on_rank_one(name: str, there: Any, elsewhere: Any) -> str:
 
 
 def small_chunks() -> str:
-    """Ranks of 200 and of 5 rows: each by itself would take chunks of its own size."""
+    """Ranks of 70 and of 5 rows: each by itself would take chunks of its own size."""
     from gft_kernels.engines.triton import engine
 
-    rows, shards = torch.ones(300), {0: (0, 200), 1: (200, 5), 2: (205, 5)}
-    given = {"targets": torch.arange(300) % 210, "advantages": rows, "hidden": rows[:, None].expand(-1, D)}
-    with mock.patch.object(engine, "CHUNK_BYTES", 256 * 128 * 4):
-        return call(shards, 210, **given, backend="triton")
-
-
-def compiled() -> str:
-    shard = VocabularyShard(*SHARDS[dist.get_rank()][:1], V)
-
-    def program(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return linear_policy_loss(hidden, weight, TARGETS, objective=sft(), head=Head(shard=shard)).loss
-
-    torch.compile(program, backend="eager", fullgraph=True)(HIDDEN, WEIGHT[: SHARDS[dist.get_rank()][1]])
-    return "taken"
+    rows, shards = torch.ones(130), {0: (0, 70), 1: (70, 5), 2: (75, 5)}
+    given = {"targets": torch.arange(130) % 80, "advantages": rows, "hidden": rows[:, None].expand(-1, D)}
+    with mock.patch.object(engine, "CHUNK_BYTES", 128 * 128 * 4):
+        return call(shards, 80, **given, backend="triton")
 
 
 def outside_group() -> str:
@@ -89,8 +80,8 @@ def of(*placements: Any, shape: tuple[int, ...] = (3,)) -> str:
     return str(VocabularyShard.of(DTensor.from_local(WEIGHT, mesh, placements, run_check=False)))
 
 
-def rewards_of(rewards: list[float]) -> GroupRewards:
-    return GroupRewards(torch.tensor(rewards), torch.tensor([0, 0]), torch.arange(N) % 2)
+def rewards_of(rewards: list[float], groups: list[int] = [0, 0], sequences: int = 2, **how: Any) -> GroupRewards:  # noqa: B006
+    return GroupRewards(torch.tensor(rewards), torch.tensor(groups), torch.arange(N) % sequences, **how)
 
 
 def elsewhere(start: int, rows: int, rank: int = 1) -> dict[int, tuple[int, int]]:
@@ -137,6 +128,27 @@ CASES: dict[str, tuple[Callable[[], str], str]] = {
         functools.partial(on_rank_one, "advantages", rewards_of([0.5, 0.5]), rewards_of([0.5, 0.6])),
         "checksum of targets and of what chooses rows",
     ),
+    "groups differ": (
+        functools.partial(on_rank_one, "advantages", rewards_of([0.5, 0.6], [0, 1]), rewards_of([0.5, 0.6])),
+        "checksum of targets and of what chooses rows",
+    ),
+    "sequences differ": (
+        functools.partial(on_rank_one, "advantages", rewards_of([0.5, 0.6], [0, 0], 1), rewards_of([0.5, 0.6])),
+        "checksum of targets and of what chooses rows",
+    ),
+    "singletons differ": (
+        functools.partial(
+            on_rank_one,
+            "advantages",
+            rewards_of([0.5, 0.6], [0, 1], singleton="zero"),
+            rewards_of([0.5, 0.6], [0, 1]),
+        ),
+        "checksum of targets and of what chooses rows",
+    ),
+    "one objective skips rows": (
+        functools.partial(on_rank_one, "objective", gft(0.5), sft()),
+        "checksum of targets and of what chooses rows",
+    ),
     "chunks differ": (
         functools.partial(on_rank_one, "backend", Backend("chunked", chunk_rows=2), "chunked"),
         "a checksum of dtypes, Head and Backend differs",
@@ -161,7 +173,6 @@ CASES: dict[str, tuple[Callable[[], str], str]] = {
         "Backend.sparsity and Head.shard",
     ),
     "logits": (functools.partial(call, op="logits"), "Head.shard is for linear_policy_loss and linear_logprob"),
-    "a compiled program": (compiled, "torch.compile and Head.shard do not go together"),
     "a process outside the group": (outside_group, "Head.shard.group does not hold this process"),
     "a replicated DTensor": (functools.partial(of, Replicate()), r"Replicate.*a vocabulary shard is \(Shard\(0\),\)"),
     "a DTensor in columns": (functools.partial(of, Shard(1)), r"a vocabulary shard is \(Shard\(0\),\)"),

@@ -25,6 +25,7 @@ from gft_kernels import (
     linear_policy_loss,
     reinforce,
     sft,
+    token_weights,
 )
 from gft_kernels.parallel import VocabularyShard
 
@@ -40,6 +41,7 @@ LAYOUTS = {
     "three, without targets on the last": {1: 2, 0: 41, 2: 18},
 }
 TWO, LATER_FIRST, THREE = LAYOUTS
+TAUS = torch.tensor([0.0, TAU, 2.0])[torch.arange(N) % 3]  # [N]
 OBJECTIVES: dict[str, Any] = {
     "sft": sft(),
     "dft": dft(),
@@ -48,8 +50,12 @@ OBJECTIVES: dict[str, Any] = {
     "grpo": grpo(),
     "cispo": cispo(),
     "grpo and kl": grpo() + kl(0.1),
+    "grpo and corrected kl": grpo() + kl(0.1, corrected=True),
+    "gft with a tau for every token": gft(TAUS),
     "own": lambda logprobs, advantages, **_: -advantages * logprobs.exp() * logprobs,
 }
+OBJECTIVES["a sum of three"] = gft(TAUS) + kl(0.1, clamp=0.05, corrected=True) + OBJECTIVES["own"]
+QUICK = ("sft", "gft", "grpo and corrected kl", "gft with a tau for every token", "a sum of three")
 Case = tuple[str, str, str, str]  # engine, layout, dtype, what is called
 DTYPES = {"fp64": torch.float64, "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 LEAVES = ("hidden", "weight", "bias")
@@ -84,10 +90,11 @@ def part_of(layout: str) -> slice | None:
 Op = Callable[[Tensor, Tensor, Tensor, Head, Backend], tuple[Tensor, dict[str, Tensor]]]
 
 
-def fused(problem: Problem, objective: Any, advantages: Any = None) -> Op:
+def fused(problem: Problem, objective: Any, advantages: Any = None, weights: Tensor | None = None) -> Op:
     def run(hidden: Tensor, weight: Tensor, targets: Tensor, head: Head, backend: Backend) -> Any:
         given = problem.advantages if advantages is None else advantages
-        kwargs = {"objective": objective, "head": head, "backend": backend, **inputs_of(problem)}
+        kwargs = {"objective": objective, "head": head, "backend": backend, "token_weights": weights}
+        kwargs |= inputs_of(problem)
         found = linear_policy_loss(hidden, weight, targets, given, **kwargs)
         rows = {"logprobs": found.logprobs, "entropy": found.entropy, "coefficients": found.coefficients}
         return found.loss, {"loss": found.loss, **rows, **found.stats}
@@ -167,6 +174,13 @@ def rewarded() -> Any:
     return GroupRewards(rewards, torch.arange(6) // 2, torch.arange(N) % 6)
 
 
+def counted(problem: Problem, objective: Any) -> Op:
+    """Means of sequences, in a step that has more of them than this call."""
+    ids = problem.sequence_ids
+    weights = token_weights("seq-mean-token-mean", problem.targets != -100, ids, num_sequences=9)
+    return fused(problem, objective, weights=weights.index_fill(0, (ids == 2).nonzero().squeeze(1), 0))
+
+
 def cases(asked: Collection[tuple[str, str, str]]) -> dict[Case, Callable[[], object]]:
     """The cases of the asked combinations of engine, layout and dtype."""
     for layout in LAYOUTS:
@@ -189,13 +203,16 @@ def cases(asked: Collection[tuple[str, str, str]]) -> dict[Case, Callable[[], ob
     runs = [("chunked", layout, dtype) for layout in LAYOUTS for dtype in ("fp64", "fp32")]
     for name, objective in OBJECTIVES.items():
         add(name, "all", loss(objective))
+    add("log p and entropy", "plain", both)
+    runs = [run for run in runs if run[1] != LATER_FIRST]
     for transform in TRANSFORMS:
         add("gft of every row", transform, loss(gft(TAU)), skip_rows=False)
         add("log p", transform, scores)
         add("log p and entropy", transform, both)
     add("gft of rewards", "plain", loss(gft(TAU), rewarded()))
+    add("gft of counted weights", "plain", functools.partial(counted, objective=gft(TAU)))
     add("gft in one chunk", "plain", loss(gft(TAU)), chunk_rows=None)
-    everywhere, runs = runs, [("chunked", THREE, "fp64"), ("chunked", TWO, "fp32")]
+    everywhere, runs = runs, [("chunked", THREE, "fp64")]
     for needs in ("hidden", "weight", "bias", ""):
         for transform in ("plain", "gemma"):
             add(f"gft for gradients of {needs or 'nothing'}", transform, loss(gft(TAU)), needs=needs)
@@ -207,16 +224,18 @@ def cases(asked: Collection[tuple[str, str, str]]) -> dict[Case, Callable[[], ob
         add(f"sft, {change.__name__}", "plain", loss(sft()), change)
         add(f"log p and entropy, {change.__name__}", "plain", both, change)
 
-    runs = [("triton", TWO, "fp64")]  # under the interpreter: seconds, so each thing once
+    # Under the interpreter: seconds, so each thing once.
     for (name, objective), transform in zip(OBJECTIVES.items(), itertools.cycle(TRANSFORMS), strict=False):
-        add(name, transform, loss(objective))
+        runs = [("triton", TWO, "fp64" if name in QUICK else "fp32")]
+        add(name, transform, loss(objective), chunk_rows=None)
     runs = [("triton", THREE, "fp64")]
+    add("gft of rewards", "plain", loss(gft(TAU), rewarded()), chunk_rows=None)
     add("log p", "granite", scores)
     add("log p and entropy", "all", both)
-    for change in (banned, remote):
-        add(f"gft of every row, {change.__name__}", "plain", loss(gft(TAU)), change, skip_rows=False)
-    add("gft for gradients of weight", "plain", loss(gft(TAU)), needs="weight")
-    add("gft for gradients of nothing", "plain", loss(gft(TAU)), needs="")
+    add("gft of every row, banned", "plain", loss(gft(TAU)), banned, skip_rows=False)
+    add("gft of every row, remote", "plain", loss(gft(TAU)), remote, skip_rows=False, chunk_rows=None)
+    for needs in ("weight", ""):
+        add(f"gft for gradients of {needs or 'nothing'}", "plain", loss(gft(TAU)), needs=needs, chunk_rows=None)
     runs = [("chunked", TWO, "bf16")]
     add("gft", "all", loss(gft(TAU)))
     add("log p and entropy", "plain", both)

@@ -10,9 +10,15 @@ from .processes import Found, run
 from .shards import LATER_FIRST, LAYOUTS, THREE, TWO, cases
 
 LIMITS = {"fp64": 1e-10, "fp32": 1e-5, "fp16": 2**-10, "bf16": 2**-7}  # gradients are rounded
-COMBINATIONS = [("chunked", layout, dtype) for layout in LAYOUTS for dtype in ("fp64", "fp32")]
-COMBINATIONS += [("triton", TWO, "fp64"), ("triton", THREE, "fp64"), ("triton", TWO, "fp32")]
-COMBINATIONS += [("triton", LATER_FIRST, "fp32"), ("triton", THREE, "fp16"), ("chunked", TWO, "bf16")]
+FAST = [
+    ("chunked", THREE, "fp64"),
+    ("chunked", LATER_FIRST, "fp64"),
+    ("chunked", TWO, "fp32"),
+    ("chunked", TWO, "bf16"),
+]
+FAST += [("triton", TWO, "fp64"), ("triton", THREE, "fp64"), ("triton", LATER_FIRST, "fp32"), ("triton", THREE, "fp16")]
+SLOW = [("chunked", TWO, "fp64"), ("chunked", THREE, "fp32"), ("chunked", LATER_FIRST, "fp32"), ("triton", TWO, "fp32")]
+COMBINATIONS = FAST + [pytest.param(*slow, marks=pytest.mark.slow) for slow in SLOW]
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ from ...head import PolicyLoss
 from ...losses.objectives import Sum
 from ...losses.ratios import CISPO, GRPO, KL
 
-# Of `stats`: TRL has a name of its own for these, or they are counts.
-NOT_LOGGED = {"entropy", "kl", "tokens", "active_tokens", "clip_fraction", "ratio"}
+COUNTS = {"tokens", "active_tokens"}
+NAMED_BY_TRL = {"entropy", "kl", "clip_fraction", "ratio"}  # it has these under names of its own
 
 
 @torch.no_grad()
@@ -38,8 +38,9 @@ def log_metrics(trainer: Any, result: PolicyLoss, inputs: dict[str, Any], mask: 
     for name, value in _means(trainer, vectors).items():
         found[name].append(value)
     _log_extremes(trainer, found, vectors)
-    for name, value in _stats(trainer, result.stats).items():
-        found[name].append(value)
+    for name, value in means_of(trainer, result.stats).items():
+        if name not in NAMED_BY_TRL:
+            found[name].append(value)
 
 
 def _parts(objective: Any) -> list[Any]:
@@ -80,9 +81,10 @@ def _log_extremes(trainer: Any, found: Any, vectors: dict[str, tuple[Tensor, Ten
             found[name].append(extreme(shares).item() if len(shares) else float("nan"))
 
 
-def _stats(trainer: Any, stats: dict[str, Tensor]) -> dict[str, float]:
-    """What the objective reports, averaged over the active tokens of all processes."""
-    names = [name for name in stats if name not in NOT_LOGGED]
+@torch.no_grad()
+def means_of(trainer: Any, stats: dict[str, Tensor]) -> dict[str, float]:
+    """`stats` averaged over the active tokens of all processes, and the share that is active."""
+    names = [name for name in stats if name not in COUNTS]
     active = stats["active_tokens"].float()
     sums = [torch.where(active > 0, stats[name].float() * active, 0.0) for name in names]
     totals = trainer.accelerator.reduce(torch.stack([*sums, active, stats["tokens"].float()]), reduction="sum")

@@ -10,6 +10,7 @@ from torch import Tensor
 from ...losses.objectives import LossFunction, Sum
 from ...losses.ratios import cispo, grpo, kl
 from ...losses.reductions import Reduction, token_weights
+from ...ops.validation import token_parameters
 
 # TRL's loss_type names a reduction; "cispo" an objective besides.
 REDUCTIONS: dict[str, Reduction] = {
@@ -95,13 +96,10 @@ def check_loss_function(objective: Any) -> None:
         TypeError: a name, a class, or anything else that cannot be called.
         ValueError: a tau of every token, whose place in a batch nobody knows beforehand.
     """
-    if isinstance(objective, type) or not callable(objective):
-        raise TypeError(f"objective = {objective!r}: give a loss function, such as gft(0.7), or one of your own.")
-    tau = getattr(objective, "tau", None)
-    if isinstance(tau, Tensor) and tau.ndim:
+    for name, value in token_parameters(objective).items():
         raise ValueError(
-            f"objective has a tau of shape {tuple(tau.shape)}, and batches are made anew in every step: give a number; "
-            "rectify='given' has it at given tokens alone."
+            f"objective has a {name} of shape {tuple(value.shape)}, and batches are made anew in every step: give a "
+            "number; rectify='given' has it at given tokens alone."
         )
 
 

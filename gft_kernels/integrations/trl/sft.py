@@ -13,9 +13,8 @@ from ...losses.objectives import DFT, LossFunction, dft, sft
 from ...ops.validation import as_backend
 from ..batch import PolicyBatch, num_items_weights, shift
 from .fusing import fuse_trainer
+from .metrics import means_of
 from .objective import check_loss_function, refuse, refuse_head_options
-
-NOT_LOGGED = ("entropy", "tokens", "active_tokens")
 
 
 class PolicySFTTrainer(SFTTrainer):
@@ -81,13 +80,9 @@ class PolicySFTTrainer(SFTTrainer):
     def _log_loss(self, result: Any, inputs: dict[str, Any]) -> None:
         """TRL's names, and what the objective reports."""
         mode = "train" if self.model.training else "eval"
-        found, stats = self._metrics[mode], result.stats
-        names = ["entropy", *(name for name in stats if name not in NOT_LOGGED)]
-        count = stats["active_tokens"].float()
-        sums = [torch.where(count > 0, stats[name].float() * count, 0.0) for name in names]
-        *totals, tokens = self.accelerator.reduce(torch.stack([*sums, count]), reduction="sum").tolist()
-        for name, total in zip(names, totals, strict=True):
-            found[name].append(total / tokens if tokens else 0.0)
+        found = self._metrics[mode]
+        for name, value in means_of(self, result.stats).items():
+            found[name].append(value)
         if mode == "train":
             self._total_train_tokens += self._tokens_read(inputs) // self._tp_size
         found["num_tokens"] = [self._total_train_tokens]

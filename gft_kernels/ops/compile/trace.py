@@ -8,7 +8,8 @@ program the same engines run under autograd.Function, which scales the gradients
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,15 @@ from ..result import stats
 from ..validation import LossArguments
 from . import logprob_op, loss_ops
 from .encode import as_tensor, encode, from_spec, objective_spec, scalars
+
+Found = TypeVar("Found", LogProbs, PolicyLoss)
+
+
+# An error would not do: the compiler answers it by running the op piece by piece, each compiled.
+@torch.compiler.disable(reason="Head.shard needs fullgraph=False: ranks wait for each other between two graphs")
+def outside(op: Callable[..., Found], *args: Any, **kwargs: Any) -> Found:
+    """An op as it runs without torch.compile: the program has a graph before it and one behind."""
+    return op(*args, **kwargs)
 
 
 def linear_logprob(engine_name: str, operands: Operands, targets: Tensor, head: Head, backend: Backend) -> LogProbs:

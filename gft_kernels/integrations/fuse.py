@@ -24,10 +24,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..head import Backend, Head, LogProbs, PolicyLoss
+from ..head import Backend, Head, LogProbs, LowRank, PolicyLoss
 from ..ops.linear_logprob import linear_logprob
 from ..ops.linear_policy_loss import linear_policy_loss
 from .batch import PolicyBatch
+from .lora import operands_of
 from .parts import find_head
 from .probe import find_transforms
 from .verify import own_output, run, two_rows, undisturbed, warn_of_terms
@@ -68,7 +69,8 @@ def fuse_loss(
     what it was: it generates, saves, and computes its own loss.
 
     Args:
-        model: a PreTrainedModel with a linear head, also inside those wrappers.
+        model: a PreTrainedModel with a linear head, also inside those wrappers. PEFT's LoRA on the
+            head is taken along as a `LowRank`: no copy of the head's weight is made.
         temperature: the sampling temperature; a batch may bring another.
         ignore_index: the target value that marks a masked token.
         backend: as in `linear_policy_loss`.
@@ -88,7 +90,7 @@ def fuse_loss(
     has the cost of the backbone and of `linear_policy_loss`.
     """
     bare = model_inside(model)
-    layer = find_head(bare, sharded=True)
+    layer = find_head(bare, inside=True)
     transforms = find_transforms(bare, layer)
     head = replace(transforms, temperature=temperature, ignore_index=ignore_index)
     bare._fused = Fused(head, backend)
@@ -143,7 +145,7 @@ class FusedModel(_Exchanged):
                 f"policy_batch is {type(policy_batch).__name__}: give a PolicyBatch(targets, objective, ...)."
             )
         # Now: embeddings may have been resized since, or an adapter put on the head.
-        layer: Any = find_head(self, sharded=True)
+        layer: Any = find_head(self, inside=True)
         _fuse_head(layer)
         visit = layer._visit = Visit(self._fused, policy_batch)
         try:
@@ -156,15 +158,17 @@ class FusedModel(_Exchanged):
 
 
 class FusedHead(_Exchanged):
-    """A linear head that computes the loss where a batch is waiting, and logits where none is."""
+    """A linear head, or PEFT's LoRA of one, that computes the loss where a batch is waiting."""
 
     _visit: Visit | None = None
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, **kwargs: Any) -> Tensor:
         visit = self._visit
         plain: Any = super()
         if visit is None:
-            return plain.forward(hidden)
+            return plain.forward(hidden, **kwargs)
+        if kwargs:
+            raise TypeError(f"the head is called with {', '.join(kwargs)}, which a loss in its place does not know.")
         if visit.found is not None:
             raise TypeError("the model calls its head more than once in a forward: which of them has the loss?")
         batch = visit.batch
@@ -182,13 +186,14 @@ class FusedHead(_Exchanged):
                 "linear_policy_loss with Head(shard=gft_kernels.parallel.VocabularyShard.of(lm_head.weight)) on "
                 "lm_head.weight.to_local(): docs/integrations/vocabulary-parallel.md."
             )
-        weight, bias = layer.weight, layer.bias
+        weight, bias, low_rank = operands_of(layer, hidden)
         if torch.is_autocast_enabled(hidden.device.type):
             dtype = torch.get_autocast_dtype(hidden.device.type)
             hidden, weight = hidden.to(dtype), weight.to(dtype)
+            low_rank = low_rank and LowRank(*(x.to(dtype) for x in low_rank))
         settings = visit.fused.head
         temperature = settings.temperature if batch.temperature is None else batch.temperature
-        head = replace(settings, bias=bias, temperature=temperature)
+        head = replace(settings, bias=bias, temperature=temperature, low_rank=low_rank)
         backend = visit.fused.backend if batch.backend is None else batch.backend
         visit.found = _compute(hidden.flatten(0, 1), weight, batch.rows(head.ignore_index), head, backend)
         visit.carrier = _carrier(visit.found, hidden.shape[:-1])

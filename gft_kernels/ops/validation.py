@@ -93,7 +93,7 @@ def check_head(operands: Operands, targets: Tensor, head: Head, backend: Backend
 
 
 def _vocabulary(operands: Operands, head: Head, backend: Backend) -> int:
-    """V of the whole head. Refuses what cannot run on a shard of it, or with a low-rank addition."""
+    """V of the whole head. Refuses what a shard or a low-rank addition does not go with."""
     if head.low_rank is not None and backend.sparsity is not None:
         raise ValueError("Backend.sparsity and Head.low_rank do not go together: leave sparsity out.")
     if head.shard is None:
@@ -161,8 +161,8 @@ def token_parameters(objective: LossFunction) -> dict[str, Tensor]:
 def _check_logits(logits: Tensor, arguments: LossArguments) -> Tensor:
     """Refuse what the model's own head has done already. Of a head only the temperature is left."""
     head, backend = arguments.head, arguments.backend
-    asked = {"Head.bias": head.bias, "Head.softcap": head.softcap, "Backend.sparsity": backend.sparsity}
-    asked |= {"Head.scale": None if head.scale == 1 else head.scale, "Head.low_rank": head.low_rank and "LowRank"}
+    asked: dict[str, Any] = {"Head.bias": head.bias, "Head.softcap": head.softcap, "Backend.sparsity": backend.sparsity}
+    asked |= {"Head.scale": None if head.scale == 1 else head.scale, "Head.low_rank": head.low_rank}
     if head.shard is not None:
         raise ValueError("Head.shard is for linear_policy_loss and linear_logprob: logits must be of the whole V.")
     for name, value in asked.items():

@@ -52,10 +52,14 @@ def _common(operands: Operands) -> Operands:
     """The operands in the wider dtype (fp16 with bf16: fp32), weight columns adjacent."""
     _refuse_without_device(operands.hidden)
     dtype = torch.promote_types(operands.hidden.dtype, operands.weight.dtype)
-    hidden, weight, _, low_hidden, low_weight = operands.to(dtype)
-    weight, low_weight = (x if x is None or x.stride(1) == 1 else x.contiguous() for x in (weight, low_weight))
     bias = None if operands.bias is None else operands.bias.contiguous()
-    return Operands(hidden, weight, bias, low_hidden, low_weight)
+    operands = operands._replace(bias=None).to(dtype)
+    low_weight = None if operands.low_weight is None else _columns_adjacent(operands.low_weight)
+    return operands._replace(weight=_columns_adjacent(operands.weight), bias=bias, low_weight=low_weight)
+
+
+def _columns_adjacent(weight: Tensor) -> Tensor:
+    return weight if weight.stride(1) == 1 else weight.contiguous()
 
 
 def _on(device: torch.device) -> AbstractContextManager:

@@ -36,7 +36,6 @@ BLOCK_R = tl.constexpr(16)
 def pointers(operands: Operands) -> dict[str, Any]:
     """What a kernel is told of the operands: rows of hidden states contiguous, columns adjacent."""
     hidden, weight, bias, low_hidden, low_weight = operands
-    has_low = low_hidden is not None and low_weight is not None
     return {
         "hidden_ptr": hidden,
         "weight_ptr": weight,
@@ -45,9 +44,9 @@ def pointers(operands: Operands) -> dict[str, Any]:
         "low_weight_ptr": low_weight,
         "V": len(weight),
         "D": hidden.shape[1],
-        "R": low_hidden.shape[1] if has_low else None,
+        "R": None if low_hidden is None else low_hidden.shape[1],
         "stride_wv": weight.stride(0),
-        "stride_lv": low_weight.stride(0) if has_low else None,
+        "stride_lv": None if low_weight is None else low_weight.stride(0),
     }
 
 

@@ -11,13 +11,23 @@ import pytest
 from .fork import RunTests, copy_packages, process_to_fork
 from .kernel_mutants import KERNEL_MUTANTS
 from .loop_mutants import LOOP_MUTANTS
+from .low_rank_mutants import LOW_RANK_MUTANTS
 from .model_mutants import MODEL_MUTANTS
 from .mutants import MUTANTS
 from .shard_mutants import SHARD_MUTANTS
 from .sparse_mutants import SPARSE_MUTANTS
 from .step_mutants import STEP_MUTANTS
 
-EVERY = MUTANTS + KERNEL_MUTANTS + SPARSE_MUTANTS + STEP_MUTANTS + MODEL_MUTANTS + LOOP_MUTANTS + SHARD_MUTANTS
+EVERY = (
+    MUTANTS
+    + KERNEL_MUTANTS
+    + SPARSE_MUTANTS
+    + STEP_MUTANTS
+    + MODEL_MUTANTS
+    + LOOP_MUTANTS
+    + SHARD_MUTANTS
+    + LOW_RANK_MUTANTS
+)
 SECONDS = 120  # for a mutant: most take one; one that hangs is a failure
 
 

@@ -81,7 +81,8 @@ def fuse_loss(
         add, router balancing with its coefficient: back-propagate loss + aux_loss.
 
     Raises:
-        TypeError: the head is not a plain linear layer, or a wrapper that is not known.
+        TypeError: the head is neither a plain linear layer nor PEFT's LoRA of one (DoRA, LoHa, IA3,
+            quantised heads), or a wrapper that is not known.
         ValueError: the model changes its logits in a way that is not known, or sees later tokens.
 
     A warning names what the model's own loss adds besides, such as a penalty on its log-sum-exp.

@@ -1,4 +1,4 @@
-"""fuse_loss with PEFT's LoRA on the head: loss and gradients are those of the model's own logits."""
+"""fuse_loss with PEFT's LoRA on the head: exactly what the model's own logits give."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ SAME = (
     "hidden's N",
     "hidden's D",
     "whether hidden and Head.low_rank.hidden need a gradient",
-    "a checksum of dtypes, the rank of Head.low_rank, Head and Backend",
+    "a checksum of dtypes, Head and Backend",
     "a checksum of targets and of what chooses rows (zeros of token_weights and advantages, rewards and their ids, "
     "objectives that skip rows)",
 )

@@ -77,9 +77,9 @@ class LowRank(NamedTuple):
         weight: [V, r], same choice of dtypes; differentiable. Where the vocabulary is sharded, the
             same rows as those of the head's weight.
 
-    Cost: r / D of that of the head's own weight, and 2NVr more where the head is frozen and this
-    weight is trained. No [V, D] tensor is formed. Triton multiplies in the wider dtype of the op's
-    hidden and weight, and rounds the factors to it.
+    Cost: 2NVr for the logits and for each of the two gradients. No [V, D] tensor is formed. Triton
+    multiplies in the wider dtype of the op's hidden and weight, and rounds the factors to it.
+    `Backend.sparsity` is refused beside it.
     """
 
     hidden: Tensor  # [N, r]

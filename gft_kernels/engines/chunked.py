@@ -5,7 +5,7 @@ For a chunk of K rows, with E_j = exp(z_j - max z) and the target's own entry ta
     rest = sum_{j != y} E_j        s = rest + E_y        log p = -log1p(rest / E_y)        1 - p = rest / s
     G_j  = E_j for j != y, G_y = -rest                   so that dz = -(coef / s) * G, row by row
     dhidden = f * (G @ W)          dweight += G^T @ (f * hidden)          f = -coef * w / s
-    entropy = -log p - (hidden . (G @ W) + G @ bias) / s
+    entropy = -log p - (hidden . (G @ W) + low_hidden . (G @ low_weight) + G @ bias) / s
 
 The gradients of the fused loss are formed in its forward. The coefficient touches only [K, D]
 factors, so after exp and sum nothing goes over [K, V] but the GEMMs. 1 - p is a sum of positive

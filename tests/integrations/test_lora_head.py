@@ -152,7 +152,7 @@ def test_no_tensor_of_the_size_of_the_frozen_head_is_made():
 def test_compiled_model():
     model = fuse_loss(lora(), backend="chunked")
     torch._dynamo.reset()
-    compiled = torch.compile(model, backend="aot_eager")
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
     batch = PolicyBatch(TARGETS, gft(0.03), torch.randn(TARGETS.shape))
     found = [gradients(model, m(input_ids=IDS, policy_batch=batch).loss) for m in (compiled, model)]
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)

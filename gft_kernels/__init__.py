@@ -1,6 +1,6 @@
 """Fused policy losses on a language-model head, without the [N, V] logits."""
 
-from .head import Backend, Head, LogProbs, PolicyLoss, Sparse
+from .head import Backend, Head, LogProbs, LowRank, PolicyLoss, Sparse
 from .losses.advantages import GroupRewards, group_advantages
 from .losses.objectives import dft, gft, reinforce, sft
 from .losses.ratios import cispo, grpo, gspo, kl
@@ -16,6 +16,7 @@ __all__ = [
     "Head",
     "LinearPolicyLoss",
     "LogProbs",
+    "LowRank",
     "PolicyLoss",
     "Sparse",
     "cispo",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from .parallel import VocabularyShard
@@ -60,13 +61,38 @@ class Sparse:
             raise ValueError(f"Sparse.pays = {self.pays}: it is a share of the columns, 0 to 1.")
 
 
+class LowRank(NamedTuple):
+    """A low-rank addition to the head's weight, LoRA for example, as the two factors of its logits.
+
+    Equivalent to::
+
+        logits = hidden @ weight.T + low_rank.hidden @ low_rank.weight.T
+
+    For LoRA, hidden is scaling * dropout(x) @ lora_A.T and weight is lora_B. Autograd outside the
+    op carries the gradient of `hidden` on to lora_A, through the dropout and to x. Several adapters
+    are one, of the sum of their ranks: `torch.cat` of the hiddens and of the weights along 1.
+
+    Args:
+        hidden: [N, r] fp64, fp32, bf16 or fp16; differentiable.
+        weight: [V, r], same choice of dtypes; differentiable. Where the vocabulary is sharded, the
+            same rows as those of the head's weight.
+
+    Cost: 2NVr for the logits and for each of the two gradients. No [V, D] tensor is formed. Triton
+    multiplies in the wider dtype of the op's hidden and weight, and rounds the factors to it.
+    `Backend.sparsity` is refused beside it.
+    """
+
+    hidden: Tensor  # [N, r]
+    weight: Tensor  # [V, r]
+
+
 @dataclass(frozen=True, eq=False)
 class Head:
     """The model's head apart from its weight: bias, logit transforms, and how targets mark a mask.
 
     Equivalent to, in the order that transformers has::
 
-        a = scale * (hidden @ weight.T + bias)
+        a = scale * (hidden @ weight.T + low_rank.hidden @ low_rank.weight.T + bias)
         z = a if softcap is None else softcap * torch.tanh(a / softcap)
         logits = z / temperature
 
@@ -80,9 +106,11 @@ class Head:
         ignore_index: the target value that marks a masked row.
         shard: the rows of the whole weight that the weight and bias of the call are
             (`VocabularyShard`), where processes share the vocabulary. None: they are the whole.
+        low_rank: a low-rank addition to the weight (`LowRank`), or None.
 
     Raises:
         ValueError: temperature, softcap or scale is out of range.
+        TypeError: low_rank is no LowRank.
     """
 
     bias: Tensor | None = None
@@ -91,12 +119,18 @@ class Head:
     temperature: float = 1.0
     ignore_index: int = -100
     shard: VocabularyShard | None = None
+    low_rank: LowRank | None = None
 
     def __post_init__(self) -> None:
         for name in ("temperature", "softcap"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"Head.{name} = {value}: it divides the logits and must be positive and finite.")
+        if self.low_rank is not None and not isinstance(self.low_rank, LowRank):
+            raise TypeError(
+                f"Head.low_rank is {type(self.low_rank).__name__}: give LowRank(hidden, weight), the factors "
+                "[N, r] and [V, r] of what is added to the logits."
+            )
         if self.scale == 0 or not -math.inf < self.scale < math.inf:
             raise ValueError(f"Head.scale = {self.scale}: it multiplies the logits and must be finite and not 0.")
 
@@ -137,11 +171,25 @@ class Backend:
 
 
 class Operands(NamedTuple):
-    """What the head multiplies, before its transforms: hidden @ weight.T + bias."""
+    """What the head multiplies: hidden @ weight.T + low_hidden @ low_weight.T + bias."""
 
     hidden: Tensor  # [N, D]
     weight: Tensor  # [V, D]
     bias: Tensor | None  # [V]
+    low_hidden: Tensor | None = None  # [N, r], None where there is no low_weight
+    low_weight: Tensor | None = None  # [V, r]
+
+    @classmethod
+    def of(cls, hidden: Tensor, weight: Tensor, head: Head) -> Operands:
+        return cls(hidden, weight, head.bias, *(head.low_rank or (None, None)))
+
+    def rows(self, index: slice | Tensor) -> Operands:
+        """The rows `index` of the hidden states, on the same weights."""
+        low_hidden = None if self.low_hidden is None else self.low_hidden[index]
+        return self._replace(hidden=self.hidden[index], low_hidden=low_hidden)
+
+    def to(self, dtype: torch.dtype) -> Operands:
+        return Operands(*(None if x is None else x.to(dtype) for x in self))  # type: ignore[arg-type]
 
 
 class LogProbs(NamedTuple):

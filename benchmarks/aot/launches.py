@@ -42,6 +42,7 @@ class Problem:
     V: int = 50257  # odd, as real vocabularies are
     capped: bool = False  # bias and soft cap
     entropy: bool = False  # an upstream gradient on the entropy
+    rank: int = 0  # of a low-rank addition to the weight
     rewards: torch.dtype = torch.float32
 
     @property
@@ -55,7 +56,9 @@ class Problem:
     @property
     def operands(self) -> Operands:
         bias = empty(self.V, dtype=self.dtype) if self.capped else None
-        return Operands(empty(self.K, self.D, dtype=self.dtype), empty(self.V, self.D, dtype=self.dtype), bias)
+        sizes = (self.D, self.rank) if self.rank else (self.D,)
+        (hidden, weight), *low = ([empty(rows, size, dtype=self.dtype) for rows in (self.K, self.V)] for size in sizes)
+        return Operands(hidden, weight, bias, *(low[0] if low else ()))
 
     @property
     def targets(self) -> Tensor:
@@ -122,22 +125,28 @@ ALIGNED: dict[str, Any] = {"V": 256000}
 CAPPED: dict[str, Any] = ALIGNED | {"capped": True}
 ENTROPY: dict[str, Any] = {"entropy": True}
 PRECISE: dict[str, Any] = {"rewards": torch.float64}  # as numpy hands them over
+LOW: dict[str, Any] = {"rank": 24}  # fills no block
 RAGGED: dict[str, Any] = {"K": 999, "D": 1040}  # neither fills its blocks
 # (kernel, variant): what differs from the default problem, and the launch.
 LAUNCHES: dict[tuple[str, str], tuple[dict[str, Any], Callable[[Problem], object]]] = {
     ("head_target_logit_kernel", ""): ({}, Problem.target_logits),
     ("head_target_logit_kernel", "bias+softcap"): (CAPPED, Problem.target_logits),
+    ("head_target_logit_kernel", "low-rank"): (LOW, Problem.target_logits),
     ("head_fwd_kernel", "store"): ({}, lambda p: p.forward(True)),
     ("head_fwd_kernel", "store bias+softcap"): (CAPPED, lambda p: p.forward(True)),
     ("head_fwd_kernel", "store ragged"): (RAGGED, lambda p: p.forward(True)),
+    ("head_fwd_kernel", "store low-rank"): (LOW, lambda p: p.forward(True)),
+    ("head_fwd_kernel", "store bias+softcap low-rank"): (CAPPED | LOW, lambda p: p.forward(True)),
     ("head_fwd_kernel", "scores"): ({}, lambda p: p.forward(False)),
     ("head_fwd_kernel", "scores bias+softcap"): (CAPPED, lambda p: p.forward(False)),
     ("head_bwd_kernel", ""): ({}, Problem.backward),
     ("head_bwd_kernel", "bias+softcap"): (CAPPED, Problem.backward),
     ("head_bwd_kernel", "ragged"): (RAGGED, Problem.backward),
+    ("head_bwd_kernel", "low-rank"): (LOW, Problem.backward),
     ("head_bwd_kernel", "entropy"): (ENTROPY, Problem.backward),
     ("head_bwd_kernel", "entropy bias+softcap"): (CAPPED | ENTROPY, Problem.backward),
     ("head_bwd_kernel", "entropy ragged"): (RAGGED | ENTROPY, Problem.backward),
+    ("head_bwd_kernel", "entropy bias+softcap low-rank"): (CAPPED | ENTROPY | LOW, Problem.backward),
     ("finalise_kernel", "scores"): ({}, lambda p: p.finalise(None)),
     ("finalise_kernel", "gft"): ({}, lambda p: p.finalise(p.gft())),
     ("finalise_kernel", "grpo+kl bias+softcap"): (CAPPED, lambda p: p.finalise(p.grpo())),

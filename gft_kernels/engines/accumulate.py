@@ -1,4 +1,4 @@
-"""Sums of dhidden, dweight and dbias over chunks of rows.
+"""Sums of the operands' gradients over chunks of rows.
 
 They are fp32 (fp64 for fp64 inputs) and rounded once, at the end.
 """
@@ -16,7 +16,7 @@ from ..head import Operands
 from ..parallel import VocabularyShard
 
 Index = slice | Tensor
-Wanted = tuple[bool, bool, bool]  # whether gradients of hidden, weight and bias are wanted
+Wanted = tuple[bool, ...]  # whether the gradient of each of Operands is wanted
 HALVES = (torch.float16, torch.bfloat16)
 # fp16 gradients are held at this multiple of the largest upstream value, above the subnormals and
 # below 65504.
@@ -104,16 +104,23 @@ class Rows(NamedTuple):
 class ChunkGradient(NamedTuple):
     """The logit gradient of one chunk of rows: dz = factor[:, None] * grad.
 
-    The factor stays on the [K, D] side of both gradient GEMMs. Logits are slope * hidden @
-    weight.T.
+    The factor stays on the [K, D] side of both gradient GEMMs. Logits are slope * raw logits of the
+    operands.
     """
 
     row_index: Index  # [K] among the N rows
-    hidden: Tensor  # [K, D]
+    operands: Operands  # hidden [K, D], in the dtype of the GEMMs
     grad: Tensor  # [K, V]
     factor: Tensor | None  # [K], None is 1
     slope: float
     rows: Rows | None = None
+
+
+class Products(NamedTuple):
+    """grad @ weight [K, D] and grad @ low_weight [K, r], None where not wanted."""
+
+    hidden: Tensor | None
+    low_hidden: Tensor | None
 
 
 class Gradients:
@@ -126,32 +133,52 @@ class Gradients:
     def __init__(
         self, operands: Operands, wanted: Wanted, unit: Tensor | None = None, shard: VocabularyShard | None = None
     ) -> None:
-        hidden, weight, bias = operands
-        self.wanted = (wanted[0], wanted[1], wanted[2] and bias is not None)
+        self.wanted = tuple(want and x is not None for want, x in zip(wanted, operands, strict=True))
         self.unit, self.shard = unit, shard
-        self.dtype = compute_dtype(hidden, weight)
-        self.hidden = torch.zeros(hidden.shape, dtype=self.dtype, device=hidden.device) if wanted[0] else None
+        self.dtype = compute_dtype(*operands[:2])
+        self.hidden = self._zeros_of(operands.hidden) if self.wanted[0] else None
         self.weight: Tensor | None = None  # [V, D], made by the first chunk
         self.bias: Tensor | None = None  # [V, 2], likewise: high and low part
+        self.low_hidden = self._zeros_of(operands.low_hidden) if self.wanted[3] else None
+        self.low_weight: Tensor | None = None  # [V, r], likewise
 
-    def add(self, chunk: ChunkGradient, weight: Tensor) -> Tensor | None:
-        """Add one chunk. Returns grad @ weight [K, D] where dhidden is wanted."""
-        row_index, hidden, grad, factor, slope, _ = chunk
-        product = None
-        if self.hidden is not None:
-            product = matmul(grad, weight)
-            self.hidden[row_index] = product * slope if factor is None else product * (factor * slope)[:, None]
+    def _zeros_of(self, x: Tensor | None) -> Tensor:
+        assert x is not None
+        return torch.zeros(x.shape, dtype=self.dtype, device=x.device)
+
+    def add(self, chunk: ChunkGradient) -> Products:
+        """Add one chunk. Returns the products that it formed."""
+        _, (hidden, weight, _, low_hidden, low_weight), grad, factor, slope, _ = chunk
+        products = Products(
+            self._set_rows(self.hidden, chunk, weight), self._set_rows(self.low_hidden, chunk, low_weight)
+        )
         if self.wanted[1]:
-            right = torch.empty_like(hidden, memory_format=torch.contiguous_format)
-            torch.mul(hidden, slope if factor is None else (factor * slope)[:, None], out=right)
-            self.weight = add_matmul(self.weight, grad.T, right)
+            self.weight = self._add_columns(self.weight, chunk, hidden)
+        if self.wanted[4]:
+            self.low_weight = self._add_columns(self.low_weight, chunk, low_hidden)
         if self.wanted[2]:
             column = grad.new_full((len(grad),), slope, dtype=self.dtype) if factor is None else factor * slope
             high = column.to(grad.dtype)
             # A 16-bit factor would be off by a rounding, so its remainder travels beside it.
             low = (column - high).to(grad.dtype)
             self.bias = add_matmul(self.bias, grad.T, torch.stack((high, low), 1))
+        return products
+
+    def _set_rows(self, total: Tensor | None, chunk: ChunkGradient, weight: Tensor | None) -> Tensor | None:
+        """The chunk's rows of `total` become dz @ weight. Returns grad @ weight."""
+        if total is None or weight is None:
+            return None
+        product, slope = matmul(chunk.grad, weight), chunk.slope
+        total[chunk.row_index] = product * slope if chunk.factor is None else product * (chunk.factor * slope)[:, None]
         return product
+
+    def _add_columns(self, total: Tensor | None, chunk: ChunkGradient, hidden: Tensor | None) -> Tensor:
+        """total + dz.T @ hidden."""
+        assert hidden is not None
+        factor, slope = chunk.factor, chunk.slope
+        right = torch.empty_like(hidden, memory_format=torch.contiguous_format)
+        torch.mul(hidden, slope if factor is None else (factor * slope)[:, None], out=right)
+        return add_matmul(total, chunk.grad.T, right)
 
     def report(self) -> Tensor | None:
         """What was left out, as numbers, or None where nothing can be."""
@@ -165,8 +192,8 @@ class Gradients:
             if x is None or not wanted:
                 yield None
             elif total is None:  # no chunk came
-                yield torch.zeros(x.shape, dtype=self.dtype, device=x.device)
-            elif name == "hidden" and self.shard is not None:
+                yield self._zeros_of(x)
+            elif name in ("hidden", "low_hidden") and self.shard is not None:
                 yield self.shard.total(total)
             else:
                 yield total.sum(1) if name == "bias" else total

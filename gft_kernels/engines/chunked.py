@@ -5,7 +5,7 @@ For a chunk of K rows, with E_j = exp(z_j - max z) and the target's own entry ta
     rest = sum_{j != y} E_j        s = rest + E_y        log p = -log1p(rest / E_y)        1 - p = rest / s
     G_j  = E_j for j != y, G_y = -rest                   so that dz = -(coef / s) * G, row by row
     dhidden = f * (G @ W)          dweight += G^T @ (f * hidden)          f = -coef * w / s
-    entropy = -log p - (hidden . (G @ W) + G @ bias) / s
+    entropy = -log p - (hidden . (G @ W) + low_hidden . (G @ low_weight) + G @ bias) / s
 
 The gradients of the fused loss are formed in its forward. The coefficient touches only [K, D]
 factors, so after exp and sum nothing goes over [K, V] but the GEMMs. 1 - p is a sum of positive
@@ -28,10 +28,10 @@ from torch import Tensor
 from ..head import Backend, Head, Operands
 from ..losses.advantages import GroupRewards
 from ..losses.objectives import losses_and_coefficients, part
-from .accumulate import ChunkGradient, Gradients, Index, Rows, Wanted, unit_of
+from .accumulate import ChunkGradient, Gradients, Index, Products, Rows, Wanted, unit_of
 from .columns import look, look_capped
 from .contract import LossPlan, LossRows, Plan, Scores, Upstream
-from .shard import ShardEntries
+from .shard import Entries, ShardEntries
 from .sparse import SparseGradients
 
 name = "chunked"
@@ -52,25 +52,6 @@ def _chunks(count: int, size: int, rows: Tensor | None) -> list[tuple[slice, Ind
     return [(at, at if rows is None else rows[at]) for at in slices]
 
 
-class Entries:
-    """The targets' entries of a chunk [K, V]; `ShardEntries` where ranks share the vocabulary."""
-
-    def __init__(self, targets: Tensor) -> None:
-        self.index = (torch.arange(len(targets), device=targets.device), targets)
-
-    def read(self, z: Tensor) -> Tensor:  # [K]
-        return z[self.index]
-
-    def write(self, z: Tensor, values: Tensor) -> None:
-        z[self.index] = values
-
-    def largest(self, values: Tensor) -> Tensor:
-        return values
-
-    def total(self, *sums: Tensor) -> tuple[Tensor, ...]:
-        return sums
-
-
 @dataclass
 class _Chunk:
     """The softmax of one chunk of rows, held as unnormalised exponentials."""
@@ -86,12 +67,13 @@ class _Chunk:
     target_logit: Tensor  # [K] z_y - max z, finite
 
 
-def _forward_chunk(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head, buffers: list[Tensor]
-) -> _Chunk:
+def _forward_chunk(operands: Operands, targets: Tensor, head: Head, buffers: list[Tensor]) -> _Chunk:
     """Logits, transforms and exponentials of one chunk. A second buffer asks for `shifted`."""
+    hidden, weight, bias, low_hidden, low_weight = operands
     factor = head.scale if head.softcap is not None else head.scale / head.temperature
     z = torch.mm(hidden * factor, weight.T, out=buffers[0][: len(targets)])
+    if low_hidden is not None and low_weight is not None:
+        z.addmm_(low_hidden * factor, low_weight.T)
     if bias is not None:
         z.add_(bias * factor)
     if head.softcap is not None:
@@ -153,9 +135,14 @@ def _entropy_from_exps(chunk: _Chunk) -> Tensor:
     return chunk.total.log() - sums / chunk.total
 
 
-def _entropy_from_gemm(chunk: _Chunk, hidden: Tensor, product: Tensor, bias: Tensor | None, slope: float) -> Tensor:
+def _entropy_from_gemm(chunk: _Chunk, operands: Operands, products: Products, slope: float) -> Tensor:
     """[K] entropy from G @ weight, which the gradient needs anyway: -log p - sum_j G_j z_j / s."""
-    gap = _row_dot(hidden, product)
+    hidden, _, bias, low_hidden, low_weight = operands
+    assert products.hidden is not None
+    gap = _row_dot(hidden, products.hidden)
+    if low_hidden is not None and low_weight is not None:
+        low = chunk.grad @ low_weight if products.low_hidden is None else products.low_hidden
+        gap += _row_dot(low_hidden, low)
     if bias is not None:
         gap += chunk.grad @ bias.clamp(min=-1e30)
     (gap,) = chunk.target.total(gap)
@@ -180,9 +167,10 @@ def _buffers(count: int, rows: int, weight: Tensor, pair: bool) -> list[Tensor]:
     return [weight.new_empty(min(rows, count), weight.shape[0]) for _ in range(2 if pair else 1)]
 
 
-def _wide(operands: Operands, plan: Plan) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias in the compute dtype."""
-    return operands.weight.to(plan.dtype), None if operands.bias is None else operands.bias.to(plan.dtype)
+def _wide(operands: Operands, plan: Plan) -> Operands:
+    """The weights in the compute dtype. Hidden states follow, chunk by chunk."""
+    weights = operands.rows(slice(0)).to(plan.dtype)
+    return weights._replace(hidden=operands.hidden, low_hidden=operands.low_hidden)
 
 
 def _gradients(operands: Operands, plan: Plan, wanted: Wanted) -> Gradients:
@@ -198,25 +186,25 @@ def group_advantages(groups: GroupRewards) -> Tensor:
 
 
 def score(operands: Operands, plan: Plan) -> Scores:
-    hidden, (weight, bias), targets = operands.hidden, _wide(operands, plan), plan.targets
+    hidden, wide, targets = operands.hidden, _wide(operands, plan), plan.targets
     size, count = chunk_rows(hidden.shape[1], plan.backend), len(targets if plan.rows is None else plan.rows)
-    logprobs, entropy = hidden.new_empty(count, dtype=plan.dtype), hidden.new_empty(count, dtype=plan.dtype)
-    buffers = _buffers(count, size, weight, pair=True)
+    logprobs, entropy = (hidden.new_empty(count, dtype=plan.dtype) for _ in range(2))
+    buffers = _buffers(count, size, wide.weight, pair=True)
     for at, row_index in _chunks(count, size, plan.rows):
-        chunk = _forward_chunk(hidden[row_index].to(plan.dtype), weight, bias, targets[row_index], plan.head, buffers)
+        chunk = _forward_chunk(wide.rows(row_index).to(plan.dtype), targets[row_index], plan.head, buffers)
         logprobs[at], entropy[at] = chunk.logprobs, _entropy(chunk)
     return Scores(logprobs, entropy, logprobs.new_empty(0))
 
 
 def score_gradients(operands: Operands, plan: Plan, scores: Scores, upstream: Upstream, wanted: Wanted) -> Gradients:
     """Recompute the chosen rows' softmax and add up the gradients of log p and entropy."""
-    head, hidden, (weight, bias) = plan.head, operands.hidden, _wide(operands, plan)
+    head, hidden, wide = plan.head, operands.hidden, _wide(operands, plan)
     grads = _gradients(operands, plan, wanted)
     size, count = chunk_rows(hidden.shape[1], plan.backend), len(upstream.logprobs)
-    buffers = _buffers(count, size, weight, pair=head.softcap is not None or upstream.entropy is not None)
+    buffers = _buffers(count, size, wide.weight, pair=head.softcap is not None or upstream.entropy is not None)
     for at, row_index in _chunks(count, size, plan.rows):
-        chunk_hidden, targets = hidden[row_index].to(plan.dtype), plan.targets[row_index]
-        chunk = _forward_chunk(chunk_hidden, weight, bias, targets, head, buffers)
+        taken, targets = wide.rows(row_index).to(plan.dtype), plan.targets[row_index]
+        chunk = _forward_chunk(taken, targets, head, buffers)
         if upstream.entropy is None:
             grad, factor = chunk.grad, -upstream.logprobs[at] / chunk.total
             rows = Rows(targets, upstream.logprobs[at], chunk.logprobs)
@@ -225,7 +213,7 @@ def score_gradients(operands: Operands, plan: Plan, scores: Scores, upstream: Up
             rows = None
         if head.softcap is not None:
             grad = _remove_softcap(chunk, grad, head)
-        grads.add(ChunkGradient(row_index, chunk_hidden, grad, factor, head.scale / head.temperature, rows), weight)
+        grads.add(ChunkGradient(row_index, taken, grad, factor, head.scale / head.temperature, rows))
     return grads
 
 
@@ -245,15 +233,15 @@ def _with_entropy(chunk: _Chunk, grad_logprobs: Tensor, grad_entropy: Tensor) ->
 
 
 def loss(operands: Operands, plan: LossPlan, wanted: Wanted) -> tuple[LossRows, Gradients]:
-    head, hidden, (weight, bias) = plan.head, operands.hidden, _wide(operands, plan)
+    head, hidden, wide = plan.head, operands.hidden, _wide(operands, plan)
     grads = _gradients(operands, plan, wanted)
     size, count = chunk_rows(hidden.shape[1], plan.backend), len(plan.weights)
     entropy_from_gemm = wanted[0] and head.softcap is None
     losses, logprobs, entropy, coefficients = (hidden.new_empty(count, dtype=plan.dtype) for _ in range(4))
-    buffers = _buffers(count, size, weight, pair=not entropy_from_gemm)
+    buffers = _buffers(count, size, wide.weight, pair=not entropy_from_gemm)
     for at, row_index in _chunks(count, size, plan.rows):
-        chunk_hidden, targets = hidden[row_index].to(plan.dtype), plan.targets[row_index]
-        chunk = _forward_chunk(chunk_hidden, weight, bias, targets, head, buffers)
+        taken, targets = wide.rows(row_index).to(plan.dtype), plan.targets[row_index]
+        chunk = _forward_chunk(taken, targets, head, buffers)
         logprobs[at] = chunk.logprobs
         losses[at], coefficients[at] = losses_and_coefficients(plan.objective, chunk.logprobs, part(plan.per_token, at))
         if not entropy_from_gemm:
@@ -263,12 +251,12 @@ def loss(operands: Operands, plan: LossPlan, wanted: Wanted) -> tuple[LossRows, 
         if head.softcap is not None and any(wanted):
             grad = _remove_softcap(chunk, grad, head)
         slope = head.scale / head.temperature
-        product = grads.add(ChunkGradient(row_index, chunk_hidden, grad, factor, slope, rows), weight)
+        products = grads.add(ChunkGradient(row_index, taken, grad, factor, slope, rows))
         if entropy_from_gemm:  # there is no whole product where columns were left out
-            if product is None:
+            if products.hidden is None:
                 entropy[at] = _entropy_from_exps(chunk)
             else:
-                entropy[at] = _entropy_from_gemm(chunk, chunk_hidden, product, bias, slope)
+                entropy[at] = _entropy_from_gemm(chunk, taken, products, slope)
     return LossRows((losses * plan.weights).sum(), logprobs, entropy, coefficients), grads
 
 

@@ -22,11 +22,15 @@ recorded = True
 
 def head_logits(operands: Operands, head: Head) -> Tensor:  # [N, V]
     """Logits after every transform, in the compute dtype."""
-    hidden, weight, bias = operands
+    hidden, weight, bias, low_hidden, low_weight = operands
     dtype = torch.promote_types(hidden.dtype, weight.dtype)
     bias = None if bias is None else bias.to(dtype)
     with torch.autocast(hidden.device.type, enabled=False):
-        logits = F.linear(hidden.to(dtype), weight.to(dtype), bias).to(compute_dtype(hidden, weight)) * head.scale
+        logits = F.linear(hidden.to(dtype), weight.to(dtype), bias).to(compute_dtype(hidden, weight))
+        if low_hidden is not None and low_weight is not None:
+            low = torch.promote_types(low_hidden.dtype, low_weight.dtype)
+            logits = logits + F.linear(low_hidden.to(low), low_weight.to(low)).to(logits.dtype)
+        logits = logits * head.scale
     if head.softcap is not None:
         logits = head.softcap * torch.tanh(logits / head.softcap)
     return logits / head.temperature

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..head import Operands, Sparse
-from .accumulate import ChunkGradient, Gradients, Index, Rows, Wanted, add_matmul, matmul
+from .accumulate import ChunkGradient, Gradients, Index, Products, Rows, Wanted, add_matmul, matmul
 from .columns import Kept, Look, choose, target_entries
 from .sparse_report import NAMES, ChunkReport, chunk_report, combined
 
@@ -61,28 +61,28 @@ class SparseGradients(Gradients):
     ) -> None:
         super().__init__(operands, wanted, unit)
         self.sparse, self.look, self.probe = sparse, look, probe
-        self.operand = operands.weight  # the weight that the last chunk was added with
+        self.operand = operands.weight  # that of the last chunk added
         self.tails: list[_Tail] = []
         self.reports: list[ChunkReport] = []
         # Chunks that are not looked at after one that did not pay: in all, and still to come.
         self.pause = self.waiting = 0
 
-    def add(self, chunk: ChunkGradient, weight: Tensor) -> Tensor | None:
-        """As `Gradients.add`. The product is returned only where the chunk was added whole."""
-        self.operand = weight
+    def add(self, chunk: ChunkGradient) -> Products:
+        """As `Gradients.add`. The products are returned only where the chunk was added whole."""
+        self.operand = chunk.operands.weight
         rows = chunk.rows
         if rows is None or not any(self.wanted):  # an entropy's gradient has either sign in a row
-            return super().add(chunk, weight)
+            return super().add(chunk)
         own = target_entries(chunk, rows)
         kept = self._choose(chunk, rows, own)
         if kept is None:
             self.reports.append(chunk_report(rows, own))
-            return super().add(chunk, weight)
-        dropped, error = self._add_kept(chunk, rows, kept, weight)
-        self.reports.append(chunk_report(rows, own, len(kept.columns) / len(weight), dropped, error))
+            return super().add(chunk)
+        dropped, error = self._add_kept(chunk, rows, kept)
+        self.reports.append(chunk_report(rows, own, len(kept.columns) / len(self.operand), dropped, error))
         if len(self.tails) == TAILS:
             self._add_tails()
-        return None
+        return Products(None, None)
 
     def _choose(self, chunk: ChunkGradient, rows: Rows, own: Tensor) -> Kept | None:
         """What to keep of a chunk, or None where it does not pay.
@@ -103,9 +103,9 @@ class SparseGradients(Gradients):
         self.waiting = self.pause
         return kept
 
-    def _add_kept(self, chunk: ChunkGradient, rows: Rows, kept: Kept, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def _add_kept(self, chunk: ChunkGradient, rows: Rows, kept: Kept) -> tuple[Tensor, Tensor]:
         """Add the kept columns and remember the tail. Returns (mass dropped [K], error bound)."""
-        row_index, hidden, grad, factor, slope, _ = chunk
+        row_index, (hidden, weight, *_), grad, factor, slope, _ = chunk
         picked = grad.index_select(1, kept.columns)
         sums = picked.to(self.dtype).sum(1)
         dropped = -sums if kept.row_sums is None else kept.row_sums - sums

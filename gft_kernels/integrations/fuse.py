@@ -24,10 +24,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..head import Backend, Head, LogProbs, PolicyLoss
+from ..head import Backend, Head, LogProbs, LowRank, PolicyLoss
 from ..ops.linear_logprob import linear_logprob
 from ..ops.linear_policy_loss import linear_policy_loss
 from .batch import PolicyBatch
+from .lora import operands_of
 from .packing import loss_arguments, tells_apart
 from .parts import find_head
 from .probe import find_transforms
@@ -70,7 +71,8 @@ def fuse_loss(
     what it was: it generates, saves, and computes its own loss.
 
     Args:
-        model: a PreTrainedModel with a linear head, also inside those wrappers.
+        model: a PreTrainedModel with a linear head, also inside those wrappers. PEFT's LoRA on the
+            head is taken along as a `LowRank`: no copy of the head's weight is made.
         temperature: the sampling temperature; a batch may bring another.
         ignore_index: the target value that marks a masked token.
         backend: as in `linear_policy_loss`.
@@ -81,7 +83,8 @@ def fuse_loss(
         add, router balancing with its coefficient: back-propagate loss + aux_loss.
 
     Raises:
-        TypeError: the head is not a plain linear layer, or a wrapper that is not known.
+        TypeError: the head is neither a plain linear layer nor PEFT's LoRA of one (DoRA, LoHa, IA3,
+            quantised heads), or a wrapper that is not known.
         ValueError: the model changes its logits in a way that is not known, or sees later tokens.
 
     A warning names what the model's own loss adds besides, such as a penalty on its log-sum-exp.
@@ -91,7 +94,7 @@ def fuse_loss(
     `linear_policy_loss`; it keeps no cache.
     """
     bare = model_inside(model)
-    layer = find_head(bare, sharded=True)
+    layer = find_head(bare, inside=True)
     transforms = find_transforms(bare, layer)
     head = replace(transforms, temperature=temperature, ignore_index=ignore_index)
     bare._fused = Fused(head, backend, tells_apart(bare, layer))
@@ -152,7 +155,7 @@ class FusedModel(_Exchanged):
                 f"policy_batch is {type(policy_batch).__name__}: give a PolicyBatch(targets, objective, ...)."
             )
         # Now: embeddings may have been resized since, or an adapter put on the head.
-        layer: Any = find_head(self, sharded=True)
+        layer: Any = find_head(self, inside=True)
         _fuse_head(layer)
         kwargs = loss_arguments(self, self._names, args, kwargs, policy_batch)
         visit = layer._visit = Visit(self._fused, policy_batch)
@@ -166,15 +169,17 @@ class FusedModel(_Exchanged):
 
 
 class FusedHead(_Exchanged):
-    """A linear head that computes the loss where a batch is waiting, and logits where none is."""
+    """A linear head, or PEFT's LoRA of one, that computes the loss where a batch is waiting."""
 
     _visit: Visit | None = None
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, **kwargs: Any) -> Tensor:
         visit = self._visit
         plain: Any = super()
         if visit is None:
-            return plain.forward(hidden)
+            return plain.forward(hidden, **kwargs)
+        if kwargs:
+            raise TypeError(f"the head is called with {', '.join(kwargs)}, which a loss in its place does not know.")
         if visit.found is not None:
             raise TypeError("the model calls its head more than once in a forward: which of them has the loss?")
         batch = visit.batch
@@ -192,13 +197,14 @@ class FusedHead(_Exchanged):
                 "linear_policy_loss with Head(shard=gft_kernels.parallel.VocabularyShard.of(lm_head.weight)) on "
                 "lm_head.weight.to_local(): docs/integrations/vocabulary-parallel.md."
             )
-        weight, bias = layer.weight, layer.bias
+        weight, bias, low_rank = operands_of(layer, hidden)
         if torch.is_autocast_enabled(hidden.device.type):
             dtype = torch.get_autocast_dtype(hidden.device.type)
             hidden, weight = hidden.to(dtype), weight.to(dtype)
+            low_rank = low_rank and LowRank(*(x.to(dtype) for x in low_rank))
         settings = visit.fused.head
         temperature = settings.temperature if batch.temperature is None else batch.temperature
-        head = replace(settings, bias=bias, temperature=temperature)
+        head = replace(settings, bias=bias, temperature=temperature, low_rank=low_rank)
         backend = visit.fused.backend if batch.backend is None else batch.backend
         visit.found = _compute(hidden.flatten(0, 1), weight, batch.rows(head.ignore_index), head, backend)
         visit.carrier = _carrier(visit.found, hidden.shape[:-1])

@@ -75,7 +75,7 @@ def split_head(model: Any, *, temperature: float = 1.0, ignore_index: int = -100
 
     Raises:
         TypeError: a wrapper that must not be bypassed, no causal LM, or a head that is not a plain
-            linear layer (LoRA on the head, quantised heads).
+            linear layer (LoRA on the head, which `fuse_loss` takes; quantised heads).
         ValueError: the model's logits differ from the head's, or weights are not there (sharded,
             meta device).
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .lora import base_of, is_lora
 from .wrappers import THROUGH_LOGITS
 
 
@@ -30,10 +31,11 @@ def find_backbone(model: Any) -> nn.Module:
     return backbone
 
 
-def find_head(model: Any, *, sharded: bool = False) -> nn.Linear:
+def find_head(model: Any, *, inside: bool = False) -> nn.Linear:
     """The layer whose weight gives the logits, as it is used now.
 
-    `sharded` lets the weight be a shard, for whoever reads it inside the layer's forward.
+    `inside` is for whoever runs in the layer's forward: its weight may be a shard, and it may be
+    PEFT's LoRA of a linear layer.
 
     Raises:
         TypeError: there is none, or its weight alone does not give the logits.
@@ -44,11 +46,25 @@ def find_head(model: Any, *, sharded: bool = False) -> nn.Linear:
         active = layer.active_adapters
         kept = active and not layer.disable_adapters and active[0] in layer.modules_to_save
         layer = layer.modules_to_save[active[0]] if kept else layer.original_module
-    if sharded and type(layer).__name__ == "FullyShardedDataParallel":  # FSDP1, around the head alone
+    if inside and type(layer).__name__ == "FullyShardedDataParallel":  # FSDP1, around the head alone
         layer = layer.module
+    if not is_lora(layer):
+        _check_linear(layer, inside)
+    elif inside:
+        _check_linear(base_of(layer), inside)
+    else:
+        raise TypeError(
+            "the model's head has LoRA, which adds to the logits of its weight: use fuse_loss, which takes it along. "
+            f"{_way_out(layer)}, or {THROUGH_LOGITS}."
+        )
+    return layer
+
+
+def _check_linear(layer: Any, inside: bool) -> None:
+    """Refuse a layer whose weight alone does not give its output, or does not train."""
     had = getattr(type(layer), "_had", type(layer))  # the class that `fuse_loss` exchanged
     # A sharding wrapper puts a subclass there, which leaves the forward as it was.
-    is_linear = had is nn.Linear or (sharded and isinstance(layer, nn.Linear) and had.forward is nn.Linear.forward)
+    is_linear = had is nn.Linear or (inside and isinstance(layer, nn.Linear) and had.forward is nn.Linear.forward)
     if not is_linear or "forward" in vars(layer):
         kind = f"{type(layer).__module__}.{type(layer).__name__}"
         raise TypeError(
@@ -57,12 +73,11 @@ def find_head(model: Any, *, sharded: bool = False) -> nn.Linear:
         )
     if any(hasattr(layer.weight, mark) for mark in ("ds_id", "_hp_mapping")):  # of ZeRO-3, and of ZeRO-1 and 2
         raise TypeError(f"the model is in DeepSpeed, where the loss was not tried: {THROUGH_LOGITS}; or use FSDP2.")
-    if not (sharded and _is_shard(layer.weight)) and not _is_plain(layer.weight):
+    if not (inside and _is_shard(layer.weight)) and not _is_plain(layer.weight):
         raise TypeError(
             f"the weight of the model's head is {type(layer.weight).__name__} of {layer.weight.dtype}, not a parameter "
             f"in 16 bits or more: {_way_out(layer)}, or {THROUGH_LOGITS}."
         )
-    return layer
 
 
 def _output_embeddings(model: Any) -> Any:

@@ -24,7 +24,7 @@ SAME = (
     "shard.size = V",
     "hidden's N",
     "hidden's D",
-    "whether hidden needs a gradient",
+    "whether hidden and Head.low_rank.hidden need a gradient",
     "a checksum of dtypes, Head and Backend",
     "a checksum of targets and of what chooses rows (zeros of token_weights and advantages, rewards and their ids, "
     "objectives that skip rows)",
@@ -79,11 +79,13 @@ def _numbers(
     operands: Operands, chosen_by: Sequence[Tensor | GroupRewards | bool | None], head: Head, backend: Backend
 ) -> list[int]:
     """The shard's rows, then what SAME names."""
-    hidden, weight, bias = operands
+    hidden, weight, _, low_hidden, low_weight = operands
     assert head.shard is not None
-    dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
-    settings = (*dtypes, head.scale, head.softcap, head.temperature, head.ignore_index, backend)
-    wants = torch.is_grad_enabled() and hidden.requires_grad
+    dtypes = [None if x is None else x.dtype for x in operands]
+    rank = 0 if low_weight is None else low_weight.shape[-1]
+    settings = (dtypes, rank, head.scale, head.softcap, head.temperature, head.ignore_index, backend)
+    low_wants = low_hidden is not None and low_hidden.requires_grad
+    wants = torch.is_grad_enabled() * (hidden.requires_grad + 2 * low_wants)
     said = [x for given in chosen_by for x in _parts(given)]
     sums = torch.stack([_sum_of_bits(x) for x in said if isinstance(x, Tensor)]).tolist()
     sums += [x for x in said if not isinstance(x, Tensor)]

@@ -26,7 +26,7 @@ def linear_logprob(engine: Engine, operands: Operands, plan: Plan) -> LogProbs:
     with torch.autocast(operands.hidden.device.type, enabled=False):
         if engine.recorded:
             return LogProbs(*engine.score(operands, plan)[:2])  # 0 at masked rows; nothing waits for the device
-        return LogProbs(*_LogProb.apply(*operands, plan, engine))
+        return LogProbs(*_LogProb.apply(plan, engine, *operands))
 
 
 def policy_loss(engine: Engine, operands: Operands, plan: LossPlan) -> LossRows:
@@ -34,7 +34,7 @@ def policy_loss(engine: Engine, operands: Operands, plan: LossPlan) -> LossRows:
     with torch.autocast(operands.hidden.device.type, enabled=False):
         if engine.recorded:
             return engine.loss(operands, plan, (False, False, False))[0]
-        return LossRows(*_PolicyLoss.apply(*operands, plan, engine, torch.is_grad_enabled()))
+        return LossRows(*_PolicyLoss.apply(plan, engine, torch.is_grad_enabled(), *operands))
 
 
 def logits_loss(engine: Engine, logits: Tensor, plan: LossPlan, inplace: bool) -> LossRows:
@@ -112,27 +112,25 @@ def _refuse_double_backward(engine: Engine) -> None:
 
 class _LogProb(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan, engine: GradientEngine
-    ) -> tuple[Tensor, Tensor]:
-        scores = scored(engine, Operands(hidden, weight, bias), plan)
+    def forward(ctx: Any, plan: Plan, engine: GradientEngine, *operands: Any) -> tuple[Tensor, Tensor]:
+        scores = scored(engine, Operands(*operands), plan)
         ctx.plan, ctx.engine = plan, engine
         ctx.set_materialize_grads(False)  # an entropy that nobody uses then has gradient None, not zeros
-        ctx.save_for_backward(hidden, weight, bias, plan.targets, *scores)
+        ctx.save_for_backward(*operands, plan.targets, *scores)
         return scores.logprobs, scores.entropy
 
     @staticmethod
     def backward(ctx: Any, *upstream: Any) -> Any:
         _refuse_double_backward(ctx.engine)
-        hidden, weight, bias, targets, *scores = ctx.saved_tensors
-        operands, plan = Operands(hidden, weight, bias), replace(ctx.plan, targets=targets)
-        wanted = ctx.needs_input_grad[:3]
-        with torch.autocast(hidden.device.type, enabled=False):
-            grads = scored_gradients(ctx.engine, operands, plan, Scores(*scores), upstream, wanted)
+        *given, targets, logprobs, entropy, normaliser = ctx.saved_tensors
+        operands, plan = Operands(*given), replace(ctx.plan, targets=targets)
+        scores, wanted = Scores(logprobs, entropy, normaliser), ctx.needs_input_grad[2:]
+        with torch.autocast(targets.device.type, enabled=False):
+            grads = scored_gradients(ctx.engine, operands, plan, scores, upstream, wanted)
             sparsity = plan.backend.sparsity
             if sparsity is not None and sparsity.on_backward is not None:
                 sparsity.on_backward(named(grads.report()))
-            return *grads.finish(None, operands), None, None
+            return None, None, *grads.finish(None, operands)
 
 
 class _PolicyLoss(torch.autograd.Function):
@@ -143,21 +141,13 @@ class _PolicyLoss(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        plan: LossPlan,
-        engine: GradientEngine,
-        grad_enabled: bool,
-    ) -> Any:
-        wanted: Any = tuple(grad_enabled and need for need in ctx.needs_input_grad[:3])
-        found, ctx.grads = engine_loss(engine, Operands(hidden, weight, bias), plan, wanted)
+    def forward(ctx: Any, plan: LossPlan, engine: GradientEngine, grad_enabled: bool, *operands: Any) -> Any:
+        wanted = tuple(grad_enabled and need for need in ctx.needs_input_grad[3:])
+        found, ctx.grads = engine_loss(engine, Operands(*operands), plan, wanted)
         if plan.backend.sparsity is not None:
             found = found._replace(sparsity=ctx.grads.report())
         ctx.plan, ctx.engine = plan, engine
-        ctx.save_for_backward(hidden, weight, bias)
+        ctx.save_for_backward(*operands)
         ctx.mark_non_differentiable(*(x for x in found[1:] if x is not None))
         return tuple(found)
 
@@ -168,8 +158,8 @@ class _PolicyLoss(torch.autograd.Function):
         grads, ctx.grads = ctx.grads, None
         with torch.autocast(operands.hidden.device.type, enabled=False):
             if grads is None:
-                _, grads = engine_loss(ctx.engine, operands, ctx.plan, ctx.needs_input_grad[:3])
-            return *grads.finish(grad_loss, operands), None, None, None
+                _, grads = engine_loss(ctx.engine, operands, ctx.plan, ctx.needs_input_grad[3:])
+            return None, None, None, *grads.finish(grad_loss, operands)
 
 
 class _LogitsLoss(torch.autograd.Function):

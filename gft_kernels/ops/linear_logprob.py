@@ -38,15 +38,15 @@ def linear_logprob(
         weight: [V, D], same choice of dtypes, not necessarily hidden's. A part of the vocabulary
             needs `Head(shard=...)`. Without it nothing can see that it is one.
         targets: [N] integers. head.ignore_index marks masked rows.
-        head: bias and logit transforms (`Head`). Default: a plain linear head.
+        head: bias, low-rank addition and logit transforms (`Head`). Default: a plain linear head.
         backend: "auto", "triton", "chunked", "eager", or a `Backend` with how to run. Autocast is
             ignored: the inputs' own dtypes decide. fp32 GEMMs follow
             torch.set_float32_matmul_precision, so leave it at "highest" where fp32 is meant.
 
     Returns:
         LogProbs(logprobs, entropy), [N] each in nats, fp32 (fp64 for fp64 inputs). Both are
-        differentiable into hidden, weight and bias, for any upstream gradient, by any number of
-        backward passes. create_graph=True needs "eager". Masked rows hold 0.
+        differentiable into hidden, weight and the head's tensors, for any upstream gradient, by any
+        number of backward passes. create_graph=True needs "eager". Masked rows hold 0.
 
     Raises:
         ValueError: shapes, devices, a target outside the vocabulary (names row and V), unknown
@@ -58,7 +58,7 @@ def linear_logprob(
     head, backend = as_head(head), as_backend(backend)
     if head.shard is not None and torch.compiler.is_compiling():
         return trace.outside(linear_logprob, hidden, weight, targets, head=head, backend=backend)
-    operands = Operands(hidden, weight, head.bias)
+    operands = Operands.of(hidden, weight, head)
     targets = check_head(operands, targets, head, backend)
     dtype = compute_dtype(hidden, weight)
     name = engine_name(backend.name, hidden.device, dtype)

@@ -57,13 +57,14 @@ def linear_policy_loss(
             mean over the unmasked targets.
         old_logprobs: [N] log-probs of the sampling policy in nats, for ratios.
         ref_logprobs: [N] log-probs of the reference policy in nats, for kl().
-        head: bias and logit transforms (`Head`). Default: a plain linear head.
+        head: bias, low-rank addition and logit transforms (`Head`). Default: a plain linear head.
         backend: "auto", "triton", "chunked", "eager", or a `Backend` with how to run. Autocast is
             ignored: the inputs' own dtypes decide.
 
     Returns:
         PolicyLoss(loss, logprobs, entropy, coefficients, stats). Only loss is differentiable, into
-        hidden, weight and bias, by any number of backward passes. create_graph=True needs "eager".
+        hidden, weight and the head's tensors, by any number of backward passes. create_graph=True
+        needs "eager".
         The per-token inputs are constants. A batch without active rows has loss 0 and gradients 0.
         Rows that cannot carry a gradient are left out of the head: masked rows, rows of weight 0,
         and for most built-in objectives rows of advantage 0. `Backend.skip_rows` says what is
@@ -80,7 +81,7 @@ def linear_policy_loss(
     Source: arXiv:2604.14258 Eq. 21 for the default objective.
     """
     head, backend = as_head(head), as_backend(backend)
-    operands = Operands(hidden, weight, head.bias)
+    operands = Operands.of(hidden, weight, head)
     given: Any = {"advantages": advantages, "old_logprobs": old_logprobs, "ref_logprobs": ref_logprobs}
     if head.shard is not None and torch.compiler.is_compiling():
         given |= {"objective": objective, "token_weights": token_weights, "head": head, "backend": backend}

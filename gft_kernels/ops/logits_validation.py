@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 
-from .validation import LossArguments, check_dtype, check_loss, check_targets, check_tensor
+from .operands import check_dtype, check_tensor
+from .validation import LossArguments, check_loss, check_targets
 
 
 def check_logits_loss(logits: Tensor, arguments: LossArguments) -> LossArguments:
@@ -16,8 +19,8 @@ def check_logits_loss(logits: Tensor, arguments: LossArguments) -> LossArguments
 def _check_logits(logits: Tensor, arguments: LossArguments) -> Tensor:
     """Refuse what the model's own head has done already. Of a head only the temperature is left."""
     head, backend = arguments.head, arguments.backend
-    asked = {"Head.bias": head.bias, "Head.softcap": head.softcap, "Backend.sparsity": backend.sparsity}
-    asked["Head.scale"] = None if head.scale == 1 else head.scale
+    asked: dict[str, Any] = {"Head.bias": head.bias, "Head.softcap": head.softcap, "Backend.sparsity": backend.sparsity}
+    asked |= {"Head.scale": None if head.scale == 1 else head.scale, "Head.low_rank": head.low_rank}
     if head.shard is not None:
         raise ValueError("Head.shard is for linear_policy_loss and linear_logprob: logits must be of the whole V.")
     for name, value in asked.items():

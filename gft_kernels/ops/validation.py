@@ -16,6 +16,7 @@ from ..head import PLAIN, Backend, Head, Operands
 from ..losses.advantages import GroupRewards
 from ..losses.objectives import PER_TOKEN, VECTORS, LossFunction, Objective, Sum, Weighted, terms
 from .agreement import refuse, together
+from .operands import check_operands
 
 BACKENDS = ("auto", "eager", "chunked", "triton")
 INTEGERS = ("sequence_ids",)
@@ -69,7 +70,8 @@ def check_head_loss(operands: Operands, arguments: LossArguments) -> LossArgumen
     head, backend = arguments.head, arguments.backend
 
     def check() -> LossArguments:
-        targets = _check_operands(operands, arguments.targets)
+        check_operands(operands)
+        targets = check_targets(arguments.targets, operands.hidden)
         return check_loss(arguments._replace(targets=targets), operands.hidden, _vocabulary(operands, head, backend))
 
     if head.shard is None:
@@ -85,7 +87,8 @@ def check_head(operands: Operands, targets: Tensor, head: Head, backend: Backend
     """The targets of a head, checked, as int64."""
 
     def check() -> Tensor:
-        checked = _check_operands(operands, targets)
+        check_operands(operands)
+        checked = check_targets(targets, operands.hidden)
         check_values(checked, _vocabulary(operands, head, backend), head, backend)
         return checked
 
@@ -93,7 +96,9 @@ def check_head(operands: Operands, targets: Tensor, head: Head, backend: Backend
 
 
 def _vocabulary(operands: Operands, head: Head, backend: Backend) -> int:
-    """V of the whole head. Refuses what cannot run on a shard of it."""
+    """V of the whole head. Refuses what a shard or a low-rank addition does not go with."""
+    if head.low_rank is not None and backend.sparsity is not None:
+        raise ValueError("Backend.sparsity and Head.low_rank do not go together: leave sparsity out.")
     if head.shard is None:
         return len(operands.weight)
     refused = {"backend='eager'": backend.name == "eager", "Backend.sparsity": backend.sparsity is not None}
@@ -183,60 +188,6 @@ def token_parameters(objective: LossFunction) -> dict[str, Tensor | None]:
                 )
             found[field.name] = value
     return found
-
-
-def _check_operands(operands: Operands, targets: Tensor) -> Tensor:
-    hidden, weight, bias = operands
-    check_tensor("hidden", hidden, "its last_hidden_state, [N, D]")
-    check_tensor("weight", weight, "its weight, [V, D], and put its bias into Head(bias=...)")
-    if bias is not None:
-        check_tensor("Head.bias", bias, "its bias, [V]")
-        if bias.shape != weight.shape[:1]:
-            raise ValueError(f"Head.bias has shape {tuple(bias.shape)}; it must be [V] = ({weight.shape[0]},).")
-    for name, tensor in (("hidden", hidden), ("weight", weight), ("Head.bias", bias)):
-        if tensor is None:
-            continue
-        if type(tensor).__name__ == "DTensor":
-            # A plain full_tensor() takes every process's gradient for the whole one.
-            shard = (
-                " Or leave the weight where it is: weight.to_local() with "
-                "Head(shard=gft_kernels.parallel.VocabularyShard.of(weight))."
-            )
-            raise TypeError(
-                f"{name} is a DTensor, a shard: pass, anew in every step, {name}.full_tensor() where the processes "
-                f"hold the same data (tensor parallelism), and {name}.full_tensor(grad_placements=[Partial('avg')]) "
-                f"where each holds its own (FSDP2).{shard if name == 'weight' else ''}"
-            )
-        check_dtype(name, tensor)
-        if tensor.device != hidden.device:
-            raise ValueError(f"{name} is on {tensor.device} but hidden is on {hidden.device}: move them to one device.")
-    if hidden.ndim != 2:
-        raise ValueError(
-            f"hidden has shape {tuple(hidden.shape)}; it must be [N, D]. Flatten batch and time: hidden.flatten(0, -2)."
-        )
-    if weight.ndim != 2 or weight.numel() == 0:
-        raise ValueError(
-            f"weight has shape {tuple(weight.shape)}; it must be [V, D] and not empty. Where ZeRO-3 or FSDP has "
-            "sharded it, call logits_policy_loss on the logits of model(...), whose forward gathers it and reduces "
-            "its gradient."
-        )
-    if hidden.shape[1] != weight.shape[1]:
-        raise ValueError(
-            f"hidden is {tuple(hidden.shape)} and weight {tuple(weight.shape)}: their last dimension D must agree."
-        )
-    return check_targets(targets, hidden)
-
-
-def check_tensor(name: str, given: object, part: str) -> None:
-    """Refuse a layer, or a model's output, in place of the tensor that it holds."""
-    if not isinstance(given, Tensor):
-        raise TypeError(f"{name} is {type(given).__name__}, not a tensor: pass {part}.")
-
-
-def check_dtype(name: str, tensor: Tensor) -> None:
-    if not tensor.is_floating_point() or tensor.element_size() < 2:
-        has = "have" if name == "logits" else "has"
-        raise TypeError(f"{name} {has} dtype {tensor.dtype}: float64, float32, float16 and bfloat16 are supported.")
 
 
 def check_targets(targets: Tensor, like: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from gft_kernels import Sparse, gft, grpo, sft
 from gft_kernels.engines.accumulate import ChunkGradient, Rows
 from gft_kernels.engines.columns import choose, filled_up, look
+from gft_kernels.head import Operands
 
 from ..helpers.sparse import BACKENDS, gradients, logit_gradients, peaked
 
@@ -85,7 +86,7 @@ def test_every_column_above_the_threshold_is_kept(n, v, seed, sharpness, eps):
     own = -torch.log1p(exps.sum(1) / of_target)
     exps[range(n), targets] = -exps.sum(1)
     rows, sizes = Rows(targets, upstream, own), dz.abs().sum(1)
-    chunk = ChunkGradient(slice(0, n), hidden, exps, -upstream / total, 1.0)
+    chunk = ChunkGradient(slice(0, n), Operands(hidden, weight, None), exps, -upstream / total, 1.0)
     kept = choose(chunk, rows, (upstream * torch.expm1(own)).abs(), Sparse(eps=eps, pays=1.0), look)
     assert kept is not None
     limit = eps * sizes.max()

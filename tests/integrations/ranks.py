@@ -66,10 +66,21 @@ def lora() -> nn.Module:
     return get_peft_model(llama(), config)
 
 
+def lora_on_the_head() -> nn.Module:
+    config = LoraConfig(target_modules=["lm_head"], init_lora_weights=False, task_type="CAUSAL_LM")
+    torch.manual_seed(0)
+    return get_peft_model(llama(), config)
+
+
 def shard_root(model: nn.Module) -> nn.Module:
     for layer in model.model.layers:
         fully_shard(layer)
     return fully_shard(model)
+
+
+def shard_base(model: nn.Module) -> nn.Module:
+    shard_root(model.get_base_model())
+    return model
 
 
 def shard_head(model: nn.Module) -> nn.Module:
@@ -114,11 +125,13 @@ CASES: dict[str, tuple[Callable, Callable, str, Callable]] = {
     "DDP": (llama, DistributedDataParallel, "before", data),
     "DDP, fused afterwards": (llama, DistributedDataParallel, "after", data),
     "DDP of adapters": (lora, DistributedDataParallel, "before", data),
+    "DDP of LoRA on the head": (lora_on_the_head, DistributedDataParallel, "before", data),
     "DDP of a tied head": (tied, DistributedDataParallel, "before", data),
     "DDP, all masked on one rank": (llama, DistributedDataParallel, "before", masked_on_rank_one),
     "FSDP2": (llama, shard_root, "before", data),
     "FSDP2, fused afterwards": (llama, shard_root, "after", data),
     "FSDP2, the head apart": (llama, shard_head, "before", data),
+    "FSDP2 of LoRA on the head": (lora_on_the_head, shard_base, "before", data),
     "FSDP2 of a tied head": (tied, shard_root, "before", data),
     "FSDP2, all masked on one rank": (llama, shard_root, "before", masked_on_rank_one),
     "accelerate": (llama, prepare, "before", data),

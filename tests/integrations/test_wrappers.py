@@ -130,7 +130,10 @@ ADAPTERS = {
     "prompt tuning": (prompts, r"'default' \(PROMPT_TUNING\) puts virtual tokens before the text"),
     "prefix tuning": (prefixes, r"'default' \(PREFIX_TUNING\) puts virtual tokens before the text"),
     "activated LoRA": (aloras, r"'default' \(LORA\) acts in the wrapper's forward"),
-    "LoRA on the head": (lambda: lora(targets=("q_proj", "lm_head")), r"Leave the head out .*merge_and_unload"),
+    "LoRA on the head": (
+        lambda: lora(targets=("q_proj", "lm_head")),
+        r"has LoRA.*use fuse_loss.*Leave the head out .*merge",
+    ),
     "single tokens of the head": (trained_tokens, r"head is \S*TrainableTokensWrapper.*Leave the head out"),
 }
 

@@ -13,6 +13,7 @@ from .fork import RunTests, copy_packages, process_to_fork
 from .kernel_mutants import KERNEL_MUTANTS
 from .layers_mutants import LAYERS_MUTANTS
 from .loop_mutants import LOOP_MUTANTS
+from .low_rank_mutants import LOW_RANK_MUTANTS
 from .model_mutants import MODEL_MUTANTS
 from .mutants import MUTANTS
 from .sequence_mutants import SEQUENCE_MUTANTS
@@ -32,6 +33,7 @@ EVERY = (
     *SEQUENCE_MUTANTS,
     *SHARD_MUTANTS,
     *LAYERS_MUTANTS,
+    *LOW_RANK_MUTANTS,
     *TRAINER_MUTANTS,
     *(() if missing() else VERL_MUTANTS),
 )

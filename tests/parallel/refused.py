@@ -16,6 +16,7 @@ from gft_kernels import (
     Backend,
     GroupRewards,
     Head,
+    LowRank,
     Sparse,
     gft,
     linear_logprob,
@@ -55,6 +56,11 @@ def call(
 
 def on_rank_one(name: str, there: Any, elsewhere: Any) -> str:
     return call(**{name: there if dist.get_rank() == 1 else elsewhere})
+
+
+def low_rank(rank: int, wanted: bool = False) -> LowRank:
+    rows = SHARDS[dist.get_rank()][1]
+    return LowRank(torch.ones(N, rank, requires_grad=wanted), torch.ones(rows, rank))
 
 
 def small_chunks() -> str:
@@ -114,7 +120,19 @@ CASES: dict[str, tuple[Callable[[], str], str]] = {
     "D differs": (functools.partial(on_rank_one, "hidden", torch.ones(N, 3), HIDDEN), "last dimension D|rank 1 of"),
     "one needs no gradient": (
         functools.partial(on_rank_one, "hidden", HIDDEN.clone().requires_grad_(), HIDDEN),
-        r"whether hidden needs a gradient differs .*\[0, 1, 0\]",
+        r"whether hidden and Head.low_rank.hidden need a gradient differs .*\[0, 1, 0\]",
+    ),
+    "one low-rank addition needs no gradient": (
+        lambda: on_rank_one("low_rank", low_rank(2, True), low_rank(2)),
+        r"whether hidden and Head.low_rank.hidden need a gradient differs .*\[0, 2, 0\]",
+    ),
+    "one has no low-rank addition": (
+        lambda: on_rank_one("low_rank", None, low_rank(2)),
+        "a checksum of dtypes, Head and Backend differs",
+    ),
+    "ranks of low-rank additions differ": (
+        lambda: on_rank_one("low_rank", low_rank(3), low_rank(2)),
+        "a checksum of dtypes, Head and Backend differs",
     ),
     "targets differ": (
         functools.partial(on_rank_one, "targets", TARGETS.flip(0), TARGETS),

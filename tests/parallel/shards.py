@@ -16,6 +16,7 @@ from gft_kernels import (
     Backend,
     GroupRewards,
     Head,
+    LowRank,
     cispo,
     dft,
     gft,
@@ -114,6 +115,21 @@ def fused(problem: Problem, objective: Any, advantages: Any = None, weights: Ten
     return run
 
 
+def loss(objective: Any, advantages: Any = None) -> Callable[..., Op]:
+    return functools.partial(fused, objective=objective, advantages=advantages)
+
+
+def low_rank(problem: Problem) -> Op:
+    """The last columns of hidden and weight as the factors of a low-rank addition."""
+    op, size = fused(problem, gft(TAU)), D - 5
+
+    def run(hidden: Tensor, weight: Tensor, targets: Tensor, head: Head, backend: Backend) -> Any:
+        low = LowRank(hidden[:, size:], weight[:, size:])
+        return op(hidden[:, :size], weight[:, :size], targets, replace(head, low_rank=low), backend)
+
+    return run
+
+
 def scored(problem: Problem, on_entropy: float) -> Op:
     def run(hidden: Tensor, weight: Tensor, targets: Tensor, head: Head, backend: Backend) -> Any:
         found = linear_logprob(hidden, weight, targets, head=head, backend=backend)
@@ -207,14 +223,12 @@ def cases(asked: Collection[tuple[str, str, str]]) -> dict[Case, Callable[[], ob
             call = functools.partial(errors, layout, problem, op(problem), head, backend, needs)
             found[engine, layout, dtype, f"{name}, {transform}"] = call
 
-    def loss(objective: Any, advantages: Any = None) -> Callable[..., Op]:
-        return functools.partial(fused, objective=objective, advantages=advantages)
-
     scores, both = (functools.partial(scored, on_entropy=x) for x in (0.0, 0.3))
     runs = [("chunked", layout, dtype) for layout in LAYOUTS for dtype in ("fp64", "fp32")]
     for name, objective in OBJECTIVES.items():
         add(name, "all", loss(objective))
     add("log p and entropy", "plain", both)
+    add("gft, low rank", "all", low_rank)
     runs = [run for run in runs if run[1] != LATER_FIRST]
     for transform in TRANSFORMS:
         add("gft of every row", transform, loss(gft(TAU)), skip_rows=False)
@@ -242,6 +256,7 @@ def cases(asked: Collection[tuple[str, str, str]]) -> dict[Case, Callable[[], ob
     runs = [("triton", THREE, "fp64")]
     add("gft of rewards", "plain", loss(gft(TAU), rewarded()), chunk_rows=None)
     add("log p", "granite", scores)
+    add("gft, low rank", "all", low_rank)
     add("log p and entropy", "all", both)
     add("gft of every row, banned", "plain", loss(gft(TAU)), banned, skip_rows=False)
     add("gft of every row, remote", "plain", loss(gft(TAU)), remote, skip_rows=False, chunk_rows=None)

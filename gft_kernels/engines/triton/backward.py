@@ -20,12 +20,13 @@ from torch import Tensor
 from ...head import Head, Operands
 from ..contract import Scores, Upstream
 from .configs import STEP_SIZES, Config, accumulator, transforms
-from .tile import raw_logits, tile_position, transform, uncap
+from .tile import pointers, raw_logits, tile_position, transform, uncap
 
 
 @triton.heuristics(
     {
         "HAS_BIAS": lambda args: args["bias_ptr"] is not None,
+        "HAS_LOW": lambda args: args["low_hidden_ptr"] is not None,
         "HAS_ENTROPY": lambda args: args["grad_entropy_ptr"] is not None,
         "EVEN_D": lambda args: args["D"] % args["BLOCK_D"] == 0,
     }
@@ -35,6 +36,8 @@ def head_bwd_kernel(
     hidden_ptr,
     weight_ptr,
     bias_ptr,
+    low_hidden_ptr,
+    low_weight_ptr,
     targets_ptr,
     normaliser_ptr,
     entropy_ptr,
@@ -45,12 +48,15 @@ def head_bwd_kernel(
     K,
     V,
     D,
+    R,
     stride_wv,
+    stride_lv,
     stride_zk,
     inner: tl.float64,
     outer: tl.float64,
     CAPPED: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    HAS_LOW: tl.constexpr,
     HAS_ENTROPY: tl.constexpr,
     EVEN_D: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -63,7 +69,26 @@ def head_bwd_kernel(
     row_block, tile = tile_position(K, V, BLOCK_N, BLOCK_V, GROUP)
     row = row_block * BLOCK_N + tl.arange(0, BLOCK_N)
     col = tile * BLOCK_V + tl.arange(0, BLOCK_V)
-    raw = raw_logits(hidden_ptr, weight_ptr, bias_ptr, row, col, K, V, D, stride_wv, HAS_BIAS, EVEN_D, BLOCK_D, ACC)
+    raw = raw_logits(
+        hidden_ptr,
+        weight_ptr,
+        bias_ptr,
+        low_hidden_ptr,
+        low_weight_ptr,
+        row,
+        col,
+        K,
+        V,
+        D,
+        R,
+        stride_wv,
+        stride_lv,
+        HAS_BIAS,
+        HAS_LOW,
+        EVEN_D,
+        BLOCK_D,
+        ACC,
+    )
     live = row < K
     z = transform(raw, inner, outer, CAPPED)
     offset = tl.load(normaliser_ptr + row, mask=live, other=0.0)
@@ -93,16 +118,14 @@ def head_backward(
     config: Config,
 ) -> None:
     """Write dz, soft cap included. The factor scale / temperature is left to the GEMMs."""
-    (hidden, weight, bias), (grad_logprobs, grad_entropy) = operands, upstream
+    grad_logprobs, grad_entropy = upstream
     own = grad_logprobs * -torch.expm1(scores.logprobs)
     if grad_entropy is not None:
         own = own - grad_entropy * scores.logprobs.exp() * (scores.logprobs.clamp(min=-1e30) + scores.entropy)
-    (rows, size), vocabulary = hidden.shape, weight.shape[0]
-    _, acc = accumulator(hidden.dtype)
+    rows, vocabulary = len(operands.hidden), len(operands.weight)
+    _, acc = accumulator(operands.hidden.dtype)
     head_bwd_kernel[(triton.cdiv(rows, config.block_n) * triton.cdiv(vocabulary, config.block_v),)](
-        hidden_ptr=hidden,
-        weight_ptr=weight,
-        bias_ptr=bias,
+        **pointers(operands),
         targets_ptr=targets,
         normaliser_ptr=scores.normaliser,
         entropy_ptr=scores.entropy,
@@ -111,9 +134,6 @@ def head_backward(
         own_ptr=own,
         dz_ptr=dz,
         K=rows,
-        V=vocabulary,
-        D=size,
-        stride_wv=weight.stride(0),
         stride_zk=dz.stride(0),
         ACC=acc,
         **transforms(head),

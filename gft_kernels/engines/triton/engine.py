@@ -50,12 +50,16 @@ def _refuse_without_device(tensor: Tensor) -> None:
 
 def _common(operands: Operands) -> Operands:
     """The operands in the wider dtype (fp16 with bf16: fp32), weight columns adjacent."""
-    hidden, weight, bias = operands
-    _refuse_without_device(hidden)
-    dtype = torch.promote_types(hidden.dtype, weight.dtype)
-    weight = weight.to(dtype)
-    weight = weight if weight.stride(1) == 1 else weight.contiguous()
-    return Operands(hidden.to(dtype), weight, None if bias is None else bias.contiguous())
+    _refuse_without_device(operands.hidden)
+    dtype = torch.promote_types(operands.hidden.dtype, operands.weight.dtype)
+    bias = None if operands.bias is None else operands.bias.contiguous()
+    operands = operands._replace(bias=None).to(dtype)
+    low_weight = None if operands.low_weight is None else _columns_adjacent(operands.low_weight)
+    return operands._replace(weight=_columns_adjacent(operands.weight), bias=bias, low_weight=low_weight)
+
+
+def _columns_adjacent(weight: Tensor) -> Tensor:
+    return weight if weight.stride(1) == 1 else weight.contiguous()
 
 
 def _on(device: torch.device) -> AbstractContextManager:
@@ -92,8 +96,10 @@ def _width(weight: Tensor, plan: Plan) -> int:
 
 def _take(operands: Operands, targets: Tensor, row_index: Index) -> tuple[Operands, Tensor]:
     """The head and the targets of one chunk, its rows contiguous for the kernels."""
-    hidden, weight, bias = operands
-    return Operands(hidden[row_index].contiguous(), weight, bias), targets[row_index].contiguous()
+    chunk = operands.rows(row_index)
+    low_hidden = None if chunk.low_hidden is None else chunk.low_hidden.contiguous()
+    chunk = chunk._replace(hidden=chunk.hidden.contiguous(), low_hidden=low_hidden)
+    return chunk, targets[row_index].contiguous()
 
 
 def _gradients(operands: Operands, plan: Plan, wanted: Wanted, unit: Tensor | None) -> Gradients:
@@ -133,7 +139,7 @@ def score(operands: Operands, plan: Plan) -> Scores:
 def score_gradients(operands: Operands, plan: Plan, scores: Scores, upstream: Upstream, wanted: Wanted) -> Gradients:
     """Recompute the chosen rows' tiles and add up the gradients of log p and entropy."""
     operands = _common(operands)
-    hidden, weight, _ = operands
+    hidden, weight = operands[:2]
     upstream, unit = _in_units(upstream, hidden.dtype, scores.logprobs.dtype)
     grads = _gradients(operands, plan, wanted, unit)
     head, slope, count = plan.head, plan.head.scale / plan.head.temperature, len(upstream.logprobs)
@@ -152,7 +158,7 @@ def score_gradients(operands: Operands, plan: Plan, scores: Scores, upstream: Up
             else:
                 given = given._replace(entropy=upstream.entropy[at].contiguous())
             head_backward(chunk, targets, found, given, dz, head, config)
-            grads.add(ChunkGradient(row_index, chunk.hidden, dz, None, slope, own), weight)
+            grads.add(ChunkGradient(row_index, chunk, dz, None, slope, own))
     return grads
 
 
@@ -168,7 +174,7 @@ def _in_units(upstream: Upstream, operand: torch.dtype, dtype: torch.dtype) -> t
 
 def loss(operands: Operands, plan: LossPlan, wanted: Wanted) -> tuple[LossRows, Gradients]:
     operands = _common(operands)
-    hidden, weight, _ = operands
+    hidden, weight = operands[:2]
     head, slope, count = plan.head, plan.head.scale / plan.head.temperature, len(plan.weights)
     grads = _gradients(operands, plan, wanted, unit_of(hidden.dtype, plan.weights))
     columns = local_targets(plan.targets, head.shard, len(weight))
@@ -188,7 +194,7 @@ def loss(operands: Operands, plan: LossPlan, wanted: Wanted) -> tuple[LossRows, 
                 rescale(exps, partials, rows, targets, config)
                 upstream = rows.coefficient * plan.weights[at]
                 own = Rows(targets, upstream if grads.unit is None else upstream / grads.unit, rows.logprobs)
-                grads.add(ChunkGradient(row_index, chunk.hidden, exps, rows.factor, slope, own), weight)
+                grads.add(ChunkGradient(row_index, chunk, exps, rows.factor, slope, own))
     return LossRows((out[0] * plan.weights).sum(), *(x.clone() for x in out[1:])), grads
 
 

@@ -24,24 +24,34 @@ from torch import Tensor
 from ...head import Head, Operands
 from .arithmetic import number, power_of_two_above
 from .configs import OFFSET_LIMIT, STEP_SIZES, Config, accumulator, launch_options, per_tile, transforms
-from .tile import raw_logits, tile_position, transform, uncap
+from .tile import pointers, raw_logits, tile_position, transform, uncap
 
 
-@triton.heuristics({"HAS_BIAS": lambda args: args["bias_ptr"] is not None})
+@triton.heuristics(
+    {
+        "HAS_BIAS": lambda args: args["bias_ptr"] is not None,
+        "HAS_LOW": lambda args: args["low_hidden_ptr"] is not None,
+    }
+)
 @triton.jit(do_not_specialize=STEP_SIZES)
 def head_target_logit_kernel(
     hidden_ptr,
     weight_ptr,
     bias_ptr,
+    low_hidden_ptr,
+    low_weight_ptr,
     targets_ptr,
     target_logit_ptr,
     V,
     D,
+    R,
     stride_wv,
+    stride_lv,
     inner: tl.float64,
     outer: tl.float64,
     CAPPED: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    HAS_LOW: tl.constexpr,
     BLOCK_D: tl.constexpr,
     ACC: tl.constexpr,
 ):
@@ -55,6 +65,12 @@ def head_target_logit_kernel(
         hidden = tl.load(hidden_ptr + row * D + depth, mask=depth < D, other=0.0).to(ACC)
         weight = tl.load(weight_ptr + target * stride_wv + depth, mask=depth < D, other=0.0).to(ACC)
         products += hidden * weight
+    if HAS_LOW:
+        for start in range(0, R, BLOCK_D):
+            depth = start + tl.arange(0, BLOCK_D)
+            hidden = tl.load(low_hidden_ptr + row * R + depth, mask=depth < R, other=0.0).to(ACC)
+            weight = tl.load(low_weight_ptr + target * stride_lv + depth, mask=depth < R, other=0.0).to(ACC)
+            products += hidden * weight
     raw = tl.sum(products, 0)
     if HAS_BIAS:
         raw += tl.load(bias_ptr + target).to(ACC)
@@ -64,6 +80,7 @@ def head_target_logit_kernel(
 @triton.heuristics(
     {
         "HAS_BIAS": lambda args: args["bias_ptr"] is not None,
+        "HAS_LOW": lambda args: args["low_hidden_ptr"] is not None,
         "STORE": lambda args: args["exps_ptr"] is not None,
         "EVEN_D": lambda args: args["D"] % args["BLOCK_D"] == 0,
     }
@@ -73,6 +90,8 @@ def head_fwd_kernel(
     hidden_ptr,
     weight_ptr,
     bias_ptr,
+    low_hidden_ptr,
+    low_weight_ptr,
     targets_ptr,
     target_logit_ptr,
     exps_ptr,
@@ -80,7 +99,9 @@ def head_fwd_kernel(
     K,
     V,
     D,
+    R,
     stride_wv,
+    stride_lv,
     stride_ek,
     inner: tl.float64,
     outer: tl.float64,
@@ -88,6 +109,7 @@ def head_fwd_kernel(
     LIMIT: tl.constexpr,
     PER_TILE: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    HAS_LOW: tl.constexpr,
     STORE: tl.constexpr,
     EVEN_D: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -102,7 +124,26 @@ def head_fwd_kernel(
     row_block, tile = tile_position(K, V, BLOCK_N, BLOCK_V, GROUP)
     row = row_block * BLOCK_N + tl.arange(0, BLOCK_N)
     col = tile * BLOCK_V + tl.arange(0, BLOCK_V)
-    raw = raw_logits(hidden_ptr, weight_ptr, bias_ptr, row, col, K, V, D, stride_wv, HAS_BIAS, EVEN_D, BLOCK_D, ACC)
+    raw = raw_logits(
+        hidden_ptr,
+        weight_ptr,
+        bias_ptr,
+        low_hidden_ptr,
+        low_weight_ptr,
+        row,
+        col,
+        K,
+        V,
+        D,
+        R,
+        stride_wv,
+        stride_lv,
+        HAS_BIAS,
+        HAS_LOW,
+        EVEN_D,
+        BLOCK_D,
+        ACC,
+    )
     target = tl.load(targets_ptr + row, mask=row < K, other=-1).to(tl.int32)
     target_logit = tl.load(target_logit_ptr + row, mask=row < K, other=0.0)
     others = (col < V)[None, :] & (col[None, :] != target[:, None])
@@ -133,19 +174,14 @@ def head_target_logit(
     head: Head,
 ) -> Tensor:  # [K]
     """Logit of each row's target after every transform, in the accumulators' dtype."""
-    hidden, weight, bias = operands
+    hidden = operands.hidden
     dtype, acc = accumulator(hidden.dtype)
     target_logit = torch.empty(len(hidden), dtype=dtype, device=hidden.device)
     if len(hidden):
         head_target_logit_kernel[(len(hidden),)](
-            hidden_ptr=hidden,
-            weight_ptr=weight,
-            bias_ptr=bias,
+            **pointers(operands),
             targets_ptr=targets,
             target_logit_ptr=target_logit,
-            V=len(weight),
-            D=hidden.shape[1],
-            stride_wv=weight.stride(0),
             BLOCK_D=512,
             ACC=acc,
             **transforms(head),
@@ -166,26 +202,19 @@ def head_forward(
 
     The targets' entries of `exps` are left 0.
     """
-    hidden, weight, bias = operands
-    (rows, size), vocabulary = hidden.shape, weight.shape[0]
-    tiles = triton.cdiv(vocabulary, config.block_v)
-    _, acc = accumulator(hidden.dtype)
-    partials = torch.empty(3, tiles, rows, dtype=target_logit.dtype, device=hidden.device)
+    rows, tiles = len(operands.hidden), triton.cdiv(len(operands.weight), config.block_v)
+    _, acc = accumulator(operands.hidden.dtype)
+    partials = torch.empty(3, tiles, rows, dtype=target_logit.dtype, device=target_logit.device)
     head_fwd_kernel[(triton.cdiv(rows, config.block_n) * tiles,)](
-        hidden_ptr=hidden,
-        weight_ptr=weight,
-        bias_ptr=bias,
+        **pointers(operands),
         targets_ptr=targets,
         target_logit_ptr=target_logit,
         exps_ptr=exps,
         partials_ptr=partials,
         K=rows,
-        V=vocabulary,
-        D=size,
-        stride_wv=weight.stride(0),
         stride_ek=0 if exps is None else exps.stride(0),
         LIMIT=OFFSET_LIMIT,
-        PER_TILE=per_tile(hidden.dtype),
+        PER_TILE=per_tile(operands.hidden.dtype),
         ACC=acc,
         **transforms(head),
         **config.blocks(),

@@ -21,16 +21,20 @@ from .encode import Settings, decode
 
 # Of the package, by whatever name it was imported: a copy beside it has operators of its own.
 NAMESPACE = __name__.partition(".")[0]
+OPERANDS = len(Operands._fields)
 WAITS = (torch.Tag.cudagraph_unsafe,)  # the ops choose rows on the host: a CUDA graph cannot hold them
 
 
-def filled(sums: Any, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums for hidden, weight and bias, with an empty tensor in place of None."""
-    hidden, weight, bias = (like.new_empty(0, dtype=compute_dtype(like)) if x is None else x for x in sums)
-    return hidden, weight, bias
+Sums = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]  # one for each of Operands
 
 
-def fake_sums(operands: Operands, wanted: list[bool]) -> tuple[Tensor, Tensor, Tensor]:
+def filled(sums: Any, like: Tensor) -> Sums:
+    """The operands' sums, with an empty tensor in place of None."""
+    found: Any = tuple(like.new_empty(0, dtype=compute_dtype(like)) if x is None else x for x in sums)
+    return found
+
+
+def fake_sums(operands: Operands, wanted: list[bool]) -> Sums:
     """Tensors of the shapes and dtypes that `filled` will return."""
     dtype = compute_dtype(*operands[:2])
     pairs = zip(operands, wanted, strict=True)
@@ -43,25 +47,27 @@ def _linear_logprob(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    low_hidden: Tensor | None,
+    low_weight: Tensor | None,
     targets: Tensor,
     numbers: Tensor,
     flags: list[int],
     engine_name: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    operands, plan = Operands(hidden, weight, bias), _plan(hidden, weight, bias, targets, numbers, flags, engine_name)
+    operands = Operands(hidden, weight, bias, low_hidden, low_weight)
+    plan = _plan(operands, targets, numbers, flags, engine_name)
     check_values(targets, len(weight), plan.head, plan.backend)
     with torch.autocast(hidden.device.type, enabled=False):
         return tuple(scored(engine_of(engine_name), operands, plan))  # type: ignore[return-value]
 
 
-def _plan(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *settings: Any) -> Plan:
-    return Plan(targets, None, *decode(bias, *settings), compute_dtype(hidden, weight))
+def _plan(operands: Operands, targets: Tensor, *settings: Any) -> Plan:
+    return Plan(targets, None, *decode(operands.bias, *settings), compute_dtype(*operands[:2]))
 
 
 @_linear_logprob.register_fake
-def _(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, numbers: Any, flags: Any, engine_name: str
-) -> tuple[Tensor, Tensor, Tensor]:
+def _(hidden: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *_, targets, _numbers, _flags, engine_name = rest
     rows = hidden.new_empty(targets.shape, dtype=compute_dtype(hidden, weight))  # len() would pin N
     normaliser = rows.new_empty(2, *targets.shape) if engine_name == "triton" else rows.new_empty(0)
     return rows, torch.empty_like(rows), normaliser
@@ -74,6 +80,8 @@ def _linear_logprob_backward(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    low_hidden: Tensor | None,
+    low_weight: Tensor | None,
     targets: Tensor,
     logprobs: Tensor,
     entropy: Tensor,
@@ -82,30 +90,30 @@ def _linear_logprob_backward(
     flags: list[int],
     engine_name: str,
     wanted: list[bool],
-) -> tuple[Tensor, Tensor, Tensor]:
-    operands, plan = Operands(hidden, weight, bias), _plan(hidden, weight, bias, targets, numbers, flags, engine_name)
+) -> Sums:
+    operands = Operands(hidden, weight, bias, low_hidden, low_weight)
+    plan = _plan(operands, targets, numbers, flags, engine_name)
     scores, upstream = Scores(logprobs, entropy, normaliser), (grad_logprobs, grad_entropy)
     engine: Any = engine_of(engine_name)
     with torch.autocast(hidden.device.type, enabled=False):
-        grads = scored_gradients(engine, operands, plan, scores, upstream, (wanted[0], wanted[1], wanted[2]))
+        grads = scored_gradients(engine, operands, plan, scores, upstream, tuple(wanted))
         return filled((scaled(x, grads.unit, plan.dtype) for x in grads.sums(operands)), hidden)
 
 
 @_linear_logprob_backward.register_fake
-def _(
-    grad_logprobs: Tensor, grad_entropy: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    return fake_sums(Operands(hidden, weight, bias), rest[-1])
+def _(grad_logprobs: Tensor, grad_entropy: Tensor, *rest: Any) -> Sums:
+    return fake_sums(Operands(*rest[:OPERANDS]), rest[-1])
 
 
 def _save(ctx: Any, inputs: Any, output: Any) -> None:
-    hidden, weight, bias, targets, numbers, *ctx.settings = inputs
-    ctx.save_for_backward(hidden, weight, bias, targets, *output, numbers)
+    *operands_and_targets, numbers, flags, engine_name = inputs
+    ctx.settings = (flags, engine_name)
+    ctx.save_for_backward(*operands_and_targets, *output, numbers)
     ctx.set_materialize_grads(True)
 
 
 def _backward(ctx: Any, grad_logprobs: Tensor, grad_entropy: Tensor, _: Tensor) -> Any:
-    operands, needs = ctx.saved_tensors[:3], ctx.needs_input_grad[:3]
+    operands, needs = ctx.saved_tensors[:OPERANDS], ctx.needs_input_grad[:OPERANDS]
     sums = _linear_logprob_backward(grad_logprobs, grad_entropy, *ctx.saved_tensors, *ctx.settings, list(needs))
     triples = zip(sums, operands, needs, strict=True)
     return *(total.to(x.dtype) if need else None for total, x, need in triples), None, None, None, None

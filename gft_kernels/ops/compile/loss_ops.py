@@ -28,7 +28,7 @@ from ..plan import make_plan
 from ..result import scatter
 from ..validation import LossArguments, check_values
 from .encode import Settings, decode, from_spec, has_sparsity
-from .logprob_op import NAMESPACE, WAITS, fake_sums, filled
+from .logprob_op import NAMESPACE, OPERANDS, WAITS, fake_sums, filled
 
 Constants = list[Tensor | None]  # [N] each: those of VECTORS, then the token weights
 Spec = tuple[str, Tensor]  # of `objective_spec`, its numbers as a tensor
@@ -106,6 +106,8 @@ def _policy_loss(
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
+    low_hidden: Tensor | None,
+    low_weight: Tensor | None,
     targets: Tensor,
     advantages: Tensor | None,
     old_logprobs: Tensor | None,
@@ -120,9 +122,10 @@ def _policy_loss(
     flags: list[int],
     engine_name: str,
     wanted: list[bool],
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """SeenRows, sparsity, the three sums, and the scalar unit that they are multiples of."""
-    operands, dtype = Operands(hidden, weight, bias), compute_dtype(hidden, weight)
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """SeenRows, sparsity, the operands' sums, and the scalar unit that they are multiples of."""
+    operands = Operands(hidden, weight, bias, low_hidden, low_weight)
+    dtype = compute_dtype(hidden, weight)
     engine: Any = engine_of(engine_name)  # no recorded one comes here
     vectors = (advantages, old_logprobs, ref_logprobs, tau, sequence_ids, importance_weights)
     constants = [*vectors, token_weights]
@@ -130,7 +133,7 @@ def _policy_loss(
     arguments = _arguments(targets, len(weight), constants, (objective, parameters), bias, settings)
     with torch.autocast(hidden.device.type, enabled=False):
         plan = make_plan(arguments, dtype, engine)
-        found, grads = engine_loss(engine, operands, plan, (wanted[0], wanted[1], wanted[2]))
+        found, grads = engine_loss(engine, operands, plan, tuple(wanted))
         assert grads is not None
         report = grads.report()
         sparsity = found.loss.new_empty(0) if report is None else report
@@ -170,17 +173,18 @@ def _fake_rows(like: Tensor, dtype: torch.dtype) -> SeenRows:
 
 
 @_policy_loss.register_fake
-def _(hidden: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> tuple[Tensor, ...]:
-    *_, numbers, _flags, _backend, wanted = rest
-    dtype = compute_dtype(hidden, weight)
+def _(*inputs: Any) -> tuple[Tensor, ...]:
+    *_, numbers, _flags, _backend, wanted = inputs
+    operands = Operands(*inputs[:OPERANDS])
+    hidden, dtype = operands.hidden, compute_dtype(*operands[:2])
     sparsity = hidden.new_empty(len(NAMES) if has_sparsity(numbers) else 0, dtype=dtype)
-    sums = fake_sums(Operands(hidden, weight, bias), wanted)
+    sums = fake_sums(operands, wanted)
     return *_fake_rows(hidden, dtype), sparsity, *sums, hidden.new_empty((), dtype=dtype)
 
 
 def _save_loss(ctx: Any, inputs: Any, output: Any) -> None:
     ctx.save_for_backward(*output[6:])
-    ctx.dtypes = [None if x is None else x.dtype for x in inputs[:3]]
+    ctx.dtypes = [None if x is None else x.dtype for x in inputs[:OPERANDS]]
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 
@@ -188,7 +192,7 @@ def _save_loss(ctx: Any, inputs: Any, output: Any) -> None:
 def _loss_backward(ctx: Any, grad_loss: Tensor, *_: Any) -> Any:
     *sums, unit = ctx.saved_tensors
     scale = grad_loss * unit
-    triples = zip(sums, ctx.dtypes, ctx.needs_input_grad[:3], strict=True)
+    triples = zip(sums, ctx.dtypes, ctx.needs_input_grad[:OPERANDS], strict=True)
     return *((total * scale).to(dtype) if need else None for total, dtype, need in triples), *(None,) * 14
 
 

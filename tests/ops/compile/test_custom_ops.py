@@ -18,6 +18,8 @@ pytestmark = pytest.mark.usefixtures("plain_memory")
 
 
 HEAD = (as_tensor([1.0, 0.0, 0.7]), [-100, 16, 1, 1])  # numbers and flags, as `encode` makes them
+LOW_RANK = (torch.randn(33, 3), torch.randn(40, 3))  # [N, r], [V, r]
+NO_LOW_RANK = (None, None)
 NO_VECTORS = (None,) * 6  # all but the advantages, and the token weights
 
 
@@ -33,6 +35,7 @@ def test_compiled_program_leaves_out_gradients_nobody_wants():
         hidden,
         weight,
         None,
+        *LOW_RANK,
         PROBLEM.targets,
         PROBLEM.advantages,
         *NO_VECTORS,
@@ -40,9 +43,9 @@ def test_compiled_program_leaves_out_gradients_nobody_wants():
         as_tensor([1.0, 0.0, 1.0]),
         [-100, 0, 1, 1],
         "chunked",
-        [True, False, False],
-    )[6:9]
-    assert [x.numel() for x in sums] == [hidden.numel(), 0, 0]
+        [True, False, False, False, True],
+    )[6:11]
+    assert [x.numel() for x in sums] == [hidden.numel(), 0, 0, 0, LOW_RANK[1].numel()]
 
 
 @pytest.mark.parametrize(
@@ -51,10 +54,14 @@ def test_compiled_program_leaves_out_gradients_nobody_wants():
 )
 def test_opcheck(backend, dtype):
     hidden, weight, bias = leaves(dtype)
+    low = tuple(x.to(dtype).requires_grad_() for x in LOW_RANK)
     given = (PROBLEM.advantages, OLD, REF, *(None,) * 4, *spec(grpo(dual_clip=3.0) + kl(0.1)), *HEAD, backend)
-    opcheck(logprob_op._linear_logprob, (hidden, weight, bias, PROBLEM.targets, *HEAD, backend))
-    opcheck(loss_ops._policy_loss, (hidden, weight, bias, PROBLEM.targets, *given, [True, True, True]))
-    opcheck(loss_ops._policy_loss, (hidden.detach(), weight, None, PROBLEM.targets, *given, [False, True, False]))
+    opcheck(logprob_op._linear_logprob, (hidden, weight, bias, *low, PROBLEM.targets, *HEAD, backend))
+    opcheck(loss_ops._policy_loss, (hidden, weight, bias, *low, PROBLEM.targets, *given, [True] * 5))
+    opcheck(
+        loss_ops._policy_loss,
+        (hidden.detach(), weight, None, *NO_LOW_RANK, PROBLEM.targets, *given, [False, True, False, False, False]),
+    )
     logits = (hidden.detach() @ weight.detach().T).requires_grad_()
     opcheck(loss_ops._logits_loss, (logits, PROBLEM.targets, *given, True))
 
@@ -118,7 +125,8 @@ def test_opcheck_of_sequences(backend):
     vectors = (PROBLEM.advantages, OLD, None, None, torch.arange(33) // 4, torch.rand(33), None)
     objective = Weighted(GRPO(0.1, 0.1, sequence_ids=True), torch.rand(33))
     given = (*vectors, *spec(objective), *HEAD, backend)
-    opcheck(loss_ops._policy_loss, (hidden, weight, bias, PROBLEM.targets, *given, [True, True, True]))
+    wanted = [True, True, True, False, False]
+    opcheck(loss_ops._policy_loss, (hidden, weight, bias, *NO_LOW_RANK, PROBLEM.targets, *given, wanted))
     logits = (hidden.detach() @ weight.detach().T).requires_grad_()
     opcheck(loss_ops._logits_loss, (logits, PROBLEM.targets, *given, True))
 
@@ -131,8 +139,10 @@ def test_opcheck_outputs_share_no_memory_whatever_is_masked(targets, backend):
     hidden, weight, bias = leaves()
     vectors = (torch.ones(33), None, None, torch.rand(33), None, None, torch.ones(33))
     given = (*vectors, *spec(gft(torch.rand(33))), *HEAD, backend)
-    opcheck(logprob_op._linear_logprob, (hidden, weight, bias, targets, *HEAD, backend))
-    opcheck(loss_ops._policy_loss, (hidden, weight, bias, targets, *given, [True, True, True]))
+    opcheck(logprob_op._linear_logprob, (hidden, weight, bias, *NO_LOW_RANK, targets, *HEAD, backend))
+    opcheck(
+        loss_ops._policy_loss, (hidden, weight, bias, *NO_LOW_RANK, targets, *given, [True, True, True, False, False])
+    )
     opcheck(loss_ops._logits_loss, ((hidden.detach() @ weight.detach().T).requires_grad_(), targets, *given, True))
 
 
@@ -144,12 +154,13 @@ def test_opcheck_hidden_of_any_strides():
             hidden,
             PROBLEM.weight,
             None,
+            *NO_LOW_RANK,
             PROBLEM.targets,
             PROBLEM.advantages,
             *NO_VECTORS,
             *spec(gft(0.7)),
             *HEAD,
             "chunked",
-            [True, False, False],
+            [True, False, False, False, False],
         ),
     )

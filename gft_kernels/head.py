@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from .parallel import VocabularyShard
@@ -178,18 +177,6 @@ class Operands(NamedTuple):
     bias: Tensor | None  # [V]
     low_hidden: Tensor | None = None  # [N, r], None where there is no low_weight
     low_weight: Tensor | None = None  # [V, r]
-
-    @classmethod
-    def of(cls, hidden: Tensor, weight: Tensor, head: Head) -> Operands:
-        return cls(hidden, weight, head.bias, *(head.low_rank or (None, None)))
-
-    def rows(self, index: slice | Tensor) -> Operands:
-        """The rows `index` of the hidden states, on the same weights."""
-        low_hidden = None if self.low_hidden is None else self.low_hidden[index]
-        return self._replace(hidden=self.hidden[index], low_hidden=low_hidden)
-
-    def to(self, dtype: torch.dtype) -> Operands:
-        return Operands(*(None if x is None else x.to(dtype) for x in self))  # type: ignore[arg-type]
 
 
 class LogProbs(NamedTuple):

@@ -21,6 +21,7 @@ because logits are never rounded to 16 bits.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -169,8 +170,18 @@ def _buffers(count: int, rows: int, weight: Tensor, pair: bool) -> list[Tensor]:
 
 def _wide(operands: Operands, plan: Plan) -> Operands:
     """The weights in the compute dtype. Hidden states follow, chunk by chunk."""
-    weights = operands.rows(slice(0)).to(plan.dtype)
+    weights = _take(operands, slice(0), plan)
     return weights._replace(hidden=operands.hidden, low_hidden=operands.low_hidden)
+
+
+def _take(operands: Operands, row_index: Index, plan: Plan) -> Operands:
+    """The head on some rows, all of it in the compute dtype."""
+    hidden, weight, bias, low_hidden, low_weight = operands
+    low_hidden = None if low_hidden is None else low_hidden[row_index]
+    taken: Any = (
+        None if x is None else x.to(plan.dtype) for x in (hidden[row_index], weight, bias, low_hidden, low_weight)
+    )
+    return Operands(*taken)
 
 
 def _gradients(operands: Operands, plan: Plan, wanted: Wanted) -> Gradients:
@@ -191,7 +202,7 @@ def score(operands: Operands, plan: Plan) -> Scores:
     logprobs, entropy = (hidden.new_empty(count, dtype=plan.dtype) for _ in range(2))
     buffers = _buffers(count, size, wide.weight, pair=True)
     for at, row_index in _chunks(count, size, plan.rows):
-        chunk = _forward_chunk(wide.rows(row_index).to(plan.dtype), targets[row_index], plan.head, buffers)
+        chunk = _forward_chunk(_take(wide, row_index, plan), targets[row_index], plan.head, buffers)
         logprobs[at], entropy[at] = chunk.logprobs, _entropy(chunk)
     return Scores(logprobs, entropy, logprobs.new_empty(0))
 
@@ -203,7 +214,7 @@ def score_gradients(operands: Operands, plan: Plan, scores: Scores, upstream: Up
     size, count = chunk_rows(hidden.shape[1], plan.backend), len(upstream.logprobs)
     buffers = _buffers(count, size, wide.weight, pair=head.softcap is not None or upstream.entropy is not None)
     for at, row_index in _chunks(count, size, plan.rows):
-        taken, targets = wide.rows(row_index).to(plan.dtype), plan.targets[row_index]
+        taken, targets = _take(wide, row_index, plan), plan.targets[row_index]
         chunk = _forward_chunk(taken, targets, head, buffers)
         if upstream.entropy is None:
             grad, factor = chunk.grad, -upstream.logprobs[at] / chunk.total
@@ -240,7 +251,7 @@ def loss(operands: Operands, plan: LossPlan, wanted: Wanted) -> tuple[LossRows, 
     losses, logprobs, entropy, coefficients = (hidden.new_empty(count, dtype=plan.dtype) for _ in range(4))
     buffers = _buffers(count, size, wide.weight, pair=not entropy_from_gemm)
     for at, row_index in _chunks(count, size, plan.rows):
-        taken, targets = wide.rows(row_index).to(plan.dtype), plan.targets[row_index]
+        taken, targets = _take(wide, row_index, plan), plan.targets[row_index]
         chunk = _forward_chunk(taken, targets, head, buffers)
         logprobs[at] = chunk.logprobs
         losses[at], coefficients[at] = losses_and_coefficients(plan.objective, chunk.logprobs, part(plan.per_token, at))

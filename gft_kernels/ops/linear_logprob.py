@@ -58,7 +58,7 @@ def linear_logprob(
     head, backend = as_head(head), as_backend(backend)
     if head.shard is not None and torch.compiler.is_compiling():
         return trace.outside(linear_logprob, hidden, weight, targets, head=head, backend=backend)
-    operands = Operands.of(hidden, weight, head)
+    operands = Operands(hidden, weight, head.bias, *(head.low_rank or (None, None)))
     targets = check_head(operands, targets, head, backend)
     dtype = compute_dtype(hidden, weight)
     name = engine_name(backend.name, hidden.device, dtype)

@@ -81,7 +81,7 @@ def linear_policy_loss(
     Source: arXiv:2604.14258 Eq. 21 for the default objective.
     """
     head, backend = as_head(head), as_backend(backend)
-    operands = Operands.of(hidden, weight, head)
+    operands = Operands(hidden, weight, head.bias, *(head.low_rank or (None, None)))
     given: Any = {"advantages": advantages, "old_logprobs": old_logprobs, "ref_logprobs": ref_logprobs}
     if head.shard is not None and torch.compiler.is_compiling():
         given |= {"objective": objective, "token_weights": token_weights, "head": head, "backend": backend}

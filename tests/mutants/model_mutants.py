@@ -61,8 +61,8 @@ MODEL_MUTANTS = (
     ),
     Mutant(
         "integrations/fuse.py",
-        "head = replace(settings, bias=bias, temperature=temperature)",
-        "head = replace(settings, bias=bias)",
+        "head = replace(settings, bias=bias, temperature=temperature, low_rank=low_rank)",
+        "head = replace(settings, bias=bias, low_rank=low_rank)",
         "a batch's temperature is ignored",
         f"{FUSED}::test_fused_loss_takes_ratios_penalties_and_a_tau_of_every_token",
     ),

@@ -53,9 +53,11 @@ def _common(operands: Operands) -> Operands:
     _refuse_without_device(operands.hidden)
     dtype = torch.promote_types(operands.hidden.dtype, operands.weight.dtype)
     bias = None if operands.bias is None else operands.bias.contiguous()
-    operands = operands._replace(bias=None).to(dtype)
-    low_weight = None if operands.low_weight is None else _columns_adjacent(operands.low_weight)
-    return operands._replace(weight=_columns_adjacent(operands.weight), bias=bias, low_weight=low_weight)
+    hidden, weight, _, low_hidden, low_weight = (None if x is None else x.to(dtype) for x in operands)
+    assert hidden is not None
+    assert weight is not None
+    low_weight = None if low_weight is None else _columns_adjacent(low_weight)
+    return Operands(hidden, _columns_adjacent(weight), bias, low_hidden, low_weight)
 
 
 def _columns_adjacent(weight: Tensor) -> Tensor:
@@ -96,9 +98,8 @@ def _width(weight: Tensor, plan: Plan) -> int:
 
 def _take(operands: Operands, targets: Tensor, row_index: Index) -> tuple[Operands, Tensor]:
     """The head and the targets of one chunk, its rows contiguous for the kernels."""
-    chunk = operands.rows(row_index)
-    low_hidden = None if chunk.low_hidden is None else chunk.low_hidden.contiguous()
-    chunk = chunk._replace(hidden=chunk.hidden.contiguous(), low_hidden=low_hidden)
+    low_hidden = None if operands.low_hidden is None else operands.low_hidden[row_index].contiguous()
+    chunk = operands._replace(hidden=operands.hidden[row_index].contiguous(), low_hidden=low_hidden)
     return chunk, targets[row_index].contiguous()
 
 

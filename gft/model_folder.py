@@ -73,7 +73,20 @@ def read_model_folder(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerB
             f"{path} has no tokenizer (none of {', '.join(files)}): put the model's there, "
             "tokenizer.save_pretrained(folder)."
         )
+    _unmap(model)
     return model.eval(), tokenizer
+
+
+def _unmap(model: PreTrainedModel) -> None:
+    """Copy weights out of the file that they are mapped from.
+
+    Whoever rewrites the file would change or kill the run. And there they lie at any address, while
+    memory of torch begins at a multiple of 64: libraries may choose their kernels by that, and a
+    run that goes on would differ in the last bits.
+    """
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
 
 
 def _refuse_other_folders(path: Path) -> None:

@@ -21,7 +21,18 @@ from .rewards.pool import RewardPool
 if TYPE_CHECKING:
     from .config import EvaluateConfig, TrainConfig
 
-COUNTS = ("steps", "warmup", "save_every", "eval_every", "eval_prompts", "experts", "teachers", "own", "samples")
+COUNTS = (
+    "steps",
+    "warmup",
+    "save_every",
+    "keep",
+    "eval_every",
+    "eval_prompts",
+    "experts",
+    "teachers",
+    "own",
+    "samples",
+)
 LENGTHS = ("max_prompt_tokens", "max_given_tokens", "max_new_tokens")
 SIZES = (*LENGTHS, "prompts_per_step", "micro_batch", "batch", "bad_steps", "eval_samples", "prompts")
 

@@ -27,6 +27,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..stop import check
 from .calls import RewardFunction, Scored, call_reward, import_reward
 
 START_SECONDS = 120.0  # to start an interpreter and import the reward function
@@ -217,6 +218,7 @@ class Workers:
         pending = deque(range(len(calls)))
         try:
             while len(results) < len(calls):
+                check()
                 self._hand_out(calls, pending)
                 self._collect(results)
         finally:

@@ -7,7 +7,7 @@ import torch
 
 from gft.config import GroupConfig, OptimConfig
 from gft.groups import make_batch
-from gft.train import accumulate_gradients, collate
+from gft.update import accumulate_gradients, collate
 
 from .runs import EXAMPLES, config, fixed_batch, gradients, response_logprobs
 

@@ -28,7 +28,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def whole(folder):
-    """Numbers and weights of the run to which nothing happens, in this process: it imports the rest."""
+    """Numbers and weights of the run to which nothing happens.
+
+    It is made in this process, which so has imported all that the forks need.
+    """
     before = {number: signal.getsignal(number) for number in STOPPING}
     cli.main(command(folder, folder / "whole"))
     for number, handler in before.items():

@@ -1,7 +1,7 @@
 """Full disks and damaged files: what was valid stays valid, and is found again.
 
-Limits on the size of files are the system's own (RLIMIT_FSIZE). Full disks are small file systems in
-memory where the tests may mount them; elsewhere these tests are skipped.
+Limits on the size of files are the system's own (RLIMIT_FSIZE). Full disks are small file systems
+in memory where the tests may mount them; elsewhere these tests are skipped.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def small_disk(path, size):
 
 
 def test_save_that_fails_is_told_and_tried_again(folder, whole, tmp_path):
-    """No room at step 2, room again at step 3: its checkpoint stands in the place of that of step 2."""
+    """No room after step 2, room again after step 3, of which a checkpoint stands then."""
 
     def prepare():
         trap("gft.keeper.Keeper._save", 1, lambda: limit_files(20_000))

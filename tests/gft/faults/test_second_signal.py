@@ -1,4 +1,4 @@
-"""A second signal leaves at once, an early one leaves nothing behind, and a closed terminal is no fault."""
+"""A second signal leaves at once, an early one leaves no trace, a closed terminal loses nothing."""
 
 from __future__ import annotations
 

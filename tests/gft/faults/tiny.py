@@ -59,7 +59,7 @@ def make_inputs(folder: Path) -> None:
 
 
 def command(folder: Path, out: Path, *more: str) -> list[str]:
-    """Five steps of two groups, saved after two and four, evaluated before, after three, and at the end."""
+    """Five steps of two groups, saved after 2 and 4, evaluated before, after 3 and at the end."""
     sizes = f"--steps {STEPS} --prompts-per-step 2 --experts 1 --teachers 1 --own 2 --micro-batch 3 --lr 1e-2"
     rest = "--max-new-tokens 3 --reward exact --save-every 2 --eval-every 3 --eval-samples 1"
     files = ["--model", f"{folder}/base", "--data", f"{folder}/train.jsonl", "--eval-data", f"{folder}/held-out.jsonl"]

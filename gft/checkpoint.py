@@ -8,6 +8,7 @@ checkpoint-40/manifest.json           the run, the step, and size and hash of ev
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -183,6 +184,10 @@ def check_space(policy: Policy, config: TrainConfig) -> None:
 def _save_model(policy: Policy, folder: Path) -> None:
     policy.model.save_pretrained(folder)
     policy.tokenizer.save_pretrained(folder)
+    # A server of the model should stop where the loop's samples did: at a chat's end of turn too.
+    generation = copy.deepcopy(policy.model.generation_config)
+    generation.eos_token_id = sorted(policy.end_tokens)
+    generation.save_pretrained(folder)
 
 
 def _refuse_without_room(folder: Path, size: int) -> None:

@@ -45,7 +45,7 @@ def accumulate_gradients(policy: Policy, batch: Batch, config: TrainConfig) -> d
     # padding, and the order of a sum does not change it.
     active.sort(key=lambda m: len(m.prompt) + len(m.response))
     policy.model.train()  # models are loaded in eval mode; the difference is dropout, if there is any
-    means, loss = Mean(), 0.0
+    means, loss, aux_loss = Mean(), 0.0, 0.0
     for start in range(0, len(active), config.optim.micro_batch):
         check()  # the gradients so far are lost, and made again from the same rollouts
         members = active[start : start + config.optim.micro_batch]
@@ -65,13 +65,26 @@ def accumulate_gradients(policy: Policy, batch: Batch, config: TrainConfig) -> d
                 backend=config.head_backend(),
             ),
         )
-        result.loss.backward()
+        total = result.loss
+        if result.aux_loss is not None:
+            # Router balancing of mixtures of experts. It is a mean over the tokens of a forward pass,
+            # so over the step it is the mean of the micro-batches, each by its share.
+            share = len(members) / len(active) * result.aux_loss
+            total, aux_loss = total + share, aux_loss + share.item()
+        total.backward()
         # Read after backward() and not before: .item() waits until the device is done, and the
         # backward pass should be queued by then. The first one waits, the others find it idle.
         loss += result.loss.item()
         stats = {name: value.item() for name, value in result.stats.items()}
         means.add(stats.pop("active_tokens"), **{k: v for k, v in stats.items() if k != "tokens"})
-    return {"loss": loss, "active_sequences": len(active), "sequences": len(batch.members), **means.result()}
+    balancing = {"aux_loss": aux_loss} if aux_loss else {}
+    return {
+        "loss": loss,
+        **balancing,
+        "active_sequences": len(active),
+        "sequences": len(batch.members),
+        **means.result(),
+    }
 
 
 def collate(members: Sequence[Member], pad: int, device: torch.device) -> tuple[torch.Tensor, ...]:

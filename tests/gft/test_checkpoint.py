@@ -4,9 +4,10 @@ import shutil
 
 import pytest
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from gft.checkpoint import check_space, save_model
+from gft.policy import load_policy
 
 from .runs import config, run
 
@@ -99,3 +100,17 @@ def test_save_model_replaces_a_link_and_not_what_it_leads_to(policy, tmp_path):
         save_model(policy, tmp_path / "run" / "model")
     assert AutoModelForCausalLM.from_pretrained(base) is not None
     assert [(path.name, path.is_symlink()) for path in (tmp_path / "run").iterdir()] == [("model", False)]
+
+
+def test_save_model_lists_every_end_token_for_servers(policy, tmp_path):
+    """The end of a chat's turn, where it is not the tokenizer's end token."""
+    letter = policy.tokenizer("z").input_ids[0]
+    turn = "{% if m['role'] == 'assistant' %}z{% else %}={% endif %}"
+    policy.model.generation_config.eos_token_id = [1, letter]
+    policy.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}" + turn + "{% endfor %}"
+    assert policy.end_tokens == {1, letter}
+    policy.model.generation_config.eos_token_id = 1
+    saved = GenerationConfig.from_pretrained(save_model(policy, tmp_path / "model"))
+    assert saved.eos_token_id == [1, letter]
+    assert policy.model.generation_config.eos_token_id == 1
+    assert load_policy(tmp_path / "model", device="cpu").end_tokens == {1, letter}

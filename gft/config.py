@@ -117,6 +117,8 @@ class TrainConfig:
     reward: str | None = None
     """exact, number, math, or package.module:function with verl's compute_score signature. None is
     exact for rg:NAME, else number."""
+    max_failed_rewards: float = 0.3
+    """The share of responses that may have no reward, because it failed. More of them end the run."""
     steps: int = 100
     """Optimiser steps."""
     prompts_per_step: int = 8

@@ -43,6 +43,7 @@ from .state import RunState, random_state
 from .stop import check, held
 from .update import accumulate_gradients, optimizer_step, reward_metrics
 from .usable import usable_examples, usable_held_out
+from .watch import watch
 
 
 def train(
@@ -61,7 +62,7 @@ def train(
 
     Raises:
         ValueError: what `usable_examples` and `usable_held_out` refuse.
-        RuntimeError: the gradient stayed non-finite, or no response of a step could be scored.
+        RuntimeError: the gradient stayed non-finite, or too few responses could be scored.
         OSError: no room for checkpoints.
         Stopped: a signal ended the run; what it needs to go on is saved.
     """
@@ -96,7 +97,7 @@ def train(
             log.write(row)
             state.advance(len(chosen), row["skipped"], log.offset, policy.device)
             progress.step(row)
-            watch(row, state, config, progress)
+            watch(row, state, config, rewards, progress)
     return state.accuracies.get(0), state.accuracies.get(config.steps)
 
 
@@ -147,26 +148,6 @@ def train_step(
         "peak_memory_mib": peak_memory_mib(),
     }
     return {"step": state.step + 1, **numbers, **update, **reward_metrics(batch), **speed}
-
-
-def watch(row: dict, state: RunState, config: TrainConfig, progress: Progress) -> None:
-    """Tell of a run that goes wrong, or end it.
-
-    Raises:
-        RuntimeError: the gradient was not finite for too many steps in a row.
-    """
-    if state.step == 1 and row.get("reward_expert") == 0:
-        # Experts are right. If none of them scores, the reward reads another answer format.
-        progress.say(
-            f"every expert response of the first step scored 0: is {config.reward_name()} the reward for this data?"
-        )
-    # One bad gradient costs one step. Several in a row come from the weights, which a step that is
-    # skipped does not change: the run would go on to its end without learning.
-    if state.bad_steps >= config.optim.bad_steps:
-        raise RuntimeError(
-            f"the gradient norm was {row['grad_norm']} for {state.bad_steps} steps in a row, up to step {state.step}: "
-            f"lower --lr, which is {config.optim.lr}."
-        )
 
 
 def evaluate_if_due(

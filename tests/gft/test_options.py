@@ -39,6 +39,7 @@ TAKES = {
     "eval_samples": {2**63},
     "tau": {0},  # 0 is the plain weighted NLL
     "max_bad_fraction": {0},
+    "max_failed_rewards": {0},
     "save_every": {0, 2**63},
     "keep": {0, 2**63},  # 0: all
     "sparse": {0},

@@ -82,6 +82,8 @@ def train(
     state = checkpoints.restore(start) if start else RunState(random=random_state(policy.device))
     log.open(state.offset)
     progress.done = state.step
+    if start:
+        progress.say(f"goes on after step {state.step}, from {start}")
     order = islice(prompt_order(len(examples), config.seed), state.cursor, None)
     keeper = Keeper(checkpoints, config, log, progress.say, start, state.step if start else None)
     with held(), keeper.rescuing(state):  # signals are taken where `check` stands, and no update is lost

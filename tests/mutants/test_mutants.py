@@ -12,11 +12,13 @@ from .fork import RunTests, copy_packages, process_to_fork
 from .kernel_mutants import KERNEL_MUTANTS
 from .loop_mutants import LOOP_MUTANTS
 from .model_mutants import MODEL_MUTANTS
-from .mutants import MUTANTS
+from .mutants import MUTANTS, Mutant
+from .run_mutants import RUN_MUTANTS
 from .sparse_mutants import SPARSE_MUTANTS
 from .step_mutants import STEP_MUTANTS
 
-EVERY = MUTANTS + KERNEL_MUTANTS + SPARSE_MUTANTS + STEP_MUTANTS + MODEL_MUTANTS + LOOP_MUTANTS
+EVERY = MUTANTS + KERNEL_MUTANTS + SPARSE_MUTANTS + STEP_MUTANTS + MODEL_MUTANTS + LOOP_MUTANTS + RUN_MUTANTS
+SLOW = ("tests/gft/test_resume.py", "tests/gft/faults/")  # whole runs, some of them twice
 SECONDS = 120  # for a mutant: most take one; one that hangs is a failure
 
 
@@ -26,14 +28,20 @@ def run_tests() -> Iterator[RunTests]:
         yield run
 
 
-@pytest.mark.parametrize("file", sorted({mutant.tests.split("::")[0] for mutant in EVERY}))
+def slowly(value: Mutant | str) -> object:
+    """A parameter, marked slow where its tests are."""
+    tests = value if isinstance(value, str) else value.tests
+    return pytest.param(value, marks=pytest.mark.slow if tests.startswith(SLOW) else ())
+
+
+@pytest.mark.parametrize("file", map(slowly, sorted({mutant.tests.split("::")[0] for mutant in EVERY})))
 def test_unharmed_package_passes(file, run_tests, tmp_path):
     copy_packages(tmp_path)
     answer = run_tests(tmp_path, sorted({m.tests for m in EVERY if m.tests.startswith(file)}), SECONDS)
     assert answer.code == pytest.ExitCode.OK, answer.output
 
 
-@pytest.mark.parametrize("mutant", EVERY, ids=lambda mutant: mutant.why)
+@pytest.mark.parametrize("mutant", map(slowly, EVERY), ids=lambda mutant: mutant.why)
 def test_mutant_is_killed(mutant, run_tests, tmp_path):
     path = copy_packages(tmp_path) / mutant.path
     source = path.read_text()

@@ -85,3 +85,17 @@ def test_run_goes_on_after(event, folder, whole, tmp_path_factory):
     assert outcome(out) == whole
     assert steps_saved(out)[0] == STEPS
     assert not list(out.glob(".*")), "what a killed save left is removed"
+
+
+@pytest.mark.parametrize(("call", "saved"), [(30, [2]), pytest.param(5, [], marks=pytest.mark.slow)])
+def test_error_within_an_update_saves_no_half_of_it(call, saved, folder, whole, tmp_path):
+    def fail():
+        raise RuntimeError("the device is gone")
+
+    ended = start(folder, tmp_path / "out", lambda: trap(ADAM, call, fail))
+    assert ended.code == 1, ended.output
+    assert "gft: the device is gone" in ended.output
+    assert steps_saved(tmp_path / "out") == saved
+    resumed = go_on(folder, tmp_path / "out")
+    assert resumed.code == 0, resumed.output
+    assert outcome(tmp_path / "out") == whole

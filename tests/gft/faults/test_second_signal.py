@@ -21,6 +21,7 @@ TWICE = [
     (ADAM, 40, (SIGTERM, SIGINT), 130, [2]),
     ("gft.rollout.Heed.__call__", 8, (SIGHUP, SIGTERM), 75, []),
     ("gft.metrics.MetricsLog.write", 4, (SIGTERM, SIGTERM), 75, [2]),
+    ("gft.train.make_batch", 4, (SIGTERM, SIGTERM), 75, [2]),
 ]
 
 

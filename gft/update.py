@@ -29,18 +29,7 @@ def accumulate_gradients(policy: Policy, batch: Batch, config: TrainConfig) -> d
     # anyhow, but most of the time goes into the backbone, so it is left out there too.
     skip = objective.zero_at_zero_advantage
     active = [m for m in batch.members if not skip or m.advantage != 0]
-    # It stays in the denominator, though. A mean over the active tokens alone would pull harder at
-    # the few groups that still differ, the more so the better the policy has become.
-    flat: set[int] = set() if config.group.count_flat else batch.flat_groups
-    counted = [m for m in batch.members if m.group not in flat]
-    # The counts are those of the whole step, which a micro-batch does not see. With counts of its
-    # own, a micro-batch of short responses would weigh as much as one of long responses.
-    counts = {
-        "num_tokens": sum(len(m.response) for m in counted),
-        "num_sequences": len(counted),
-        # A constant of the run, so that a step of long responses is not divided by more.
-        "max_length": max(config.sampling.max_given_tokens, config.sampling.max_new_tokens),
-    }
+    counts = step_counts(batch, config)
     # A micro-batch is padded to its longest member. With like lengths side by side little is
     # padding, and the order of a sum does not change it.
     active.sort(key=lambda m: len(m.prompt) + len(m.response))
@@ -67,8 +56,8 @@ def accumulate_gradients(policy: Policy, batch: Batch, config: TrainConfig) -> d
         )
         total = result.loss
         if result.aux_loss is not None:
-            # Router balancing of mixtures of experts. It is a mean over the tokens of a forward pass,
-            # so over the step it is the mean of the micro-batches, each by its share.
+            # Router balancing of mixtures of experts. It is a mean over the tokens of a forward
+            # pass, so over the step it is the mean of the micro-batches, each by its share.
             share = len(members) / len(active) * result.aux_loss
             total, aux_loss = total + share, aux_loss + share.item()
         total.backward()
@@ -84,6 +73,24 @@ def accumulate_gradients(policy: Policy, batch: Batch, config: TrainConfig) -> d
         "active_sequences": len(active),
         "sequences": len(batch.members),
         **means.result(),
+    }
+
+
+def step_counts(batch: Batch, config: TrainConfig) -> dict[str, int]:
+    """The denominators of the reductions.
+
+    They are those of the whole step, which a micro-batch does not see. With counts of its own, a
+    micro-batch of short responses would weigh as much as one of long responses.
+    """
+    # Members that are not trained on stay in the denominator. A mean over the active tokens alone
+    # would pull harder at the few groups that still differ, the more so the better the policy is.
+    flat: set[int] = set() if config.group.count_flat else batch.flat_groups
+    counted = [m for m in batch.members if m.group not in flat]
+    return {
+        "num_tokens": sum(len(m.response) for m in counted),
+        "num_sequences": len(counted),
+        # A constant of the run, so that a step of long responses is not divided by more.
+        "max_length": max(config.sampling.max_given_tokens, config.sampling.max_new_tokens),
     }
 
 

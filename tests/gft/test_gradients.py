@@ -96,7 +96,7 @@ def test_accumulate_gradients_with_a_sparse_head_is_near_and_says_how_near(polic
 
 @pytest.mark.parametrize("micro_batch", [100, 4, 1])
 def test_accumulate_gradients_has_router_balancing_by_the_share_of_a_micro_batch(rewards, micro_batch):
-    """A mixture of experts, whose own loss has the balancing of a forward pass with a coefficient."""
+    """Mixtral, whose own loss adds the balancing of a forward pass with a coefficient."""
     torch.manual_seed(0)
     sizes = {"vocab_size": 29, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_experts_per_tok": 2, "num_local_experts": 4}

@@ -113,7 +113,7 @@ RUN_MUTANTS = (
         "        self.log.flush()  # first",
         "        pass  # first",
         "a checkpoint counts rows that are not on the disk",
-        f"{DISKS}::test_metrics_that_never_fit_end_the_run_and_are_written_when_it_goes_on",
+        f"{DISKS}::test_no_checkpoint_counts_rows_that_are_not_on_the_disk",
     ),
     Mutant(
         "gft/metrics.py",

@@ -16,6 +16,7 @@ from signal import SIGKILL, SIGTERM
 
 import pytest
 
+from gft.metrics import MetricsLog
 from gft.record import read_record
 
 from .harness import send, trap
@@ -104,6 +105,24 @@ def test_metrics_that_never_fit_end_the_run_and_are_written_when_it_goes_on(fold
     assert outcome(tmp_path / "out") == whole
 
 
+def test_no_checkpoint_counts_rows_that_are_not_on_the_disk(folder, whole, tmp_path):
+    """Rows cannot be written from the second step on, checkpoints could."""
+
+    def fail(log):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def prepare():
+        trap("gft.train.make_batch", 2, lambda: setattr(MetricsLog, "_write", fail))
+        trap("gft.train.make_batch", STEPS, send(SIGKILL))
+
+    ended = start(folder, tmp_path / "out", prepare)
+    assert ended.code == -9, ended.output
+    assert "no checkpoint of step 2" in ended.output
+    assert steps_saved(tmp_path / "out") == []
+    assert go_on(folder, tmp_path / "out").code == 0
+    assert outcome(tmp_path / "out") == whole
+
+
 @pytest.mark.slow
 def test_signal_on_a_full_disk_still_ends_the_run(folder, whole, tmp_path):
     def full():
@@ -119,7 +138,7 @@ def test_signal_on_a_full_disk_still_ends_the_run(folder, whole, tmp_path):
 
 
 def test_disk_that_is_full_for_a_while(folder, whole, tmp_path):
-    """A stranger's file fills a disk of 1 MiB from the first save on, and goes before the last one."""
+    """A file fills a disk of 1 MiB from the first save on, and goes before the last one."""
     with small_disk(tmp_path / "disk", "1m") as disk:
         ballast = disk / "ballast"
 

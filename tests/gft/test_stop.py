@@ -12,9 +12,11 @@ from safetensors.torch import load_file
 from gft.checkpoint import save_model
 from gft.demo.base_model import tokenizer, untrained
 from gft.policy import make_policy
-from gft.stop import STOPPING, Stopped, check, heed_signals, held
+from gft.stop import Stopped, check, heed_signals, held
 
 from .runs import config, run
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 class Missed(Exception):
@@ -28,7 +30,7 @@ def miss(number, frame):
 @contextmanager
 def handlers():
     """Harmless handlers in place of the test process's own, which are put back afterwards."""
-    before = {number: signal.signal(number, miss) for number in STOPPING}
+    before = {number: signal.signal(number, miss) for number in SIGNALS}
     try:
         yield
     finally:
@@ -49,7 +51,7 @@ def heeded():
 
 
 @pytest.mark.usefixtures("heeded")
-@pytest.mark.parametrize("number", STOPPING, ids=lambda number: number.name)
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_every_signal_ends_like_ctrl_c(number):
     with pytest.raises(KeyboardInterrupt):
         arrive(number)
@@ -114,7 +116,7 @@ def test_check_ends_a_held_block_and_an_inner_block_does_not():
 
 def test_exit_codes():
     codes = {}
-    for number in STOPPING:
+    for number in SIGNALS:
         stop = Stopped(number)
         codes[stop.args[0]] = [stop.exit_code]
         stop.resumable = True

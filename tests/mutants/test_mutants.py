@@ -34,14 +34,14 @@ def slowly(value: Mutant | str) -> object:
     return pytest.param(value, marks=pytest.mark.slow if tests.startswith(SLOW) else ())
 
 
-@pytest.mark.parametrize("file", map(slowly, sorted({mutant.tests.split("::")[0] for mutant in EVERY})))
+@pytest.mark.parametrize("file", [slowly(file) for file in sorted({mutant.tests.split("::")[0] for mutant in EVERY})])
 def test_unharmed_package_passes(file, run_tests, tmp_path):
     copy_packages(tmp_path)
     answer = run_tests(tmp_path, sorted({m.tests for m in EVERY if m.tests.startswith(file)}), SECONDS)
     assert answer.code == pytest.ExitCode.OK, answer.output
 
 
-@pytest.mark.parametrize("mutant", map(slowly, EVERY), ids=lambda mutant: mutant.why)
+@pytest.mark.parametrize("mutant", [slowly(mutant) for mutant in EVERY], ids=lambda mutant: mutant.why)
 def test_mutant_is_killed(mutant, run_tests, tmp_path):
     path = copy_packages(tmp_path) / mutant.path
     source = path.read_text()

@@ -1,81 +1,237 @@
-"""A checkpoint is a transformers folder that appears whole or not at all."""
+"""Checkpoints: all that a run needs to go on, in a folder that appears whole or not at all.
+
+checkpoint-40/model/                  a transformers folder, model and tokenizer
+checkpoint-40/optimizer.safetensors   the moments of AdamW, by the names of the weights
+checkpoint-40/state.json              see state.py
+checkpoint-40/manifest.json           the run, the step, and size and hash of every file; written last
+"""
 
 from __future__ import annotations
 
+import copy
+import hashlib
+import json
 import os
 import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from safetensors import SafetensorError
+import torch
+from safetensors.torch import load_file, save_file
 
+from .config import TrainConfig
+from .data.files import Example
+from .folders import FRESH, OLD, flush, remove, retire, whole_folder
 from .policy import Policy
-from .stop import undisturbed
+from .state import RunState, set_random_state
+
+MODEL, OPTIMIZER, STATE, MANIFEST = "model", "optimizer.safetensors", "state.json", "manifest.json"
+ADAM = 3  # a checkpoint's size in weights: the weights themselves, and two moments of each
 
 
-def save_checkpoint(policy: Policy, path: Path) -> Path:
-    """Write model and tokenizer beside `path`, then put them in its place.
+@dataclass
+class Checkpoints:
+    """The checkpoints of one run in its folder; `run` is the name that run.json gives it."""
 
-    They are flushed to the disk before the renames, so that a power cut does not leave empty files
-    under the right name. An older folder is removed last: until then one whole checkpoint exists. A
-    signal waits until all this is done.
+    folder: Path
+    run: str
+    policy: Policy
+    optimizer: torch.optim.Optimizer
+    examples: Sequence[Example]
+    keep: int = 0  # so many of the newest; 0: all
+
+    def save(self, state: RunState) -> Path:
+        """Write the checkpoint of the last whole update, then remove what is not to be kept.
+
+        Raises:
+            OSError: it cannot be written. The older ones stand.
+        """
+        path = self.folder / f"checkpoint-{state.step}"
+        _refuse_without_room(self.folder, ADAM * _size(self.policy))
+        with whole_folder(path) as fresh:
+            _save_model(self.policy, fresh / MODEL)
+            save_file(self._moments(), fresh / OPTIMIZER)
+            (fresh / STATE).write_text(json.dumps(state.as_json(self.examples)))
+            files = {str(p.relative_to(fresh)): _measure(p) for p in sorted(fresh.rglob("*")) if p.is_file()}
+            (fresh / MANIFEST).write_text(json.dumps({"run": self.run, "step": state.step, "files": files}, indent=1))
+        self._prune()
+        return path
+
+    def restore(self, path: Path) -> RunState:
+        """Put optimiser and random numbers back; the policy is that of `path` already."""
+        saved = load_file(path / OPTIMIZER)
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for i, name in enumerate(self._names()):
+            found = {k.rpartition("/")[2]: v for k, v in saved.items() if k.rpartition("/")[0] == name}
+            if found:  # else it has had no gradient yet
+                moments[i] = found
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        state = RunState.from_json(json.loads((path / STATE).read_text()), self.examples)
+        set_random_state(state.random, self.policy.device)
+        return state
+
+    def publish(self, path: Path) -> Path:
+        """Make the weights of a checkpoint the run's `model`: the same files, if the system can."""
+        with whole_folder(self.folder / MODEL) as fresh:
+            shutil.copytree(path / MODEL, fresh, copy_function=_link, dirs_exist_ok=True)
+        return self.folder / MODEL
+
+    def _names(self) -> list[str]:
+        return [name for name, _ in self.policy.model.named_parameters()]
+
+    def _moments(self) -> dict[str, torch.Tensor]:
+        state = self.optimizer.state_dict()["state"]
+        return {
+            f"{name}/{key}": value.contiguous()
+            for i, name in enumerate(self._names())
+            for key, value in state.get(i, {}).items()
+        }
+
+    def _prune(self) -> None:
+        """Remove all but the newest of this run, and what is left of saves that were killed."""
+        found = list(written_by(self.folder, self.run))
+        for path in found[self.keep :] if self.keep else ():
+            retire(path)
+        for role in (FRESH, OLD):
+            for path in self.folder.glob(f".checkpoint-*.{role}"):
+                remove(path)
+
+
+def newest_whole(folder: Path, run: str, say: Callable[[str], None]) -> Path | None:
+    """The newest checkpoint of a run that is as it was written; None if there never was one.
+
+    Every file is read. `say` is told of those that are damaged.
+
+    Raises:
+        ValueError: there are checkpoints, and all of them are damaged.
+    """
+    # Every folder of that name had its manifest when it got the name.
+    faults = {path: f"{MANIFEST} cannot be read" for path in folder.glob("checkpoint-*") if not _manifest(path)}
+    whole = None
+    for path in written_by(folder, run):
+        fault = _fault(path)
+        if fault is None:
+            whole = path
+            break
+        faults[path] = fault
+    for path, fault in faults.items():
+        say(f"{path} is damaged ({fault}) and passed over")
+    if whole is not None and whole.name.startswith("."):
+        whole = _adopt(whole)
+    if faults and whole is None:
+        names = ", ".join(path.name for path in faults)
+        raise ValueError(f"{folder}: every checkpoint is damaged ({names}): restore one, or begin anew.")
+    return whole
+
+
+def _adopt(path: Path) -> Path:
+    """Give a whole folder the name that it was saved for; what has that name is damaged, if any."""
+    target = path.with_name(path.name.removeprefix(".").rpartition(".")[0])
+    remove(target)
+    path.rename(target)
+    flush(path.parent)
+    return target
+
+
+def written_by(folder: Path, run: str) -> Iterator[Path]:
+    """Checkpoints of a run that were finished, newest first.
+
+    A save that was killed between its renames leaves one whole folder or two with hidden names.
+    """
+    found = []
+    for pattern in ("checkpoint-*", f".checkpoint-*.{FRESH}", f".checkpoint-*.{OLD}"):
+        for path in folder.glob(pattern):
+            manifest = _manifest(path)
+            if manifest.get("run") == run:
+                found.append((manifest["step"], not path.name.startswith("."), path))
+    return (path for _, _, path in sorted(found, reverse=True))
+
+
+def save_model(policy: Policy, path: Path) -> Path:
+    """Write model and tokenizer to a folder, which appears whole or not at all.
 
     Raises:
         OSError: it cannot be written.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # What is found under these names is removed. A user's own copy would hardly have a hidden one.
-    fresh, old = path.with_name(f".{path.name}.saving"), path.with_name(f".{path.name}.replaced")
-    with undisturbed():
-        if old.exists() and not path.exists():
-            old.rename(path)  # an earlier save ended between its two renames
-        for stale in (fresh, old):
-            _remove(stale)
-        try:
-            policy.model.save_pretrained(fresh)
-            policy.tokenizer.save_pretrained(fresh)
-            for entry in (*fresh.rglob("*"), fresh):
-                _flush(entry)
-        except BaseException as error:
-            _remove(fresh)  # on a full disk, what is left over takes the room of the next one
-            if isinstance(error, SafetensorError):  # it is no OSError there
-                raise OSError(f"{path}: the checkpoint cannot be written: {error}") from error
-            raise
-        if path.is_symlink() or path.exists():
-            path.rename(old)
-        fresh.rename(path)
-        _flush(path.parent)
-        _remove(old)
-    return path
+    with whole_folder(Path(path)) as fresh:
+        _save_model(policy, fresh)
+    return Path(path)
 
 
-def check_space(policy: Policy, folder: Path, count: int) -> None:
+def check_space(policy: Policy, config: TrainConfig) -> None:
     """Refuse a run whose checkpoints have no room, before it has anything to lose.
 
+    There are never more of them than are kept, and a new one. Those that are there need no room.
+
     Raises:
-        OSError: `count` checkpoints are larger than what is free at `folder`.
+        OSError: they are larger than what is free.
     """
-    size = sum(p.numel() * p.element_size() for p in policy.model.parameters())
-    existing = next(f for f in (folder, *folder.absolute().parents) if f.exists())
-    free = shutil.disk_usage(existing).free
+    saves = len(config.saved_steps()) + 1
+    count = max(2, min(saves, config.keep + 1) if config.keep else saves)
+    if config.resume:
+        count = max(1, count - len(list(config.out.glob("checkpoint-*"))))
+    size, free = ADAM * _size(policy), _free(config.out)
     if count * size > free:
         raise OSError(
-            f"{folder}: the run saves {count} checkpoints of {size / 2**30:.3g} GiB, and {free / 2**30:.3g} GiB are "
-            "free: make room, give another --out, or save less often (--save-every)."
+            f"{config.out}: the run needs room for {count} checkpoints of {size / 2**30:.3g} GiB, and "
+            f"{free / 2**30:.3g} GiB are free: make room, give another --out, or keep fewer (--keep)."
         )
 
 
-def _remove(path: Path) -> None:
-    """Remove a folder, or a link to one, whose target is not ours to remove."""
-    if path.is_symlink():
-        path.unlink()
-    shutil.rmtree(path, ignore_errors=True)
+def _save_model(policy: Policy, folder: Path) -> None:
+    policy.model.save_pretrained(folder)
+    policy.tokenizer.save_pretrained(folder)
+    # A server of the model should stop where the loop's samples did: at a chat's end of turn too.
+    generation = copy.deepcopy(policy.model.generation_config)
+    generation.eos_token_id = sorted(policy.end_tokens)
+    generation.save_pretrained(folder)
 
 
-def _flush(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+def _refuse_without_room(folder: Path, size: int) -> None:
+    if size > (free := _free(folder)):  # at once, and not after minutes of writing
+        raise OSError(f"{folder}: a checkpoint takes {size / 2**20:.3g} MiB, and {free / 2**20:.3g} MiB are free")
+
+
+def _size(policy: Policy) -> int:
+    return sum(p.numel() * p.element_size() for p in policy.model.parameters())
+
+
+def _free(folder: Path) -> int:
+    existing = next(f for f in (folder, *folder.absolute().parents) if f.exists())
+    return shutil.disk_usage(existing).free
+
+
+def _measure(path: Path) -> list[Any]:
+    """Size and hash of a file."""
+    with path.open("rb") as file:
+        return [path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest()]
+
+
+def _manifest(path: Path) -> dict[str, Any]:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        found = json.loads((path / MANIFEST).read_text())
+        return found if found.keys() >= {"run", "step", "files"} else {}
+    except (OSError, ValueError, AttributeError):  # not finished, damaged, or a user's own
+        return {}
+
+
+def _fault(path: Path) -> str | None:
+    """What is wrong with a checkpoint; None if it is whole."""
+    for name, expected in _manifest(path)["files"].items():
+        try:
+            found = _measure(path / name)
+        except OSError as error:
+            return f"{name}: {error.strerror}"
+        if found != expected:
+            return f"{name} has {found[0]} bytes of {expected[0]}" if found[0] != expected[0] else f"{name} has changed"
+    return None
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copy2(source, target)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
+from dataclasses import replace
 from functools import partial
+from itertools import pairwise
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # models are local folders; nothing is fetched behind the user's back
 
 import torch
 import tyro
-from jinja2 import TemplateError
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
+from .checkpoint import MODEL, newest_whole
 from .config import EMBEDDED, EvaluateConfig, TrainConfig
 from .data.files import Example, load_examples
 from .demo import sort_letters
@@ -23,16 +27,17 @@ from .evaluate import evaluate
 from .metrics import MetricsLog, read_metrics
 from .options import OptionError, check_device, check_effects, check_engine, reward_pool
 from .policy import Policy, load_policy, make_policy
+from .record import RECORD, read_record
 from .report import Progress, accuracy_table, plain_console, run_figure, run_table
 from .run import run_folder
-from .stop import end_like_ctrl_c
+from .stop import Stopped, heed_signals
 from .train import train
 from .usable import usable_held_out
 
 DESCRIPTION = "Group Fine-Tuning on fused head kernels. Without --model: the embedded task, with a recipe of its own."
 
 # What files, options and models cause. Others are faults of ours, and keep their traceback.
-FAULTS_OF_INPUT = (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError, TemplateError)
+FAULTS_OF_INPUT = (ValueError, TypeError, OSError, ImportError, RuntimeError, MemoryError)
 
 
 def run_train(config: TrainConfig) -> None:
@@ -43,6 +48,10 @@ def run_train(config: TrainConfig) -> None:
     """
     console = plain_console()
     check_effects(config, EMBEDDED if config.model is None else TrainConfig())
+    if config.resume and config.is_comparison():
+        raise OptionError(
+            f"--resume finds no run in {config.out}: give the --out of one. The comparison always starts anew."
+        )
     if config.model is None:
         check_embedded(config)
     check_device(config.device)
@@ -56,14 +65,20 @@ def run_train(config: TrainConfig) -> None:
 
 def _run(config: TrainConfig, console: Console) -> None:
     """One run, then its table and curves."""
-    path = config.out / "metrics.jsonl"
+    path, say = config.out / "metrics.jsonl", partial(console.print, highlight=False, soft_wrap=True)
     with reward_pool(config.reward_name()) as rewards:
-        policy, examples, held_out = _materials(config)
+        record = read_record(config.out) if config.resume else None
+        start = newest_whole(config.out, record["run"], say) if record else None
+        policy, examples, held_out = _materials(config, start)
         with (
             MetricsLog(path) as log,
             Progress(config.objective or "gft", config.steps, console) as progress,
         ):
-            train(policy, examples, held_out, config, rewards, log, progress)
+            try:
+                train(policy, examples, held_out, config, rewards, log, progress, start)
+            except Stopped as stop:
+                stop.resumable = (config.out / RECORD).exists()
+                raise
     rows = read_metrics(path)
     console.print(run_table(rows, f"{config.objective or 'gft'}, {config.steps} steps"))
     console.print(
@@ -73,15 +88,22 @@ def _run(config: TrainConfig, console: Console) -> None:
     )
 
 
-def _materials(config: TrainConfig) -> tuple[Policy, list[Example], list[Example]]:
-    """Policy, training examples and held-out ones, from files or embedded."""
+def _materials(config: TrainConfig, start: Path | None) -> tuple[Policy, list[Example], list[Example]]:
+    """Policy, training examples and held-out ones, from files or embedded.
+
+    The policy is that of the checkpoint `start`, if there is one.
+    """
+    temperature = config.head_temperature()
     if config.model is None or config.data is None:
         examples, held_out = embedded_examples(config)
         check_usable(config, examples, held_out)
-        return make_policy(pretrain(config.seed), tokenizer(), config.head_temperature()), examples, held_out
+        if start is not None:
+            return load_policy(start / MODEL, device="cpu", temperature=temperature), examples, held_out
+        return make_policy(pretrain(config.seed), tokenizer(), temperature), examples, held_out
     examples = load_examples(config.data, max_bad_fraction=config.max_bad_fraction)
     examples, held_out = _hold_out(examples, config)
-    policy = load_policy(config.model, device=config.device, dtype=config.dtype, temperature=config.head_temperature())
+    folder = config.model if start is None else start / MODEL
+    policy = load_policy(folder, device=config.device, dtype=config.dtype, temperature=temperature)
     return policy, examples, held_out
 
 
@@ -150,10 +172,22 @@ def main(arguments: list[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else arguments
     transformers_logging.disable_progress_bar()
     sys.path.insert(0, os.getcwd())  # --reward module:function may lie beside the user's data
-    # Without --model the defaults are the recipe of the embedded task. --help shows the usual ones.
-    own_recipe = any(a.split("=")[0] in ("--model", "-h", "--help") for a in arguments)
-    defaults = TrainConfig() if own_recipe else EMBEDDED
-    end_like_ctrl_c()
+    heed_signals()
+    try:
+        _run_command(arguments, _defaults(arguments))
+    except KeyboardInterrupt as stop:  # Stopped, or Python's own
+        with suppress(OSError):
+            print(f"gft: ended by {str(stop) or 'SIGINT'}", file=sys.stderr)
+        _drop_unwritten()
+        sys.exit(stop.exit_code if isinstance(stop, Stopped) else 130)
+    except (OptionError, *FAULTS_OF_INPUT) as error:
+        if os.environ.get("GFT_TRACEBACK"):
+            raise
+        hint = "" if isinstance(error, OptionError) else " (GFT_TRACEBACK=1 shows where)"
+        sys.exit(f"gft: {_one_line(error)}{hint}")
+
+
+def _run_command(arguments: list[str], defaults: TrainConfig) -> None:
     app = tyro.extras.SubcommandApp()
 
     @app.command(name="train")
@@ -166,16 +200,35 @@ def main(arguments: list[str] | None = None) -> None:
         """Accuracy of a model: greedy, and the mean of samples."""
         run_eval(config)
 
-    try:
-        app.cli(args=arguments, prog="gft", description=DESCRIPTION)
-    except KeyboardInterrupt:
-        print("gft: interrupted", file=sys.stderr)
-        sys.exit(130)
-    except (OptionError, *FAULTS_OF_INPUT) as error:
-        if os.environ.get("GFT_TRACEBACK"):
-            raise
-        hint = "" if isinstance(error, OptionError) else " (GFT_TRACEBACK=1 shows where)"
-        sys.exit(f"gft: {_one_line(error)}{hint}")
+    app.cli(args=arguments, prog="gft", description=DESCRIPTION)
+
+
+def _defaults(arguments: list[str]) -> TrainConfig:
+    """What an option is that is not typed: with --resume, what it is in that run.
+
+    Without --model it is the recipe of the embedded task. --help shows the usual ones.
+    """
+    if "--resume" in arguments:
+        typed = [b if a == "--out" else a.removeprefix("--out=") for a, b in pairwise([*arguments, ""]) if _is_out(a)]
+        out = Path(typed[-1]) if typed else TrainConfig().out
+        record = read_record(out)
+        if record is not None:
+            return replace(record["config"], out=out)
+    own_recipe = any(a.split("=")[0] in ("--model", "-h", "--help") for a in arguments)
+    return TrainConfig() if own_recipe else EMBEDDED
+
+
+def _is_out(argument: str) -> bool:
+    return argument.split("=")[0] == "--out"
+
+
+def _drop_unwritten() -> None:
+    """Where the terminal is gone, what could not be written would change the exit code to 120."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _one_line(error: BaseException) -> str:
@@ -183,8 +236,6 @@ def _one_line(error: BaseException) -> str:
     text = " ".join(line.strip() for line in str(error).splitlines() if line.strip()) or type(error).__name__
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return f"out of memory: lower --micro-batch if it was training, or --batch if it was sampling. {text}"
-    if isinstance(error, TemplateError):
-        return f"the model's chat template refuses: {text}"
     return text
 
 

@@ -117,6 +117,8 @@ class TrainConfig:
     reward: str | None = None
     """exact, number, math, or package.module:function with verl's compute_score signature. None is
     exact for rg:NAME, else number."""
+    max_failed_rewards: float = 0.3
+    """The share of responses that may have no reward, because it failed. More of them end the run."""
     steps: int = 100
     """Optimiser steps."""
     prompts_per_step: int = 8
@@ -128,11 +130,15 @@ class TrainConfig:
     seed: int = 0
     """Seed of the embedded base, of the order of prompts and of the sampling."""
     out: Path = Path("runs/latest")
-    """Folder of metrics.jsonl, curves.png and the checkpoints. One that holds anything is refused."""
+    """Folder of the run. One that holds anything is refused, unless --resume or --overwrite is given."""
+    resume: bool = False
+    """Go on with the run in --out, with its own options. Begin it if the folder is empty."""
     overwrite: bool = False
     """Use the folder all the same: what this run writes is replaced, the rest stays."""
     save_every: int = 0
-    """Save a checkpoint every this many steps (0: only at the end)."""
+    """Save a checkpoint every this many steps (0: only at the end, and where a signal ends the run)."""
+    keep: int = 2
+    """Checkpoints that are kept, the newest (0: all of them)."""
     device: str | None = None
     """cuda, cpu, ... None takes the GPU where there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -157,7 +163,7 @@ class TrainConfig:
         return (HELD_OUT_PROMPTS if self.eval_data else 0) if asked is None else asked
 
     def saved_steps(self) -> range:
-        """Steps after which a checkpoint is saved. The last one is saved anyhow."""
+        """Steps after which a checkpoint is saved. That of the last step is saved anyhow."""
         return range(self.save_every, self.steps, self.save_every) if self.save_every else range(0)
 
     def head_temperature(self) -> float:

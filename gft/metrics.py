@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections import defaultdict
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
-from typing import TextIO
 
 import torch
 
@@ -31,32 +33,67 @@ class Mean:
 
 
 class MetricsLog:
-    """metrics.jsonl: one JSON object a line, flushed at once.
+    """metrics.jsonl: one JSON object a line, handed to the system at once.
 
-    NaN and infinity are written as null, because JSON has no word for them.
+    NaN and infinity are written as null, because JSON has no word for them. Rows that the disk has
+    no room for are kept and written with the next ones.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.file: TextIO | None = None
+        self.file: FileIO | None = None
+        self.offset = 0  # bytes of all rows, those that wait included
+        self._waiting = b""
 
-    def open(self) -> None:
-        """Begin the file and replace an older one, once the run has passed its checks."""
+    def open(self, offset: int = 0) -> None:
+        """Begin the file and replace an older one, or cut the run's own back to `offset` bytes.
+
+        Call it once the run has passed its checks.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.unlink(missing_ok=True)  # it may be a link, and what it leads to is not the run's
-        self.file = self.path.open("w", encoding="utf-8")
+        if offset == 0:
+            self.path.unlink(missing_ok=True)  # it may be a link, and what it leads to is not the run's
+        self.file = FileIO(self.path, "a")  # without a buffer, so that what did not fit is known
+        self.file.truncate(min(offset, self.path.stat().st_size))
+        self.offset = self.path.stat().st_size
 
     def write(self, row: dict) -> None:
         clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        line = (json.dumps(clean) + "\n").encode()
+        self.offset += len(line)
+        self._waiting += line
+        with suppress(OSError):
+            self._write()
+
+    def flush(self) -> None:
+        """Wait until every row is on the disk.
+
+        Raises:
+            OSError: there is no room for them.
+        """
+        self._write()
+        os.fsync(self._opened().fileno())
+
+    def _write(self) -> None:
+        while self._waiting:
+            self._waiting = self._waiting[self._opened().write(self._waiting) :]
+
+    def _opened(self) -> FileIO:
         assert self.file is not None, "not opened"
-        self.file.write(json.dumps(clean) + "\n")
-        self.file.flush()
+        return self.file
 
     def __enter__(self) -> MetricsLog:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        if self.file is not None:
+    def __exit__(self, kind: object, *exception: object) -> None:
+        if self.file is None:
+            return
+        try:
+            self._write()
+        except OSError:
+            if kind is None:  # else there is a reason already that the run ended for
+                raise
+        finally:
             self.file.close()
 
 

@@ -73,7 +73,20 @@ def read_model_folder(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerB
             f"{path} has no tokenizer (none of {', '.join(files)}): put the model's there, "
             "tokenizer.save_pretrained(folder)."
         )
+    _unmap(model)
     return model.eval(), tokenizer
+
+
+def _unmap(model: PreTrainedModel) -> None:
+    """Copy weights out of the file that they are mapped from.
+
+    Whoever rewrites the file would change or kill the run. And there they lie at any address, while
+    memory of torch begins at a multiple of 64: libraries may choose their kernels by that, and a
+    run that goes on would differ in the last bits.
+    """
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
 
 
 def _refuse_other_folders(path: Path) -> None:
@@ -132,14 +145,13 @@ def _read_config(path: Path, configs: dict[str, dict[str, Any]]) -> Any:
 
 def _refuse_code(path: Path, kind: str | None, configs: dict[str, dict[str, Any]]) -> None:
     """A class that a folder brings is needed unless transformers has the one of that name."""
-    everything = {name.lower() for name in dir(transformers)}
     of_kind = _built_in(kind)
     for name, found in configs.items():
         for auto, reference in _references(found.get("auto_map")):
             if auto.startswith("AutoModel") and auto not in of_kind:
                 continue  # a class for another task
             wanted = reference.rpartition(".")[2].lower()
-            known = {of_kind[auto].lower()} if auto in of_kind else everything
+            known = {of_kind[auto].lower()} if auto in of_kind else {name.lower() for name in dir(transformers)}
             if not {wanted, wanted.removesuffix("fast")} & known:
                 raise ValueError(_needs_code(f"{path}/{name}", f"auto_map: {auto} is {reference}"))
     if (path / "custom_generate").exists():

@@ -21,7 +21,18 @@ from .rewards.pool import RewardPool
 if TYPE_CHECKING:
     from .config import EvaluateConfig, TrainConfig
 
-COUNTS = ("steps", "warmup", "save_every", "eval_every", "eval_prompts", "experts", "teachers", "own", "samples")
+COUNTS = (
+    "steps",
+    "warmup",
+    "save_every",
+    "keep",
+    "eval_every",
+    "eval_prompts",
+    "experts",
+    "teachers",
+    "own",
+    "samples",
+)
 LENGTHS = ("max_prompt_tokens", "max_given_tokens", "max_new_tokens")
 SIZES = (*LENGTHS, "prompts_per_step", "micro_batch", "batch", "bad_steps", "eval_samples", "prompts")
 
@@ -39,7 +50,7 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(COUNTS, (lambda n: n >= 0, "at least 0")),
     **dict.fromkeys(SIZES, (lambda n: n >= 1, "at least 1")),
     **dict.fromkeys(("lr", "temperature"), (lambda x: 0 < x < math.inf, "positive and finite")),
-    **dict.fromkeys(("tau", "max_bad_fraction"), (lambda x: 0 <= x <= 1, "from 0 to 1")),
+    **dict.fromkeys(("tau", "max_bad_fraction", "max_failed_rewards"), (lambda x: 0 <= x <= 1, "from 0 to 1")),
     "weight_decay": (lambda x: 0 <= x < math.inf, "finite, and at least 0"),
     "max_grad_norm": (lambda x: x > 0, "positive; inf clips nothing"),
     "sparse": (lambda x: 0 <= x < 1, "at least 0 and below 1"),
@@ -95,16 +106,18 @@ def check_effects(config: TrainConfig, defaults: TrainConfig) -> None:
     if config.eval_data is not None and config.held_out_prompts() == 0:
         raise OptionError(f"--eval-data is {config.eval_data} and --eval-prompts is 0: leave one of them out.")
     name, rewarded = config.objective or "gft", "advantages" in config.objective_function().needs
+    unscored = not rewarded and config.held_out_prompts() == 0
     idle: dict[str, tuple[bool, str]] = {}  # field: (has no effect, why)
     if not config.is_comparison():
         idle = {
             "tau": (name != "gft", f"the objective {name} has no tau"),
             "sampling.temperature": (config.composition()[2] == 0, "no response is sampled for training (--own is 0)"),
             "reward": (
-                not rewarded and config.held_out_prompts() == 0,
+                unscored,
                 f"the objective {name} asks for no rewards, and nothing is evaluated (--eval-prompts is 0)",
             ),
         }
+        idle["max_failed_rewards"] = idle["reward"]
         for field in ("group.scale", "group.singleton", "group.count_flat"):
             idle[field] = (not rewarded, f"the objective {name} has no advantages")
     for field in ("evaluate.eval_every", "evaluate.eval_samples"):

@@ -102,7 +102,6 @@ def make_policy(
         raise ValueError("the tokenizer has no eos_token: a response could not end. Set one before training.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked by length, never by its value
-    tokenizer.clean_up_tokenization_spaces = False  # rewards read what was sampled, "a ." is not "a."
     fuse_loss(model, temperature=temperature)
     tables = {"head": model.get_output_embeddings(), "embedding": model.get_input_embeddings()}
     _check_vocabulary(tokenizer, {name: cast(Tensor, layer.weight) for name, layer in tables.items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -55,17 +56,20 @@ class Progress:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.bar.stop()
+        with suppress(OSError):
+            self.bar.stop()
 
     def step(self, row: dict) -> None:
-        self.done += 1
+        self.done += 1  # may be set, where a run goes on
         numbers = "  ".join(f"{label} {row[key]:.3g}" for key, label in SHOWN if row.get(key) is not None)
-        self.bar.update(self.task, completed=self.done, numbers=numbers)
+        with suppress(OSError):
+            self.bar.update(self.task, completed=self.done, numbers=numbers)
         if not self.console.is_terminal and (self.done % max(self.steps // 10, 1) == 0 or self.done == self.steps):
             self.say(f"{self.title} {self.done}/{self.steps}  {numbers}")
 
     def say(self, text: str) -> None:
-        self.console.print(text, highlight=False, soft_wrap=True)
+        with suppress(OSError):  # a terminal that is closed ends no run
+            self.console.print(text, highlight=False, soft_wrap=True)
 
 
 def accuracy_table(rows: Sequence[tuple[str, dict]], title: str, samples: int) -> Table:

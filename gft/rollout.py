@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from .policy import Policy
+from .stop import check
 
 
 class Rollout(NamedTuple):
@@ -17,6 +18,14 @@ class Rollout(NamedTuple):
 
     tokens: list[int]  # with the end token, unless truncated
     truncated: bool
+
+
+class Heed(StoppingCriteria):
+    """Ends no sequence; after every token it lets a signal end the run."""
+
+    def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+        check()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
 @torch.no_grad()
@@ -54,7 +63,11 @@ def sample(
                 tokens[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
                 mask[row, width - len(prompts[i]) :] = 1
             with policy.precision():
-                full = generate(input_ids=tokens.to(policy.device), attention_mask=mask.to(policy.device))
+                full = generate(
+                    input_ids=tokens.to(policy.device),
+                    attention_mask=mask.to(policy.device),
+                    stopping_criteria=StoppingCriteriaList([Heed()]),
+                )
             for i, response in zip(chosen, full[:, width:].tolist(), strict=True):
                 rollouts[i] = _until_end(response, policy.end_tokens)
     finally:

@@ -1,7 +1,7 @@
 """The folder of a run: refused where something lies in it, and locked for as long as the run lasts.
 
 Whatever stands in a used folder may be all that is left of a long run, so nothing is written there
-without --overwrite. A run that is refused leaves its folder as it was, or without one.
+without --resume or --overwrite. A run that is refused leaves its folder as it was, or without one.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TextIO
 
 from .config import TrainConfig
 from .options import OptionError
+from .record import RECORD, check_same_options, read_record
 
 LOCK = ".lock"
 NAMES_SHOWN = 5
@@ -25,9 +26,12 @@ def run_folder(config: TrainConfig, say: Callable[[str], None]) -> Iterator[None
     """Make the folder of a run and lock it; `say` is told what --overwrite will meet there.
 
     Raises:
-        OptionError: it cannot be written, it is used and --overwrite was not given, another run
-            writes there, or the model or the data lie in it.
+        OptionError: it cannot be written, it is used and neither --resume nor --overwrite was
+            given, it holds another run than the one to resume, another run writes there, or the
+            model or the data lie in it.
     """
+    if config.resume and config.overwrite:
+        raise OptionError("--resume goes on with what --overwrite replaces: give one of them.")
     _check_apart(config)
     path = config.out
     made = [folder for folder in (path, *path.parents) if not folder.exists()]
@@ -35,11 +39,20 @@ def run_folder(config: TrainConfig, say: Callable[[str], None]) -> Iterator[None
     try:
         lock = _locked(path)
         found = contents(path)
-        if found and not config.overwrite:
+        record = read_record(path) if config.resume else None
+        if record is not None:
+            check_same_options(config, record)
+        elif found and not config.overwrite:
+            if config.resume:
+                raise OptionError(f"--out {path} holds {found}, and no {RECORD}: there is no run to resume.")
+            going_on = ", --resume to go on with the run" if (path / RECORD).exists() else ""
             raise OptionError(
-                f"--out {path} holds {found}: give another folder, or --overwrite to replace what this run writes."
+                f"--out {path} holds {found}: give another folder{going_on}, or --overwrite to replace what this run "
+                "writes."
             )
-        if found:
+        elif config.resume:
+            say(f"{path} holds no run: a new one begins")
+        elif found:
             say(f"{path} holds {found}: what this run writes is replaced, the rest stays")
         yield
     finally:

@@ -1,7 +1,8 @@
-"""Signals that end a run: Ctrl-C, a cluster's SIGTERM, a closed terminal's SIGHUP.
+"""Signals that end a run: Ctrl-C, a cluster's SIGTERM and SIGUSR1, a closed terminal's SIGHUP.
 
-All of them end it as Ctrl-C does, with its weights saved. They wait while an update is made or a
-checkpoint is written: half an update is in no state that training ever was in.
+Within `held` a signal is only noted, and the run ends where it asks for it (`check`): between
+tokens, micro-batches and rewards. So none is taken in the middle of an update or a save: half an
+update is in no state that training ever was in. A second signal leaves at once, wherever it comes.
 """
 
 from __future__ import annotations
@@ -12,39 +13,74 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: what failed will succeed if it is run again
+
+_noted: list[int] | None = None  # signals that came within `held`; None outside
 
 
-def end_like_ctrl_c() -> None:
-    """Let every signal that ends a run raise KeyboardInterrupt.
+class Stopped(KeyboardInterrupt):
+    """A signal asked for the end; `at_once` if it was the second one, which nothing may hold up.
+
+    `resumable` is for whoever knows it to set: there is a run that can go on.
+    """
+
+    def __init__(self, number: int, at_once: bool = False) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number, self.at_once, self.resumable = number, at_once, False
+
+    @property
+    def exit_code(self) -> int:
+        """75 if the run can be resumed, else 128 + the signal's number; Ctrl-C's is 130 always."""
+        return RESUMABLE if self.resumable and self.number != signal.SIGINT else 128 + self.number
+
+
+def heed_signals() -> None:
+    """Let every signal that ends a run raise Stopped.
 
     One that is ignored stays so: nohup ignores SIGHUP, so that a run outlives its terminal.
     """
     for number in _heeded():
-        signal.signal(number, signal.default_int_handler)
+        signal.signal(number, _take)
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
-    """Hold signals back until the block has ended; a second one interrupts at once."""
-    if threading.current_thread() is not threading.main_thread():  # Python runs no handler in others
-        yield
+def held() -> Iterator[None]:
+    """Note the first signal until `check` asks for it, or the block has ended.
+
+    A block inside another one ends without a look at signals: the outer one has them.
+    """
+    global _noted
+    if _noted is not None or threading.current_thread() is not threading.main_thread():
+        yield  # Python runs no handler in other threads
         return
     noted: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        if noted:
-            raise KeyboardInterrupt
-        noted.append(number)
-
-    before = {number: signal.signal(number, note) for number in _heeded()}
+    _noted = noted
+    before = {number: signal.signal(number, _take) for number in _heeded()}
     try:
         yield
     finally:
+        _noted = None
         for number, handler in before.items():
             signal.signal(number, handler)
     if noted:
         signal.raise_signal(noted[0])  # to whoever would have had it
+
+
+def check() -> None:
+    """End the run here if a signal asked for it.
+
+    Raises:
+        Stopped: one did.
+    """
+    if _noted and threading.current_thread() is threading.main_thread():
+        raise Stopped(_noted[0])
+
+
+def _take(number: int, frame: FrameType | None) -> None:
+    if _noted is None or _noted:
+        raise Stopped(number, at_once=bool(_noted))
+    _noted.append(number)
 
 
 def _heeded() -> list[signal.Signals]:

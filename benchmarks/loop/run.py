@@ -15,6 +15,7 @@ from gft.config import TrainConfig
 from gft.groups import Member
 from gft.policy import Policy
 from gft.rewards.pool import RewardPool
+from gft.state import RunState
 from gft.train import train_step
 
 from ..record import ROOT
@@ -52,7 +53,7 @@ class Run:
         ):
             wait()
             start = time.perf_counter()
-            self.last = train_step(self.policy, self.optimizer, [], self.config, pool, len(self.seconds) + 1)
+            self.last = train_step(self.policy, self.optimizer, [], self.config, pool, RunState(step=len(self.seconds)))
             wait()
             self.seconds.append(time.perf_counter() - start)
 

@@ -33,6 +33,7 @@ def exact_reward(data_source: str, solution_str: str, ground_truth: str, extra_i
 
 
 IN_PLACE: dict[str, RewardFunction] = {"exact": exact_reward, "number": number_reward}
+REASONS_TOLD = 3
 IN_WORKERS = {"math": "gft.rewards.math:math_reward"}
 
 
@@ -65,7 +66,9 @@ class RewardPool:
         ):
             names = ", ".join(map(repr, [*IN_PLACE, *IN_WORKERS]))
             raise ValueError(f"reward = {reward!r} is unknown: choose {names} or 'package.module:function'.")
-        self.errors = 0
+        self.calls = self.errors = 0
+        self.first_error = ""
+        self.untold: list[str] = []  # the first few reasons, for whoever tells them
         self._built_in = isinstance(reward, str) and (reward in IN_PLACE or reward in IN_WORKERS)
         self._function = IN_PLACE.get(reward) if isinstance(reward, str) else None
         self._workers: Workers | None = None
@@ -92,8 +95,15 @@ class RewardPool:
                 extra_info = {"prompt": example.prompt, "truncated": bool(cut)}
                 calls[i] = (example.data_source, text, example.solution, extra_info)
         results.update(zip(calls, self._run(list(calls.values())), strict=True))
-        self.errors += sum(scored.value is None for scored in results.values())
+        self._count(list(results.values()))
         return [results[i] for i in range(len(items))]
+
+    def _count(self, results: Sequence[Scored]) -> None:
+        reasons = [scored.error for scored in results if scored.error is not None]
+        self.untold += reasons[: max(0, REASONS_TOLD - self.errors)]
+        self.first_error = self.first_error or (reasons[0] if reasons else "")
+        self.calls += len(results)
+        self.errors += len(reasons)
 
     def _run(self, calls: list[tuple]) -> list[Scored]:
         if self._function is not None:

@@ -20,6 +20,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections import deque
 from collections.abc import Sequence
 from multiprocessing import Pipe
@@ -27,7 +28,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..stop import check
 from .calls import RewardFunction, Scored, call_reward, import_reward
+from .reap import MARK, end_marked
 
 START_SECONDS = 120.0  # to start an interpreter and import the reward function
 OUT_OF_MEMORY = 77  # exit code of a worker that ran into its memory limit
@@ -72,6 +75,7 @@ def serve(descriptor: int) -> None:
                 os._exit(OUT_OF_MEMORY)
             signal.setitimer(signal.ITIMER_REAL, 0)
             _send(pipe, job, scored)
+    end_marked(os.environ[MARK])  # the parent is gone, or it would have killed this worker
 
 
 def _send(pipe: Connection, job: int | None, scored: Scored) -> None:
@@ -98,6 +102,7 @@ class _Worker:
     def __init__(self, reward: str | bytes, limits: Limits) -> None:
         self.limits = limits
         self.setup = pickle.dumps((reward, *limits))
+        self.mark = uuid.uuid4().hex
         self.start()
 
     def start(self) -> None:
@@ -113,6 +118,7 @@ class _Worker:
                 [sys.executable, "-c", code],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                env=os.environ | {MARK: self.mark},
                 start_new_session=True,
             )
         with contextlib.suppress(ConnectionError):
@@ -124,6 +130,7 @@ class _Worker:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        end_marked(self.mark)
         self.pipe.close()
 
     def restart(self) -> None:
@@ -217,6 +224,7 @@ class Workers:
         pending = deque(range(len(calls)))
         try:
             while len(results) < len(calls):
+                check()
                 self._hand_out(calls, pending)
                 self._collect(results)
         finally:

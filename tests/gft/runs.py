@@ -8,15 +8,19 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
+from safetensors.torch import load_file
 from torch import Tensor
 
+from gft.checkpoint import newest_whole
 from gft.config import EMBEDDED, GroupConfig, TrainConfig
 from gft.data.files import Example
 from gft.demo import sort_letters
+from gft.demo.base_model import tokenizer, untrained
 from gft.evaluate import Accuracy
 from gft.groups import Batch, make_batch
 from gft.metrics import MetricsLog, read_metrics
-from gft.policy import Policy
+from gft.policy import Policy, load_policy, make_policy
+from gft.record import read_record
 from gft.report import Progress
 from gft.rewards.pool import RewardPool
 from gft.train import train
@@ -55,13 +59,40 @@ def response_logprobs(policy: Policy, prompt: list[int], response: list[int]) ->
 
 
 def run(
-    policy: Policy, rewards: RewardPool, out: Path, settings: TrainConfig, held_out: Sequence[Example] = ()
+    policy: Policy,
+    rewards: RewardPool,
+    out: Path,
+    settings: TrainConfig,
+    held_out: Sequence[Example] = (),
+    start: Path | None = None,
 ) -> tuple[tuple[Accuracy | None, Accuracy | None], list[dict]]:
     """Train in the folder `out`; returns what `train` does, and the rows of metrics.jsonl."""
     settings = replace(settings, out=out)
     with MetricsLog(out / "metrics.jsonl") as log, Progress("t", settings.steps, Console(quiet=True)) as progress:
-        result = train(policy, EXAMPLES, held_out, settings, rewards, log, progress)
+        result = train(policy, EXAMPLES, held_out, settings, rewards, log, progress, start)
     return result, read_metrics(out / "metrics.jsonl")
+
+
+def resume(
+    rewards: RewardPool, out: Path, settings: TrainConfig, held_out: Sequence[Example] = ()
+) -> tuple[tuple[Accuracy | None, Accuracy | None], list[dict]]:
+    """Go on with the run in the folder `out`, as `gft train --resume` does."""
+    record = read_record(out)
+    assert record is not None
+    start = newest_whole(out, record["run"], lambda text: None)
+    policy = load_policy(start / "model") if start else make_policy(untrained(0).eval(), tokenizer())
+    return run(policy, rewards, out, replace(settings, resume=True), held_out, start)
+
+
+def numbers(rows: list[dict]) -> list[dict]:
+    """Rows of metrics.jsonl without what a clock or the system measured."""
+    measured = ("seconds", "seconds_rollout", "tokens_per_second", "peak_memory_mib")
+    return [{name: value for name, value in row.items() if name not in measured} for row in rows]
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    """The bits of a saved model's weights."""
+    return {name: value.numpy().tobytes() for name, value in load_file(folder / "model.safetensors").items()}
 
 
 def head_weight(policy):

@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from gft import cli
-from gft.checkpoint import save_checkpoint
+from gft.checkpoint import save_model
 from gft.demo import compare, sort_letters
 from gft.metrics import read_metrics
 
@@ -21,7 +21,7 @@ METHODS = ("SFT on experts", "SFT on the mix", "GFT", "GRPO")
 @pytest.fixture
 def folder(policy, tmp_path):
     policy.tokenizer.chat_template = "{{ messages[0]['content'] }}"
-    return save_checkpoint(policy, tmp_path / "base")
+    return save_model(policy, tmp_path / "base")
 
 
 def group_rows(path, count=8):
@@ -130,7 +130,7 @@ def test_train_ends_with_one_line_on_bad_input(options, message, tmp_path, monke
     assert message in str(stop.value.code)
 
 
-def test_train_interrupted_keeps_the_weights(folder, tmp_path, monkeypatch):
+def test_train_interrupted_keeps_the_last_whole_update(folder, tmp_path, monkeypatch):
     from gft import train as loop
 
     original, calls = loop.train_step, []
@@ -159,7 +159,7 @@ def test_train_interrupted_keeps_the_weights(folder, tmp_path, monkeypatch):
             "5",
         )
     assert stop.value.code == 130
-    assert AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "stopped").num_parameters() > 0
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "checkpoint-2" / "model").num_parameters() > 0
 
 
 def test_train_finds_a_reward_beside_the_users_data(folder, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from gft import cli
-from gft.checkpoint import save_checkpoint
+from gft.checkpoint import save_model
 from gft.demo import sort_letters
 from gft.metrics import read_metrics
 
@@ -17,7 +17,7 @@ FAST = ["--steps", "2", "--prompts-per-step", "3", "--max-new-tokens", "9"]
 
 @pytest.fixture
 def folder(policy, tmp_path):
-    return save_checkpoint(policy, tmp_path / "base")
+    return save_model(policy, tmp_path / "base")
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_a_row_that_the_chat_template_refuses_is_left_out_below_the_threshold(po
         "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
         "{% for m in messages %}{{ m.content }}{% endfor %}"
     )
-    folder = save_checkpoint(policy, tmp_path / "base")
+    folder = save_model(policy, tmp_path / "base")
     good = [{"role": "user", "content": "ab="}, {"role": "assistant", "content": "ab"}]
     rows = [good] * 7 + [[{"role": "system", "content": "x"}, *good]]
     (tmp_path / "d.jsonl").write_text("".join(json.dumps({"messages": r}) + "\n" for r in rows))
@@ -188,26 +188,27 @@ def test_train_replaces_only_when_asked_and_only_what_it_writes(folder, data, tm
     (out / "metrics.jsonl").rename(target)
     (out / "metrics.jsonl").symlink_to(target)
     weights, rows = (out / "model" / "model.safetensors").read_bytes(), target.read_bytes()
-    assert f"--out {out} holds curves.png, metrics.jsonl, model.old/, model/, notes.txt: give another" in line(
-        "train", *options
-    )
+    said = line("train", *options)
+    assert f"--out {out} holds checkpoint-2/, curves.png, metrics.jsonl, model.old/, model/ and 2 more: give" in said
+    assert "--resume to go on with the run, or --overwrite to replace" in said
     assert "none of 20 prompts" in line("train", *options, "--overwrite", "--max-prompt-tokens", "1")
     assert (out / "model" / "model.safetensors").read_bytes() == weights
     assert target.read_bytes() == (out / "metrics.jsonl").read_bytes() == rows
     capsys.readouterr()
     train(*options, "--overwrite", "--lr", "1e-3")
-    assert "model/, notes.txt: what this run writes is replaced, the rest stays\n" in capsys.readouterr().out
+    assert "model/ and 2 more: what this run writes is replaced, the rest stays\n" in capsys.readouterr().out
     assert (out / "model" / "model.safetensors").read_bytes() != weights
     assert target.read_bytes() == rows
     assert not (out / "metrics.jsonl").is_symlink()
     assert len(read_metrics(out / "metrics.jsonl")) == 2
     assert (out / "notes.txt").read_text() == "mine"
-    assert sorted(p.name for p in out.iterdir()) == ["curves.png", "metrics.jsonl", "model", "model.old", "notes.txt"]
+    written = ["checkpoint-2", "curves.png", "metrics.jsonl", "model", "run.json"]
+    assert sorted(p.name for p in out.iterdir()) == sorted([*written, "model.old", "notes.txt"])
 
 
 def test_paths_with_brackets_are_read_and_shown_as_they_are(policy, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    save_checkpoint(policy, tmp_path / "base[/b]")
+    save_model(policy, tmp_path / "base[/b]")
     demonstrations(tmp_path / "data[1].jsonl", sort_letters.examples(3, seed=0))
     files = ["--model", "base[/b]", "--data", "data[1].jsonl"]
     train(*files, "--objective", "sft", "--out", "run[/red]:smile:", *FAST)
@@ -227,7 +228,6 @@ def test_paths_with_brackets_are_read_and_shown_as_they_are(policy, tmp_path, mo
             "out of memory: lower --micro-batch",
         ),
         (MemoryError(), "out of memory: lower --micro-batch"),
-        (cli.TemplateError("no system role"), "the model's chat template refuses: no system role"),
         (OSError(28, "No space left on device", "x"), "[Errno 28] No space left on device: 'x'"),
         (RuntimeError("one\n\n  two"), "one two (GFT_TRACEBACK=1 shows where)"),
         (ValueError(), "ValueError"),

@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import MixtralConfig, MixtralForCausalLM
 
 from gft.config import GroupConfig, OptimConfig
+from gft.demo.base_model import tokenizer
 from gft.groups import make_batch
-from gft.train import accumulate_gradients, collate
+from gft.policy import make_policy
+from gft.update import accumulate_gradients, collate
 
 from .runs import EXAMPLES, config, fixed_batch, gradients, response_logprobs
 
@@ -89,6 +92,40 @@ def test_accumulate_gradients_with_a_sparse_head_is_near_and_says_how_near(polic
     assert numbers["sparse_error"] <= 0.3
     for name, grad in gradients(policy).items():
         assert (grad - exact[name]).norm() <= 1.5 * exact[name].norm(), name
+
+
+@pytest.mark.parametrize("micro_batch", [100, 4, 1])
+def test_accumulate_gradients_has_router_balancing_by_the_share_of_a_micro_batch(rewards, micro_batch):
+    """Mixtral, whose own loss adds the balancing of a forward pass with a coefficient."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 29, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "num_experts_per_tok": 2, "num_local_experts": 4}
+    mixture = MixtralConfig(**sizes, **heads, router_aux_loss_coef=0.5, output_router_logits=True)
+    policy = make_policy(MixtralForCausalLM(mixture).eval(), tokenizer())
+    batch = fixed_batch(policy, rewards, config())
+    active = [m for m in batch.members if m.advantage != 0]
+    active.sort(key=lambda m: len(m.prompt) + len(m.response))
+    settings = config(optim=OptimConfig(micro_batch=micro_batch))
+    policy.model.config.output_router_logits = False
+    without = accumulate_gradients(policy, batch, settings)
+    wanted = gradients(policy)
+    policy.model.config.output_router_logits = True
+    expected = 0.0
+    for start in range(0, len(active), micro_batch):
+        part = active[start : start + micro_batch]
+        tokens, mask, _, _ = collate(part, 0, torch.device("cpu"))
+        aux = 0.5 * policy.model(tokens, attention_mask=mask, output_router_logits=True).aux_loss
+        (len(part) / len(active) * aux).backward()
+        expected += len(part) / len(active) * aux.item()
+    balancing = {n: p.grad.clone() for n, p in policy.model.named_parameters() if p.grad is not None}
+    policy.model.zero_grad()
+    found = accumulate_gradients(policy, batch, settings)
+    assert "aux_loss" not in without
+    assert found["aux_loss"] == pytest.approx(expected, rel=1e-5)
+    assert found["loss"] == pytest.approx(without["loss"], rel=1e-5)
+    assert balancing["model.layers.0.mlp.gate.weight"].abs().max() > 1e-4
+    for name, grad in gradients(policy).items():
+        torch.testing.assert_close(grad, wanted[name] + balancing.get(name, 0), rtol=1e-4, atol=1e-6)
 
 
 def test_accumulate_gradients_never_forms_logits(policy, rewards):

@@ -10,7 +10,7 @@ from gft.data.files import Example, Response
 from gft.demo import sort_letters
 from gft.groups import make_batch
 from gft.rewards.pool import RewardPool, Scored
-from gft.train import reward_metrics
+from gft.update import reward_metrics
 from gft_kernels import group_advantages
 
 

@@ -39,7 +39,9 @@ TAKES = {
     "eval_samples": {2**63},
     "tau": {0},  # 0 is the plain weighted NLL
     "max_bad_fraction": {0},
+    "max_failed_rewards": {0},
     "save_every": {0, 2**63},
+    "keep": {0, 2**63},  # 0: all
     "sparse": {0},
     "seed": {0},
     "prompts": {2**63},
@@ -228,7 +230,7 @@ def helptext(capsys):
 
 def real_options():
     found = {option(field.name) for config in (TrainConfig, EvaluateConfig) for field in leaves(config)}
-    return found | {"--no-count-flat", "--no-overwrite", "--help"}
+    return found | {"--no-count-flat", "--no-overwrite", "--no-resume", "--help"}
 
 
 def leaves(config):

@@ -9,12 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gft.checkpoint import save_checkpoint
+from gft.checkpoint import save_model
 from gft.demo.base_model import tokenizer, untrained
 from gft.policy import make_policy
-from gft.stop import end_like_ctrl_c, undisturbed
+from gft.stop import Stopped, check, heed_signals, held
 
 from .runs import config, run
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 class Missed(Exception):
@@ -28,7 +30,7 @@ def miss(number, frame):
 @contextmanager
 def handlers():
     """Harmless handlers in place of the test process's own, which are put back afterwards."""
-    before = {number: signal.signal(number, miss) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, miss) for number in SIGNALS}
     try:
         yield
     finally:
@@ -44,12 +46,12 @@ def arrive(number=signal.SIGTERM):
 @pytest.fixture
 def heeded():
     with handlers():
-        end_like_ctrl_c()
+        heed_signals()
         yield
 
 
 @pytest.mark.usefixtures("heeded")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_every_signal_ends_like_ctrl_c(number):
     with pytest.raises(KeyboardInterrupt):
         arrive(number)
@@ -59,9 +61,9 @@ def test_an_ignored_signal_stays_ignored():
     """As nohup leaves it: the run goes on when its terminal closes."""
     with handlers():
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        end_like_ctrl_c()
+        heed_signals()
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-        with undisturbed():
+        with held():
             assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         arrive(signal.SIGHUP)
 
@@ -71,7 +73,7 @@ def interrupted(*signals):
     reached = []
 
     def work():
-        with undisturbed():
+        with held():
             for number in signals:
                 arrive(number)
                 reached.append(number)
@@ -83,21 +85,50 @@ def interrupted(*signals):
 
 
 @pytest.mark.usefixtures("heeded")
-def test_undisturbed_holds_a_signal_back_to_its_end():
+def test_held_holds_a_signal_back_to_its_end():
+    before = signal.getsignal(signal.SIGHUP)
     assert interrupted(signal.SIGHUP) == [signal.SIGHUP]
-    assert signal.getsignal(signal.SIGHUP) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGHUP) is before
 
 
 @pytest.mark.usefixtures("heeded")
-def test_undisturbed_yields_to_a_second_signal_at_once():
+def test_held_yields_to_a_second_signal_at_once():
     assert interrupted(signal.SIGTERM, signal.SIGINT) == [signal.SIGTERM]
 
 
-def test_undisturbed_runs_in_any_thread():
+@pytest.mark.usefixtures("heeded")
+def test_check_ends_a_held_block_and_an_inner_block_does_not():
+    reached = []
+
+    def work():
+        with held():
+            with held():
+                arrive(signal.SIGUSR1)
+            reached.append("behind the inner block")
+            check()
+
+    with pytest.raises(Stopped, match="SIGUSR1") as stop:
+        work()
+    assert reached == ["behind the inner block"]
+    assert not stop.value.at_once
+    check()  # and it is taken once
+
+
+def test_exit_codes():
+    codes = {}
+    for number in SIGNALS:
+        stop = Stopped(number)
+        codes[stop.args[0]] = [stop.exit_code]
+        stop.resumable = True
+        codes[stop.args[0]].append(stop.exit_code)
+    assert codes == {"SIGINT": [130, 130], "SIGTERM": [143, 75], "SIGHUP": [129, 75], "SIGUSR1": [138, 75]}
+
+
+def test_held_runs_in_any_thread():
     done = []
 
     def work():
-        with undisturbed():
+        with held():
             done.append(True)
 
     thread = threading.Thread(target=work)
@@ -132,12 +163,14 @@ def test_train_stopped_within_an_update_saves_whole_updates(rewards, tmp_path, m
     with pytest.raises(KeyboardInterrupt):
         run(make_policy(untrained(0), tokenizer()), rewards, tmp_path / "cut", config(steps=5, objective="sft"))
     assert len(calls) == 2
-    expected, found = (load_file(tmp_path / name / "model.safetensors") for name in ("whole/model", "cut/stopped"))
+    expected, found = (
+        load_file(tmp_path / name / "model.safetensors") for name in ("whole/model", "cut/checkpoint-2/model")
+    )
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
 @pytest.mark.usefixtures("heeded")
-def test_save_checkpoint_is_finished_before_a_signal_is_heeded(policy, tmp_path, monkeypatch):
+def test_save_model_is_finished_before_a_signal_is_heeded(policy, tmp_path, monkeypatch):
     original = policy.model.save_pretrained
 
     def save(folder):
@@ -146,6 +179,6 @@ def test_save_checkpoint_is_finished_before_a_signal_is_heeded(policy, tmp_path,
 
     monkeypatch.setattr(policy.model, "save_pretrained", save)
     with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(policy, tmp_path / "model")
+        save_model(policy, tmp_path / "model")
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert load_file(tmp_path / "model" / "model.safetensors")

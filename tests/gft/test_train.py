@@ -1,6 +1,7 @@
 """The run: what it logs and leaves behind, that it repeats, stops on bad gradients, and learns."""
 
 import json
+from itertools import islice
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from gft.demo import sort_letters
 from gft.demo.base_model import tokenizer, untrained
 from gft.groups import make_batch
 from gft.policy import make_policy
-from gft.train import prompt_batches
+from gft.train import prompt_order
 
 from .runs import EXAMPLES, config, response_logprobs, run
 
@@ -41,7 +42,7 @@ def test_train_logs_every_number_and_leaves_a_loadable_model(policy, rewards, tm
     assert all(wanted <= r.keys() and all(isinstance(r[k], (int, float)) for k in wanted) for r in steps)
     assert [r["step"] for r in rows if "eval_greedy" in r] == [0, 1, 2]
     assert before.samples == after.samples == 2
-    assert (tmp_path / "checkpoint-1" / "model.safetensors").exists()
+    assert (tmp_path / "checkpoint-1" / "model" / "model.safetensors").exists()
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     for (name, a), b in zip(loaded.named_parameters(), policy.model.parameters(), strict=True):
         assert torch.equal(a, b), name
@@ -121,7 +122,7 @@ def test_train_keeps_the_model_when_the_last_evaluation_is_interrupted(policy, r
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "model") is not None
 
 
-def test_prompt_batches_see_every_prompt_once_an_epoch():
-    batches = prompt_batches(EXAMPLES, 3, seed=0)
-    seen = [e.origin for _ in range(8) for e in next(batches)]
-    assert [sorted(seen[i : i + 8]) for i in (0, 8, 16)] == [sorted(e.origin for e in EXAMPLES)] * 3
+def test_prompt_order_sees_every_prompt_once_an_epoch():
+    seen = list(islice(prompt_order(8, seed=0), 24))
+    assert [sorted(seen[i : i + 8]) for i in (0, 8, 16)] == [list(range(8))] * 3
+    assert seen[:8] != seen[8:16]

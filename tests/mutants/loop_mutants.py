@@ -53,10 +53,10 @@ LOOP_MUTANTS = (
     ),
     Mutant(
         "gft/stop.py",
-        "signal.SIGTERM, signal.SIGHUP)",
-        "signal.SIGTERM)",
+        "signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)",
+        "signal.SIGTERM, signal.SIGUSR1)",
         "a closed terminal saves nothing",
-        f"{GFT}/test_stop.py::test_undisturbed_holds_a_signal_back_to_its_end",
+        f"{GFT}/test_stop.py::test_held_holds_a_signal_back_to_its_end",
     ),
     Mutant(
         "gft/model_folder.py",

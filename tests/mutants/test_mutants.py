@@ -15,7 +15,8 @@ from .layers_mutants import LAYERS_MUTANTS
 from .loop_mutants import LOOP_MUTANTS
 from .low_rank_mutants import LOW_RANK_MUTANTS
 from .model_mutants import MODEL_MUTANTS
-from .mutants import MUTANTS
+from .mutants import MUTANTS, Mutant
+from .run_mutants import RUN_MUTANTS
 from .sequence_mutants import SEQUENCE_MUTANTS
 from .shard_mutants import SHARD_MUTANTS
 from .sparse_mutants import SPARSE_MUTANTS
@@ -30,6 +31,7 @@ EVERY = (
     *STEP_MUTANTS,
     *MODEL_MUTANTS,
     *LOOP_MUTANTS,
+    *RUN_MUTANTS,
     *SEQUENCE_MUTANTS,
     *SHARD_MUTANTS,
     *LAYERS_MUTANTS,
@@ -37,6 +39,7 @@ EVERY = (
     *TRAINER_MUTANTS,
     *(() if missing() else VERL_MUTANTS),
 )
+SLOW = ("tests/gft/test_resume.py", "tests/gft/faults/")  # whole runs, some of them twice
 SECONDS = 120  # for a mutant: most take one; one that hangs is a failure
 
 
@@ -46,14 +49,20 @@ def run_tests() -> Iterator[RunTests]:
         yield run
 
 
-@pytest.mark.parametrize("file", sorted({mutant.tests.split("::")[0] for mutant in EVERY}))
+def slowly(value: Mutant | str) -> object:
+    """A parameter, marked slow where its tests are."""
+    tests = value if isinstance(value, str) else value.tests
+    return pytest.param(value, marks=pytest.mark.slow if tests.startswith(SLOW) else ())
+
+
+@pytest.mark.parametrize("file", [slowly(file) for file in sorted({mutant.tests.split("::")[0] for mutant in EVERY})])
 def test_unharmed_package_passes(file, run_tests, tmp_path):
     copy_packages(tmp_path)
     answer = run_tests(tmp_path, sorted({m.tests for m in EVERY if m.tests.startswith(file)}), SECONDS)
     assert answer.code == pytest.ExitCode.OK, answer.output
 
 
-@pytest.mark.parametrize("mutant", EVERY, ids=lambda mutant: mutant.why)
+@pytest.mark.parametrize("mutant", [slowly(mutant) for mutant in EVERY], ids=lambda mutant: mutant.why)
 def test_mutant_is_killed(mutant, run_tests, tmp_path):
     path = copy_packages(tmp_path) / mutant.path
     source = path.read_text()

@@ -78,6 +78,8 @@ def obey(data_source: str, solution_str: str, ground_truth: str, extra_info: Any
         return "torch" in sys.modules
     if order == "child":
         return subprocess.Popen(["sleep", "60"]).pid
+    if order == "session":
+        return subprocess.Popen(["sleep", "60"], start_new_session=True).pid
     if order == "told":
         return [data_source, ground_truth, extra_info] == ["src", "42", {"prompt": "p", "truncated": True}]
     raise AssertionError(order)

@@ -146,6 +146,17 @@ def test_score_kills_what_a_stuck_reward_started(pool):
     assert gone(int(child.value))
 
 
+def test_score_kills_what_a_reward_started_in_a_session_of_its_own():
+    with RewardPool(orders.NAME, workers=1, seconds=1.0) as pool:
+        (child,) = scores(pool, "session")
+        assert alive(int(child.value))
+        scores(pool, "sleep 60")
+        assert gone(int(child.value))
+        (child,) = scores(pool, "session")
+        assert alive(int(child.value))
+    assert gone(int(child.value))
+
+
 def test_score_tells_a_function_about_prompt_and_truncation(pool):
     assert pool.score([("told", EXAMPLE)], [True]) == [Scored(1.0, None)]
 

@@ -72,3 +72,10 @@ def seed():
 def pytest_xdist_auto_num_workers() -> int:
     """Workers that `-n auto` starts; one where they would share a GPU, whose memory is measured."""
     return 1 if torch.cuda.is_available() else min(os.cpu_count() or 1, WORKERS)
+
+
+@pytest.fixture
+def fresh_accelerate() -> None:
+    """accelerate as in a new process: its state is shared, and another test may have set it."""
+    state = pytest.importorskip("accelerate.state")
+    state.AcceleratorState._reset_state(reset_partial_state=True)

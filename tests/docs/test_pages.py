@@ -39,7 +39,7 @@ def prose(page: Path) -> str:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name_of)
-def test_python_of_a_page_runs(page, monkeypatch):
+def test_python_of_a_page_runs(page, monkeypatch, fresh_accelerate):
     """The blocks of a page run in order, as a reader would paste them into one session."""
     monkeypatch.chdir(ROOT)
     session = {"__name__": "page"}

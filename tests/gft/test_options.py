@@ -255,11 +255,15 @@ def texts():
 
 
 # Of other commands, which pages name without their command.
-OTHERS = {"docs/benchmarks.md": {"--set", "--modes"}, "docs/column-sparse.md": {"--set"}}
+OTHERS = {
+    "docs/benchmarks.md": {"--set", "--modes"},
+    "docs/column-sparse.md": {"--set"},
+    "docs/integrations/recipes.md": {"--enable_dft_loss"},
+}
 
 
 def test_options_that_are_named_exist():
-    named = [(where, name) for where, text in texts() for name in re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)]
+    named = [(where, name) for where, text in texts() for name in re.findall(r"(?<![\w-])--[a-z][a-z_-]*", text)]
     unknown = [(where, name) for where, name in named if name not in real_options() | OTHERS.get(where, set())]
     assert not unknown
     assert {"--overwrite", "--max-bad-fraction", "--max-given-tokens", "--eval-data"} <= {name for _, name in named}

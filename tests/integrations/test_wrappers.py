@@ -244,7 +244,7 @@ def test_wrappers_that_synchronise_are_refused(name, processes):
     assert "full_tensor" not in str(caught.value)
 
 
-def test_autocast_by_accelerate_is_refused_and_taken_off():
+def test_autocast_by_accelerate_is_refused_and_taken_off(fresh_accelerate):
     accelerate = pytest.importorskip("accelerate")
     accelerator = accelerate.Accelerator(mixed_precision="bf16", cpu=True)
     model = accelerator.prepare(llama())

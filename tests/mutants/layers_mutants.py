@@ -69,8 +69,8 @@ LAYERS_MUTANTS = (
     ),
     Mutant(
         "integrations/packing.py",
-        "starts_again & mask[:, 1:].bool() & mask[:, :-1].bool()",
-        "starts_again",
+        "found & mask[:, 1:].bool() & mask[:, :-1].bool()",
+        "found",
         "left padding is taken for packing",
         f"{PACKED}::test_padded_rows_with_positions_of_their_own_are_taken",
     ),

@@ -26,7 +26,7 @@ MODEL_MUTANTS = (
     ),
     Mutant(
         "integrations/verify.py",
-        "(1e-4 if _is_exact(hidden) else 5e-2) * difference[-1]",
+        "(1e-4 if is_exact(hidden) else 5e-2) * difference[-1]",
         "1e4 * difference[-1]",
         "a model that sees its targets is taken",
         f"{REFUSED}::test_split_head_refuses_by_name[a bidirectional LM with a plain head]",

@@ -108,7 +108,7 @@ SHARD_MUTANTS = (
     ),
     Mutant(
         "ops/validation.py",
-        'skips = bool(getattr(arguments.objective, "zero_at_zero_advantage", False))',
+        'skips = bool(getattr(objective, "zero_at_zero_advantage", False))',
         "skips = False",
         "one rank may skip rows that another waits for",
         f"{REFUSALS}[one objective skips rows]",

@@ -93,7 +93,7 @@ STEP_MUTANTS = (
     ),
     Mutant(
         "ops/result.py",
-        "    if not same:",
+        "if not same:",
         "if False:",
         "a random objective is taken",
         "tests/ops/test_refusals.py::test_linear_policy_loss_refuses[objective is random]",

@@ -155,6 +155,7 @@ def test_gpu_dry_run_appends_complete_rows(tmp_path):
     assert not rows[-1]["note"]
 
 
+@pytest.mark.slow
 def test_gpu_time_limit_leaves_a_row_and_stages_can_be_skipped(tmp_path, monkeypatch):
     monkeypatch.setenv("OUT", str(tmp_path))
     assert gpu.main(["--dry-run", "--skip-tests", "--minutes", "0.01", "--skip-loop"]) == 1
@@ -164,6 +165,7 @@ def test_gpu_time_limit_leaves_a_row_and_stages_can_be_skipped(tmp_path, monkeyp
     assert len(table(tmp_path)) == 1
 
 
+@pytest.mark.slow
 def test_gpu_stage_that_crashes_or_hangs_is_named():
     assert gpu.run(["no_such_module"], 60, dry_run=True) == "ended with 1"
     assert gpu.run(["timeit", "-n1", "-r1", "import time; time.sleep(60)"], 1, dry_run=True) == "stopped after 1 s"

@@ -39,7 +39,9 @@ EVERY = (
     *TRAINER_MUTANTS,
     *(() if missing() else VERL_MUTANTS),
 )
-SLOW = ("tests/gft/test_resume.py", "tests/gft/faults/")  # whole runs, some of them twice
+# Whole runs, several processes, dozens of compiled programs. Those tests run in any case; the faults
+# that they see are planted in the slow suite.
+SLOW = ("tests/gft/test_resume.py", "tests/gft/faults/", "tests/parallel/", "tests/ops/compile/test_graphs.py")
 SECONDS = 120  # for a mutant: most take one; one that hangs is a failure
 
 

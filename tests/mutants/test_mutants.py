@@ -39,7 +39,7 @@ EVERY = (
     *TRAINER_MUTANTS,
     *(() if missing() else VERL_MUTANTS),
 )
-# Whole runs, several processes, dozens of compiled programs. Those tests run in any case; the faults
+# Whole runs, several processes, dozens of compiled programs. Those tests run in any case; faults
 # that they see are planted in the slow suite.
 SLOW = ("tests/gft/test_resume.py", "tests/gft/faults/", "tests/parallel/", "tests/ops/compile/test_graphs.py")
 SECONDS = 120  # for a mutant: most take one; one that hangs is a failure

@@ -10,7 +10,8 @@ from torch import Tensor
 from verl.trainer.ppo.core_algos import agg_loss
 from verl.utils.torch_functional import masked_mean
 
-from ...losses.objectives import LossFunction
+from ...losses.objectives import LossFunction, by_sequence
+from ...ops.validation import token_parameters
 from .config import objective_under
 
 PolicyLossFn = Callable[..., tuple[Tensor, dict[str, Any]]]
@@ -44,8 +45,8 @@ def policy_loss(objective: LossFunction) -> PolicyLossFn:
 
     Raises:
         TypeError: the objective is a class or cannot be called.
-        ValueError: it needs log-probs of a reference, or has a tau for every token; at the call, an
-            option of the config would have no effect.
+        ValueError: it needs log-probs of a reference, has a tau for every token or ratios of whole
+            sequences; at the call, an option of the config would have no effect.
 
     Cost: as verl's own loss; one wait for the device, for the metrics.
     """
@@ -91,15 +92,20 @@ def _metrics(objective: Any, logprobs: Tensor, per_token: dict[str, Any], mask: 
 
 def _check(objective: Any) -> None:
     """Refuse what is no objective of verl before a rollout is made for nothing."""
-    if isinstance(objective, type) or not callable(objective):
-        raise TypeError(f"objective = {objective!r}: give a loss function, such as gft(0.7), or one of your own.")
+    of_tokens = token_parameters(objective)  # which refuses what is no loss function
     if "ref_logprobs" in getattr(objective, "needs", ()):
         raise ValueError(
             f"objective = {objective!r} needs log-probs of a reference, which verl keeps to itself: set "
             "actor_rollout_ref.actor.use_kl_loss=True, kl_loss_coef and kl_loss_type."
         )
-    tau = getattr(objective, "tau", None)
-    if isinstance(tau, Tensor) and tau.ndim:
+    if by_sequence(objective):
         raise ValueError(
-            f"objective has a tau of shape {tuple(tau.shape)}, and batches are made anew in every step: give a number."
+            f"objective = {objective!r} has a ratio for every sequence, and verl's policy losses are given tokens: use "
+            "verl's own loss_mode=gspo."
+        )
+    for name, value in of_tokens.items():
+        assert value is not None
+        raise ValueError(
+            f"objective has a {name} of shape {tuple(value.shape)}, and batches are made anew in every step: give a "
+            "number."
         )

@@ -14,7 +14,7 @@ from verl.trainer.ppo.core_algos import get_adv_estimator_fn, get_policy_loss_fn
 from verl.utils.config import omega_conf_to_dataclass
 from verl.workers.config import PolicyLossConfig
 
-from gft_kernels import cispo, gft, grpo, kl, reinforce, sft
+from gft_kernels import cispo, gft, grpo, gspo, kl, reinforce, sft
 from gft_kernels.integrations.verl import GFTLossConfig, advantages, policy_loss
 
 from .tiny import GLOBAL, MODES, actor_config, arguments
@@ -154,10 +154,11 @@ def test_no_config_is_refused():
 @pytest.mark.parametrize(
     ("objective", "error", "said"),
     [
-        (gft, TypeError, "give a loss function"),
+        (gft, TypeError, r"is a class: call it, gft\(\)"),
         ("gft", TypeError, "give a loss function"),
         (gft() + kl(0.1), ValueError, "use_kl_loss=True"),
         (gft(torch.tensor([0.7, 0.0])), ValueError, r"tau of shape \(2,\)"),
+        (gspo(), ValueError, "loss_mode=gspo"),
     ],
 )
 def test_objectives_that_verl_has_no_room_for_are_refused(objective, error, said):

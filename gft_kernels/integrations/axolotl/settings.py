@@ -37,6 +37,18 @@ REFUSED = {
 }
 # Numbers of processes, of which more than one is refused.
 CUT = ("context_parallel_size", "sequence_parallel_degree", "tensor_parallel_size")
+# With sample_packing one of them must be there: else axolotl lets samples see each other, and
+# warns.
+ATTENTION = (
+    "attn_implementation",
+    "flash_attention",
+    "flex_attention",
+    "sdp_attention",
+    "eager_attention",
+    "xformers_attention",
+    "sage_attention",
+    "gemma4_hybrid_attn_impl",
+)
 
 
 class GFTArgs(BaseModel):
@@ -83,6 +95,11 @@ def refuse(options: Any) -> None:
         found.append(
             "fsdp_config.cpu_ram_efficient_loading: true (all processes but one have no weights when the model is "
             "looked at)"
+        )
+    if options.get("sample_packing") and not any(options.get(name) for name in ATTENTION):
+        found.append(
+            "sample_packing: true without attn_implementation (samples would see each other: set sdpa, or "
+            "flash_attention_2 on a GPU)"
         )
     if options.get("model_config_type") == "mamba":
         found.append(f"model_config_type: mamba ({_TRAINER})")

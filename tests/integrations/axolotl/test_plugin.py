@@ -83,7 +83,7 @@ LORA = {"adapter": "lora", "lora_r": 4, "lora_alpha": 8, "lora_target_linear": T
 NO_KERNELS = {"lora_mlp_kernel": False, "lora_qkv_kernel": False, "lora_o_kernel": False}  # those need a GPU
 SETTINGS = {
     "plain": {},
-    "packed": {"sample_packing": True, "pad_to_sequence_len": True},
+    "packed": {"sample_packing": True, "pad_to_sequence_len": True, "attn_implementation": "sdpa"},
     "lora": {**LORA, **NO_KERNELS},
     "head": {**LORA, **NO_KERNELS, "lora_modules_to_save": ["lm_head", "embed_tokens"]},
     "evaluated": {"val_set_size": 0.25, "eval_steps": 3},
@@ -156,6 +156,11 @@ def test_option_is_refused_by_name(option, folder):
     with pytest.raises(ValueError, match=f"do not go with the fused loss of gft: {option}"):
         GFTArgs(**data, **{option: value})
     GFTArgs(**{option: value})  # of a file that does not list the plug-in
+
+
+def test_packing_is_refused_where_samples_would_see_each_other(folder):
+    with pytest.raises(ValueError, match=r"sample_packing: true without attn_implementation .*set sdpa"):
+        load_cfg(config(folder, "leaking", {"objective": "sft"}, sample_packing=True))
 
 
 def test_options_are_refused_when_the_file_is_read(folder):

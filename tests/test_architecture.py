@@ -29,7 +29,7 @@ FLOORS = (
     "engines/eager engines/sparse_report",
     "engines/sparse",
     "engines/chunked engines/triton",
-    "ops/agreement ops/backends ops/operands",
+    "ops/agreement ops/backends ops/refusals",
     "ops/validation",
     "ops/plan ops/result ops/logits_validation",
     "ops/sequences",

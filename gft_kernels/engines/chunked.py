@@ -32,7 +32,7 @@ from ..losses.objectives import losses_and_coefficients, part
 from .accumulate import ChunkGradient, Gradients, Index, Products, Rows, Wanted, unit_of
 from .columns import look, look_capped
 from .contract import LossPlan, LossRows, Plan, Scores, Upstream
-from .shard import Entries, ShardEntries
+from .shard import ShardEntries
 from .sparse import SparseGradients
 
 name = "chunked"
@@ -51,6 +51,25 @@ def _chunks(count: int, size: int, rows: Tensor | None) -> list[tuple[slice, Ind
     """(slice of the chosen rows, their index among all rows: a slice too where all are chosen)."""
     slices = [slice(i, min(i + size, count)) for i in range(0, count, size)]
     return [(at, at if rows is None else rows[at]) for at in slices]
+
+
+class Entries:
+    """The targets' entries of a chunk [K, V]; `ShardEntries` where ranks share the vocabulary."""
+
+    def __init__(self, targets: Tensor) -> None:
+        self.index = (torch.arange(len(targets), device=targets.device), targets)
+
+    def read(self, z: Tensor) -> Tensor:  # [K]
+        return z[self.index]
+
+    def write(self, z: Tensor, values: Tensor) -> None:
+        z[self.index] = values
+
+    def largest(self, values: Tensor) -> Tensor:
+        return values
+
+    def total(self, *sums: Tensor) -> tuple[Tensor, ...]:
+        return sums
 
 
 @dataclass
@@ -121,19 +140,11 @@ def _entropy(chunk: _Chunk) -> Tensor:
     return chunk.total.log() - (others + chunk.exp_target * chunk.target_logit) / chunk.total
 
 
-def _entropy_from_exps(chunk: _Chunk) -> Tensor:
-    """[K] entropy from the exponentials alone: log s - sum_j E_j log E_j / s.
-
-    There is no second [K, V]: 16 rows at a time stay in cache.
-    """
-    own, sums, buffer = chunk.target.read(chunk.grad), torch.empty_like(chunk.total), torch.empty_like(chunk.grad[:16])
-    chunk.target.write(chunk.grad, chunk.exp_target)
-    for at, _ in _chunks(len(sums), 16, None):
-        exps = chunk.grad[at]
-        logs = torch.clamp(exps, min=torch.finfo(buffer.dtype).tiny, out=buffer[: len(exps)]).log_()
-        sums[at] = logs.mul_(exps).sum(1)
-    chunk.target.write(chunk.grad, own)
-    return chunk.total.log() - sums / chunk.total
+def _entropy_from_exps(chunk: _Chunk, rows: Index = slice(None)) -> Tensor:
+    """[K] entropy from the exponentials alone: log s - sum_j E_j log E_j / s."""
+    entr = torch.special.entr  # -x log x; 16 rows at a time stay in cache, and the target's entry counts 0
+    (sums,) = chunk.target.total(torch.cat([entr(x.clamp(min=0)).sum(1) for x in chunk.grad[rows].split(16)]))
+    return chunk.total[rows].log() + (sums + entr(chunk.exp_target[rows])) / chunk.total[rows]
 
 
 def _entropy_from_gemm(chunk: _Chunk, operands: Operands, products: Products, slope: float) -> Tensor:
@@ -150,16 +161,13 @@ def _entropy_from_gemm(chunk: _Chunk, operands: Operands, products: Products, sl
     entropy = -chunk.logprobs - gap * slope / chunk.total
     remote = (chunk.logprobs < -1e3).nonzero().squeeze(1)  # the two terms cancel there, or are infinite
     if len(remote):
-        exps = chunk.grad[remote].clamp(min=0)  # the target's own E is 0
-        (sums,) = chunk.target.total(torch.special.xlogy(exps, exps).sum(1))
-        entropy[remote] = chunk.total[remote].log() - sums / chunk.total[remote]
+        entropy[remote] = _entropy_from_exps(chunk, remote)
     return entropy
 
 
 def _remove_softcap(chunk: _Chunk, grad: Tensor, head: Head) -> Tensor:
     """grad times the slope of the soft cap, 1 - tanh^2, in place. Uses up `shifted`."""
-    assert chunk.shifted is not None
-    assert head.softcap is not None
+    assert chunk.shifted is not None and head.softcap is not None  # noqa: PT018
     tanh = chunk.shifted.clamp_(min=-1e30).add_(chunk.maximum[:, None]).mul_(head.temperature / head.softcap)
     return grad.mul_(tanh.square_().neg_().add_(1))
 
@@ -170,18 +178,15 @@ def _buffers(count: int, rows: int, weight: Tensor, pair: bool) -> list[Tensor]:
 
 def _wide(operands: Operands, plan: Plan) -> Operands:
     """The weights in the compute dtype. Hidden states follow, chunk by chunk."""
-    weights = _take(operands, slice(0), plan)
-    return weights._replace(hidden=operands.hidden, low_hidden=operands.low_hidden)
+    return _take(operands, slice(0), plan)._replace(hidden=operands.hidden, low_hidden=operands.low_hidden)
 
 
 def _take(operands: Operands, row_index: Index, plan: Plan) -> Operands:
     """The head on some rows, all of it in the compute dtype."""
     hidden, weight, bias, low_hidden, low_weight = operands
     low_hidden = None if low_hidden is None else low_hidden[row_index]
-    taken: Any = (
-        None if x is None else x.to(plan.dtype) for x in (hidden[row_index], weight, bias, low_hidden, low_weight)
-    )
-    return Operands(*taken)
+    given: Any = (hidden[row_index], weight, bias, low_hidden, low_weight)
+    return Operands._make(None if x is None else x.to(plan.dtype) for x in given)
 
 
 def _gradients(operands: Operands, plan: Plan, wanted: Wanted) -> Gradients:
@@ -264,10 +269,8 @@ def loss(operands: Operands, plan: LossPlan, wanted: Wanted) -> tuple[LossRows, 
         slope = head.scale / head.temperature
         products = grads.add(ChunkGradient(row_index, taken, grad, factor, slope, rows))
         if entropy_from_gemm:  # there is no whole product where columns were left out
-            if products.hidden is None:
-                entropy[at] = _entropy_from_exps(chunk)
-            else:
-                entropy[at] = _entropy_from_gemm(chunk, taken, products, slope)
+            whole = products.hidden is not None
+            entropy[at] = _entropy_from_gemm(chunk, taken, products, slope) if whole else _entropy_from_exps(chunk)
     return LossRows((losses * plan.weights).sum(), logprobs, entropy, coefficients), grads
 
 
@@ -278,8 +281,8 @@ def logits_loss(logits: Tensor, plan: LossPlan, grad: Tensor | None) -> tuple[Lo
     losses, logprobs, entropy, coefficients = (logits.new_empty(count, dtype=plan.dtype) for _ in range(4))
     buffer = logits.new_empty(min(size, count), logits.shape[1], dtype=plan.dtype)
     for at, row_index in _chunks(count, size, plan.rows):
-        target = Entries(plan.targets[row_index])
-        chunk = _softmax(logits[row_index].to(plan.dtype) / plan.head.temperature, target, buffer)
+        z = logits[row_index].to(plan.dtype) / plan.head.temperature
+        chunk = _softmax(z, Entries(plan.targets[row_index]), buffer)
         logprobs[at], entropy[at] = chunk.logprobs, _entropy(chunk)
         losses[at], coefficients[at] = losses_and_coefficients(plan.objective, chunk.logprobs, part(plan.per_token, at))
         if grad is not None:

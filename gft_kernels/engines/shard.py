@@ -16,25 +16,6 @@ from torch import Tensor
 from ..parallel import VocabularyShard
 
 
-class Entries:
-    """The targets' entries of a chunk [K, V]; `ShardEntries` where ranks share the vocabulary."""
-
-    def __init__(self, targets: Tensor) -> None:
-        self.index = (torch.arange(len(targets), device=targets.device), targets)
-
-    def read(self, z: Tensor) -> Tensor:  # [K]
-        return z[self.index]
-
-    def write(self, z: Tensor, values: Tensor) -> None:
-        z[self.index] = values
-
-    def largest(self, values: Tensor) -> Tensor:
-        return values
-
-    def total(self, *sums: Tensor) -> tuple[Tensor, ...]:
-        return sums
-
-
 class ShardEntries:
     """The targets' entries of a chunk [K, V_local]: those rows whose target is here."""
 

@@ -6,8 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .operands import check_dtype, check_tensor
-from .validation import LossArguments, check_loss, check_targets
+from .validation import LossArguments, check_dtype, check_loss, check_targets, check_tensor
 
 
 def check_logits_loss(logits: Tensor, arguments: LossArguments) -> LossArguments:

@@ -15,8 +15,8 @@ from torch import Tensor
 from ..head import PLAIN, Backend, Head, Operands
 from ..losses.advantages import GroupRewards
 from ..losses.objectives import PER_TOKEN, VECTORS, LossFunction, Objective, Sum, Weighted, terms
+from . import refusals
 from .agreement import refuse, together
-from .operands import check_operands
 
 BACKENDS = ("auto", "eager", "chunked", "triton")
 INTEGERS = ("sequence_ids",)
@@ -25,6 +25,14 @@ ONE_OF_TWO = {
     "tau": "give one of them a number",
     "sequence_ids": "give both the same tensor",
     "importance_weights": "give both the same tensor",
+}
+# The operands by the names that a caller gives them, and which part of a layer each is.
+PARTS = {
+    "hidden": "its last_hidden_state, [N, D]",
+    "weight": "its weight, [V, D], and put its bias into Head(bias=...)",
+    "Head.bias": "its bias, [V]",
+    "Head.low_rank.hidden": "its output, [N, r]",
+    "Head.low_rank.weight": "its weight, [V, r]",
 }
 _BY_NAME = {name: Backend(name) for name in BACKENDS}
 
@@ -70,7 +78,7 @@ def check_head_loss(operands: Operands, arguments: LossArguments) -> LossArgumen
     head, backend = arguments.head, arguments.backend
 
     def check() -> LossArguments:
-        check_operands(operands)
+        _check_operands(operands)
         targets = check_targets(arguments.targets, operands.hidden)
         return check_loss(arguments._replace(targets=targets), operands.hidden, _vocabulary(operands, head, backend))
 
@@ -87,7 +95,7 @@ def check_head(operands: Operands, targets: Tensor, head: Head, backend: Backend
     """The targets of a head, checked, as int64."""
 
     def check() -> Tensor:
-        check_operands(operands)
+        _check_operands(operands)
         checked = check_targets(targets, operands.hidden)
         check_values(checked, _vocabulary(operands, head, backend), head, backend)
         return checked
@@ -190,6 +198,54 @@ def token_parameters(objective: LossFunction) -> dict[str, Tensor | None]:
     return found
 
 
+def _check_operands(operands: Operands) -> None:
+    """Refuse operands that do not fit each other, or that no engine takes."""
+    hidden, weight, bias, low_hidden, low_weight = operands
+    for (name, part), tensor in zip(PARTS.items(), operands, strict=True):
+        if tensor is not None or name in ("hidden", "weight"):
+            check_tensor(name, tensor, part)
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"Head.bias has shape {tuple(bias.shape)}; it must be [V] = ({weight.shape[0]},).")
+    for name, tensor in zip(PARTS, operands, strict=True):
+        if tensor is None:
+            continue
+        if type(tensor).__name__ == "DTensor":
+            raise refusals.sharded(name)
+        check_dtype(name, tensor)
+        if tensor.device != hidden.device:
+            raise ValueError(f"{name} is on {tensor.device} but hidden is on {hidden.device}: move them to one device.")
+    if hidden.ndim != 2:
+        raise ValueError(
+            f"hidden has shape {tuple(hidden.shape)}; it must be [N, D]. Flatten batch and time: hidden.flatten(0, -2)."
+        )
+    if weight.ndim != 2 or weight.numel() == 0:
+        raise ValueError(
+            f"weight has shape {tuple(weight.shape)}; it must be [V, D] and not empty. Where ZeRO-3 or FSDP has "
+            "sharded it, call logits_policy_loss on the logits of model(...), whose forward gathers it and reduces "
+            "its gradient."
+        )
+    if hidden.shape[1] != weight.shape[1]:
+        raise ValueError(
+            f"hidden is {tuple(hidden.shape)} and weight {tuple(weight.shape)}: their last dimension D must agree."
+        )
+    if low_hidden is not None and low_weight is not None:
+        shapes, rank = (tuple(low_hidden.shape), tuple(low_weight.shape)), low_hidden.shape[-1:]
+        if shapes != ((len(hidden), *rank), (len(weight), *rank)) or rank == (0,):
+            raise refusals.low_rank(shapes, len(hidden), len(weight))
+
+
+def check_tensor(name: str, given: object, part: str) -> None:
+    """Refuse a layer, or a model's output, in place of the tensor that it holds."""
+    if not isinstance(given, Tensor):
+        raise TypeError(f"{name} is {type(given).__name__}, not a tensor: pass {part}.")
+
+
+def check_dtype(name: str, tensor: Tensor) -> None:
+    if not tensor.is_floating_point() or tensor.element_size() < 2:
+        has = "have" if name == "logits" else "has"
+        raise TypeError(f"{name} {has} dtype {tensor.dtype}: float64, float32, float16 and bfloat16 are supported.")
+
+
 def check_targets(targets: Tensor, like: Tensor) -> Tensor:
     _check_per_token("targets", targets, like)
     if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
@@ -228,22 +284,8 @@ def check_values(
         if not count:
             continue
         row = int(mask.nonzero()[0])
-        if name == "targets":
-            raise ValueError(
-                f"targets[{row}] = {int(targets[row])} is outside the vocabulary 0..{size - 1} (V = {size} columns of "
-                f"logits); {count} such rows. Mask a token with ignore_index = {head.ignore_index}, or check that "
-                "tokenizer and head match."
-            )
-        value = (vectors or {})[name]
-        if value is not None and not value[row].isnan():
-            raise ValueError(
-                f"{name}[{row}] = {value[row].item():g} ({count} such rows with an unmasked target): it must be 0 or "
-                "more. Mask those rows with ignore_index, or find what went wrong there."
-            )
-        raise ValueError(
-            f"{name}[{row}] is NaN ({count} such rows with an unmasked target). Find the reward or log-prob "
-            "that failed, or mask those rows with ignore_index."
-        )
+        value = targets if name == "targets" else (vectors or {})[name]
+        raise refusals.value(name, row, value, count, size, head)
 
 
 def _unusable(name: str, vector: Tensor) -> Tensor:  # [N] bool

@@ -14,7 +14,8 @@ class PolicyTrainer(Trainer):
         targets = shift(inputs.pop("labels"))
         # The count of the whole step, over micro-batches; the Trainer makes it one of all ranks.
         count = num_items_in_batch if num_items_in_batch is not None else (targets != -100).sum()
-        weights = num_items_weights(targets, count) * self.accelerator.num_processes
+        of_all = num_items_in_batch is not None and self.args.average_tokens_across_devices
+        weights = num_items_weights(targets, count) * (self.accelerator.num_processes if of_all else 1)
         result = model(**inputs, policy_batch=PolicyBatch(targets, dft(), token_weights=weights))
         return (result.loss, {"logprobs": result.logprobs}) if return_outputs else result.loss
 

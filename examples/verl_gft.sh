@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# verl's trainer with GFT: `pip install gft-kernels` beside verl 0.9.1 is all that it needs besides. Runs on GPUs.
+# verl's trainer with GFT, on GPUs. It needs verl 0.9.1, and this package in the same environment.
 # bash examples/verl_gft.sh MODEL TRAIN.parquet TEST.parquet [more options of verl]
 set -euo pipefail
 model=$1 train=$2 test=$3

@@ -95,9 +95,14 @@ class Checkpoints:
         found = list(written_by(self.folder, self.run))
         for path in found[self.keep :] if self.keep else ():
             retire(path)
-        for role in (FRESH, OLD):
-            for path in self.folder.glob(f".checkpoint-*.{role}"):
-                remove(path)
+        _sweep(self.folder)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what is left of saves that were killed."""
+    for role in (FRESH, OLD):
+        for path in folder.glob(f".checkpoint-*.{role}"):
+            remove(path)
 
 
 def newest_whole(folder: Path, run: str, say: Callable[[str], None]) -> Path | None:
@@ -116,7 +121,8 @@ def newest_whole(folder: Path, run: str, say: Callable[[str], None]) -> Path | N
         if fault is None:
             whole = path
             break
-        faults[path] = fault
+        if not path.name.startswith("."):  # else a save that never ended
+            faults[path] = fault
     for path, fault in faults.items():
         say(f"{path} is damaged ({fault}) and passed over")
     if whole is not None and whole.name.startswith("."):
@@ -124,6 +130,7 @@ def newest_whole(folder: Path, run: str, say: Callable[[str], None]) -> Path | N
     if faults and whole is None:
         names = ", ".join(path.name for path in faults)
         raise ValueError(f"{folder}: every checkpoint is damaged ({names}): restore one, or begin anew.")
+    _sweep(folder)  # their room is the next save's
     return whole
 
 

@@ -27,7 +27,7 @@ from .evaluate import evaluate
 from .metrics import MetricsLog, read_metrics
 from .options import OptionError, check_device, check_effects, check_engine, reward_pool
 from .policy import Policy, load_policy, make_policy
-from .record import RECORD, read_record
+from .record import read_record
 from .report import Progress, accuracy_table, plain_console, run_figure, run_table
 from .run import run_folder
 from .stop import Stopped, heed_signals
@@ -66,19 +66,16 @@ def run_train(config: TrainConfig) -> None:
 def _run(config: TrainConfig, console: Console) -> None:
     """One run, then its table and curves."""
     path, say = config.out / "metrics.jsonl", partial(console.print, highlight=False, soft_wrap=True)
-    with reward_pool(config.reward_name()) as rewards:
+    with reward_pool(config.reward_name()) as rewards, MetricsLog(path) as log:
         record = read_record(config.out) if config.resume else None
-        start = newest_whole(config.out, record["run"], say) if record else None
-        policy, examples, held_out = _materials(config, start)
-        with (
-            MetricsLog(path) as log,
-            Progress(config.objective or "gft", config.steps, console) as progress,
-        ):
-            try:
+        try:
+            start = newest_whole(config.out, record["run"], say) if record else None
+            policy, examples, held_out = _materials(config, start)
+            with Progress(config.objective or "gft", config.steps, console) as progress:
                 train(policy, examples, held_out, config, rewards, log, progress, start)
-            except Stopped as stop:
-                stop.resumable = (config.out / RECORD).exists()
-                raise
+        except Stopped as stop:
+            stop.resumable = record is not None or log.file is not None
+            raise
     rows = read_metrics(path)
     console.print(run_table(rows, f"{config.objective or 'gft'}, {config.steps} steps"))
     console.print(

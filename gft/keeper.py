@@ -63,7 +63,7 @@ class Keeper:
 
     def _rescue(self, state: RunState) -> None:
         is_new = state.in_use is not None or state.step > (self.saved or 0)
-        if is_new and not state.is_changing and state.step < self.config.steps:
+        if is_new and not state.is_changing:
             try:
                 self._save(state)
             except OSError as error:

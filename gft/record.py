@@ -33,7 +33,11 @@ FREE = ("out", "resume", "overwrite", "save_every", "keep")  # options that chan
 
 
 def open_record(
-    config: TrainConfig, examples: Sequence[Example], held_out: Sequence[Example], say: Callable[[str], None]
+    config: TrainConfig,
+    device: torch.device,
+    examples: Sequence[Example],
+    held_out: Sequence[Example],
+    say: Callable[[str], None],
 ) -> str:
     """Write run.json, or hold it to the run that goes on; returns the run's name.
 
@@ -44,7 +48,7 @@ def open_record(
     found = read_record(config.out) if config.resume else None
     if found is None:
         run = uuid.uuid4().hex
-        record = {"run": run, "seed": config.seed, **data, "made_with": made_with(config), "config": as_json(config)}
+        record = {"run": run, "seed": config.seed, **data, "made_with": made_with(device), "config": as_json(config)}
         config.out.mkdir(parents=True, exist_ok=True)
         write_whole(config.out / RECORD, json.dumps(record, indent=1) + "\n")
         return run
@@ -56,7 +60,7 @@ def open_record(
                 f"{what} has changed since the run in {config.out} began: its hash is {value[:12]} and was "
                 f"{found[name][:12]}. Give the same rows, or begin a new run."
             )
-    for name, part in made_with(config).items():
+    for name, part in made_with(device).items():
         if (was := found["made_with"].get(name)) != part:
             say(f"{name} is {part} and was {was} when the run began: what follows may differ in the last bits")
     return found["run"]
@@ -127,16 +131,15 @@ def data_hash(examples: Sequence[Example]) -> str:
     return digest.hexdigest()
 
 
-def made_with(config: TrainConfig) -> dict[str, str | int]:
+def made_with(device: torch.device) -> dict[str, str | int]:
     """What the last bits of a number may depend on, beside the configuration."""
-    device = config.device or ("cuda" if config.model is not None and torch.cuda.is_available() else "cpu")
     return {
         "gft-kernels": gft_kernels.__version__,
         "commit": _commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "device": torch.cuda.get_device_name() if device.startswith("cuda") else f"{device} {platform.machine()}",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} {platform.machine()}",
         "threads": torch.get_num_threads(),
     }
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from .config import TrainConfig
+from .folders import FRESH, hidden
 from .options import OptionError
 from .record import RECORD, check_same_options, read_record
 
@@ -66,7 +67,11 @@ def run_folder(config: TrainConfig, say: Callable[[str], None]) -> Iterator[None
 
 def contents(path: Path) -> str:
     """What lies in a folder, in words: "metrics.jsonl, model/ and 3 more". "" if it is empty."""
-    names = sorted(entry.name + "/" * entry.is_dir() for entry in path.iterdir() if entry.name != LOCK)
+    names = sorted(
+        entry.name + "/" * entry.is_dir()
+        for entry in path.iterdir()
+        if entry.name not in (LOCK, hidden(path / RECORD, FRESH).name)
+    )
     more = len(names) - NAMES_SHOWN
     return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 

@@ -70,7 +70,7 @@ def train(
     held_out = usable_held_out(policy, held_out, config.sampling.max_new_tokens, config.max_bad_fraction)
     check_space(policy, config)
     # From here on the folder is this run's: nothing more can be refused.
-    run = open_record(config, examples, held_out, progress.say)
+    run = open_record(config, policy.device, examples, held_out, progress.say)
     # Seeded here and not earlier: whatever made the model may have drawn random numbers.
     torch.manual_seed(config.seed)
     # Parameters and Adam's state are fp32, whatever the model computes in. Near 0.02, a usual size

@@ -147,9 +147,10 @@ class Backend:
             chunked goes by D, triton by what 768 MiB hold.
         skip_rows: leave rows that cannot carry a gradient out of the head. Their log-prob and
             entropy are then NaN, because nobody computed them. False scores every unmasked row.
-        validate: check target ranges and NaN in per-token inputs, in one wait for the device. Turn
-            it off once the data are trusted. A target outside the vocabulary then gives a wrong
-            row, or PyTorch's device assert.
+        validate: check target ranges, NaN and negative values in per-token inputs, in one wait for
+            the device; with a shard, that the ranks fit together, in two more. Turn it off once the
+            data are trusted. A target outside the vocabulary then gives a wrong row, or PyTorch's
+            device assert.
         sparsity: leave out of the gradients what hardly counts (`Sparse`). None is exact.
 
     Raises:

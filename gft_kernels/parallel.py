@@ -51,7 +51,8 @@ class VocabularyShard:
 
     Cost: GEMMs over V_local in place of V. Communicated in a pass, for an active row in fp32:
     chunked 20 bytes in three all-reduces a chunk, Triton 4 in an all-reduce and 12 a rank in an
-    all-gather. The backward all-reduces dhidden, 4ND bytes. The checks gather 72 bytes a rank.
+    all-gather. The backward all-reduces dhidden, 4ND bytes, and 4Nr beside a low-rank addition. The
+    checks gather 72 bytes a rank.
     """
 
     start: int
@@ -193,9 +194,9 @@ class _GatherRows(torch.autograd.Function):
 
 
 def _all_gather(values: Tensor, group: dist.ProcessGroup | None) -> Tensor:  # [ranks, ...]
-    found = [torch.empty_like(values) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(found, values, group=group)
-    return torch.stack(found)
+    found = values.new_empty(dist.get_world_size(group), *values.shape)
+    dist.all_gather(list(found.unbind()), values, group=group)
+    return found
 
 
 def _joined(rows: Tensor, counts: list[int], group: dist.ProcessGroup | None) -> Tensor:

@@ -127,7 +127,8 @@ class Gradients:
     """What the chunks' logit gradients add up to. What nobody wants is never allocated.
 
     The sums are multiples of `unit` (None is 1), which keeps fp16 operands in range. With a `shard`
-    of the vocabulary that of dhidden is taken over its ranks too, once, when it is handed over.
+    of the vocabulary, those of the hidden states are summed over its ranks too, once, as they are
+    handed over.
     """
 
     def __init__(

@@ -31,7 +31,7 @@ class LossPlan(Plan):
 
     valid: Tensor  # [N] bool, the unmasked rows
     weights: Tensor  # [K] w_t, in `dtype`
-    per_token: PerToken  # [K] each, in `dtype`
+    per_token: PerToken  # [K] each, floats in `dtype`
     objective: LossFunction
 
 

@@ -5,7 +5,7 @@
 
 Each value then is that of the whole vocabulary and has the same bits on all ranks, so whatever
 hangs on it is decided alike. The target's entry of a row is on one rank, elsewhere it counts 0.
-dhidden is summed over the ranks by `Gradients`.
+The gradients of the hidden states are summed over the ranks by `Gradients`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ class ShardEntries:
 
     def __init__(self, targets: Tensor, shard: VocabularyShard, count: int) -> None:
         columns = shard.columns(targets, count)
-        self.shard, self.rows = shard, (columns >= 0).nonzero().squeeze(1)
-        self.index = (self.rows, columns[self.rows])
+        self.shard, self.here = shard, columns >= 0
+        self.index = (torch.arange(len(targets), device=targets.device), columns.clamp(min=0))
 
     def read(self, z: Tensor) -> Tensor:  # [K]
-        return z.new_zeros(len(z)).index_copy_(0, self.rows, z[self.index])
+        return torch.where(self.here, z[self.index], 0)
 
     def write(self, z: Tensor, values: Tensor) -> None:
-        z[self.index] = values[self.rows]
+        z[self.index] = torch.where(self.here, values, z[self.index])
 
     def largest(self, values: Tensor) -> Tensor:
         return self.shard.largest(values)

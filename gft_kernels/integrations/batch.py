@@ -129,6 +129,17 @@ def _weighted(objective: LossFunction, weights: Tensor) -> LossFunction:
     return objective if isinstance(objective, KL) else Weighted(objective, weights)
 
 
+def check_supervised(objective: LossFunction) -> None:
+    """Refuse an objective that needs what a data set of responses has not.
+
+    Raises:
+        ValueError: it needs log-probs of another policy.
+    """
+    missing = [name for name in getattr(objective, "needs", ()) if name != "advantages"]
+    if missing:
+        raise ValueError(f"objective={objective!r} needs {', '.join(missing)}, which a data set of responses has not.")
+
+
 def shift(labels: Tensor, ignore_index: int = -100) -> Tensor:  # [B, T] -> [B, T-1]
     """Targets of labels that lie on their own tokens, as data collators make them."""
     return labels[:, 1:].masked_fill(labels[:, 1:] < 0, ignore_index)

@@ -41,8 +41,8 @@ class HeadParts(NamedTuple):
 def split_head(model: Any, *, temperature: float = 1.0, ignore_index: int = -100) -> HeadParts:
     """Backbone, head weight and `Head` of a transformers causal LM.
 
-    The parts are verified against the model's own logits, small and large. A model that would be
-    trained wrongly is refused, with what to do in place of it.
+    The parts are verified against the model's own logits, its transforms on raw logits up to 1e6. A
+    model that would be trained wrongly is refused, with what to do in place of it.
 
     PEFT and torch.compile are taken off. Adapters stay in the layers of the backbone, and their
     gradients are those of the whole model. The backbone is not compiled. Refused by name are
@@ -79,7 +79,7 @@ def split_head(model: Any, *, temperature: float = 1.0, ignore_index: int = -100
         ValueError: the model's logits differ from the head's, or weights are not there (sharded,
             meta device).
 
-    Cost: one forward of the model and one of the backbone on twelve tokens. Modes, gradients and
+    Cost: two forwards of the model and one of the backbone on eight tokens. Modes, gradients and
     the state of random numbers are left as they were.
     """
     bare = unwrapped(model)

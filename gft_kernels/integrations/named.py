@@ -37,7 +37,7 @@ def named_objective(name: str, numbers: Mapping[str, Any], among: Iterable[str] 
     """
     if name not in among:
         raise ValueError(f"objective = {name!r}: choose one of {', '.join(among)}.")
-    known = [field.name for field in fields(OBJECTIVES[name])]
+    known = [field.name for field in fields(OBJECTIVES[name]) if field.name != "sequence_ids"]  # no number
     for number, value in numbers.items():
         if number not in known:
             has = f"has {', '.join(known)}" if known else "has no numbers"

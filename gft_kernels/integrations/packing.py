@@ -132,7 +132,8 @@ def loss_arguments(
     """The keyword arguments of a call for its loss: without a cache, packed rows only where exact.
 
     Raises:
-        ValueError: the sequences of a packed row would see each other, or be taken for one.
+        ValueError: the sequences of a packed row would see each other, or be taken for one. Under
+            torch.compile nobody looks.
         TypeError: labels, which ask for another loss.
     """
     given = {**dict(zip(names, args, strict=False)), **kwargs}

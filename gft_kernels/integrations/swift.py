@@ -14,7 +14,7 @@ from ..head import Backend
 from ..losses.objectives import LossFunction
 from ..ops.logits_policy_loss import logits_policy_loss
 from ..ops.validation import as_backend
-from .batch import num_items_weights, shift
+from .batch import check_supervised, num_items_weights, shift
 
 
 def policy_loss(objective: LossFunction, backend: str | Backend = "auto") -> Callable[[Any, Any], SwiftLoss]:
@@ -34,9 +34,7 @@ def policy_loss(objective: LossFunction, backend: str | Backend = "auto") -> Cal
         ValueError: the objective needs what a data set of responses has not. When ms-swift makes
             the loss: arguments that would have no effect, by name.
     """
-    missing = [name for name in getattr(objective, "needs", ()) if name != "advantages"]
-    if missing:
-        raise ValueError(f"objective={objective!r} needs {', '.join(missing)}, which a data set of responses has not.")
+    check_supervised(objective)
     return functools.partial(SwiftLoss, objective, as_backend(backend))
 
 
@@ -60,8 +58,9 @@ class SwiftLoss:
 
         Equivalent to::
 
-            logprobs = outputs.logits[:, :-1].log_softmax(-1).gather(2, labels[:, 1:, None])  # [B, T-1]
-            losses = objective(logprobs, advantages=1) * loss_scale
+            targets = labels[:, 1:, None].clamp(min=0)
+            logprobs = outputs.logits[:, :-1].log_softmax(-1).gather(2, targets).squeeze(2)  # [B, T-1]
+            losses = objective(logprobs, advantages=1) * loss_scale.view_as(labels)[:, :-1]
             loss = losses[labels[:, 1:] != -100].sum() / num_items_in_batch
 
         Args:

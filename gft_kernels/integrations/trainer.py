@@ -16,7 +16,7 @@ from torch import Tensor
 from ..head import Backend
 from ..losses.objectives import LossFunction
 from ..ops.validation import as_backend
-from .batch import PolicyBatch, num_items_weights, shift
+from .batch import PolicyBatch, check_supervised, num_items_weights, shift
 from .fuse import fuse_loss
 
 
@@ -25,7 +25,7 @@ def policy_trainer(base: Any, objective: LossFunction, backend: str | Backend = 
 
     Equivalent to, in place of the loss that transformers' Trainer computes::
 
-        logprobs = model(**inputs).logits[:, :-1].log_softmax(-1).gather(2, labels[:, 1:, None])
+        logprobs = model(**inputs).logits[:, :-1].log_softmax(-1).gather(2, labels[:, 1:, None].clamp(min=0)).squeeze(2)
         loss = objective(logprobs, advantages=1)[labels[:, 1:] != -100].sum() / num_items_in_batch
 
     Router balancing is added as the model's own loss adds it. The objective's metrics are logged
@@ -50,9 +50,7 @@ def policy_trainer(base: Any, objective: LossFunction, backend: str | Backend = 
     from transformers import Trainer
 
     backend = as_backend(backend)
-    missing = [name for name in getattr(objective, "needs", ()) if name != "advantages"]
-    if missing:
-        raise ValueError(f"objective={objective!r} needs {', '.join(missing)}, which a data set of responses has not.")
+    check_supervised(objective)
 
     class PolicyLossTrainer(Trainer):
         model: Any

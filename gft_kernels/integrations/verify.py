@@ -132,7 +132,7 @@ def warn_of_terms(model: Any, output: Any, tokens: Tensor, returned: Tensor | No
         term = "AdaLoRA's orthogonality penalty (orth_reg_weight of its config)"
     else:
         term = "a term of its own to the NLL, or reduces it in another way"
-    warnings.warn(f"the own loss of {type(model).__name__} adds {term}; policy losses do not.", stacklevel=4)
+    warnings.warn(f"the own loss of {type(model).__name__} adds {term}; policy losses do not.", stacklevel=5)
 
 
 @contextmanager

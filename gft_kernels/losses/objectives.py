@@ -59,7 +59,7 @@ class Objective:
 
     needs: ClassVar[tuple[str, ...]] = ()  # per-token inputs that must be given
     zero_at_zero_advantage: ClassVar[bool] = False  # True: rows with A = 0 may be skipped
-    rowwise: ClassVar[bool] = True  # of what the ops hand it, it mixes no rows; a function is checked for it
+    rowwise: ClassVar[bool] = True  # mixes no rows but those of a sequence (`by_sequence`); functions are checked
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         """Losses [K] of (logprobs [K], advantages=, old_logprobs=, ref_logprobs=)."""

@@ -25,7 +25,7 @@ def _log_ratio(logprobs: Tensor, old_logprobs: Tensor | None) -> Tensor:
     return logprobs - (logprobs.detach() if old_logprobs is None else old_logprobs.clamp(min=lowest))
 
 
-def _ratio(log_ratio: Tensor) -> Tensor:
+def _bounded_exp(log_ratio: Tensor) -> Tensor:
     """e^log_ratio, flat outside e^-60..e^60, because an infinite ratio times 0 would be NaN."""
     return log_ratio.clamp(-60, 60).exp()
 
@@ -43,7 +43,7 @@ def _corrected_k3(logprobs: Tensor, ref_logprobs: Tensor, old_logprobs: Tensor |
     The slope is written down, because autograd would lose it in the difference of two e^d:
     r * k3 + r * (1 - e^d) = r * (log p - ref).
     """
-    ratio = _ratio(_log_ratio(logprobs, old_logprobs)).detach()
+    ratio = _bounded_exp(_log_ratio(logprobs, old_logprobs)).detach()
     up = _log_ratio(logprobs, ref_logprobs)  # log p - ref
     most = math.exp(60)
     value = (ratio * _k3(logprobs, ref_logprobs)).detach().clamp(max=most)
@@ -69,11 +69,11 @@ class RatioObjective(Objective):
         """r [K]. `sequence_ids` are those of the rows at hand, where the caller knows them."""
         log_ratio = _log_ratio(logprobs, old_logprobs)
         if self.sequence_ids is False:
-            return _ratio(log_ratio)
+            return _bounded_exp(log_ratio)
         found = self.sequence_ids if sequence_ids is None else sequence_ids
         if not isinstance(found, Tensor):
             raise ValueError(f"{self!r} was not told which rows are a sequence: give sequence_ids, a tensor [K].")
-        return _ratio(sequence_means(log_ratio, found))
+        return _bounded_exp(sequence_means(log_ratio, found))
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from ..engines.contract import Engine, GradientEngine, LossPlan, LossRows, Plan,
 from ..engines.sparse_report import named
 from ..head import LogProbs, Operands
 from . import sequences
-from .plan import chosen, pick
+from .plan import chosen, pick, pick_scores
 from .result import scatter
 
 
@@ -33,7 +33,7 @@ def policy_loss(engine: Engine, operands: Operands, plan: LossPlan) -> LossRows:
     """The fused loss over the plan's rows, differentiable."""
     with torch.autocast(operands.hidden.device.type, enabled=False):
         if engine.recorded:
-            return engine.loss(operands, plan, (False, False, False))[0]
+            return engine.loss(operands, plan, (False,) * len(operands))[0]
         return LossRows(*_PolicyLoss.apply(plan, engine, torch.is_grad_enabled(), *operands))
 
 
@@ -96,10 +96,7 @@ def scored_gradients(
     if grad_entropy is not None:
         grad_entropy = pick(grad_entropy, rows)
         grad_entropy = grad_entropy if bool((grad_entropy != 0).any()) else None
-    normaliser = scores.normaliser
-    if rows is not None and normaliser.ndim == 2:
-        normaliser = normaliser[:, rows]
-    chosen_scores = Scores(pick(scores.logprobs, rows), pick(scores.entropy, rows), normaliser)
+    chosen_scores = pick_scores(scores, rows)
     chosen_upstream = Upstream(pick(grad_logprobs, rows), grad_entropy)
     return engine.score_gradients(operands, replace(plan, rows=rows), chosen_scores, chosen_upstream, wanted)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..engines.contract import Engine, LossPlan
+from ..engines.contract import Engine, LossPlan, Scores
 from ..head import Backend
 from ..losses.advantages import GroupRewards
 from ..losses.objectives import LossFunction, PerToken, Weighted, part
@@ -72,3 +72,11 @@ def chosen(mask: Tensor) -> Tensor | None:
 def pick(values: Tensor, rows: Tensor | None) -> Tensor:
     """values[rows], where None means all rows."""
     return values if rows is None else values[rows]
+
+
+def pick_scores(scores: Scores, rows: Tensor | None) -> Scores:
+    """The scores of some rows, where None means all rows. The normaliser may be empty."""
+    normaliser = scores.normaliser
+    if rows is not None and normaliser.ndim == 2:
+        normaliser = normaliser[:, rows]
+    return Scores(pick(scores.logprobs, rows), pick(scores.entropy, rows), normaliser)

@@ -10,14 +10,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..engines.accumulate import Gradients, Wanted
-from ..engines.contract import GradientEngine, LossPlan, LossRows, Scores, Upstream
+from ..engines.contract import GradientEngine, LossPlan, LossRows, Upstream
 from ..head import Operands
-from ..losses.objectives import PER_TOKEN, losses_and_coefficients, reinforce, sft
-from .plan import chosen, pick
+from ..losses.objectives import PER_TOKEN, losses_and_coefficients, sft
+from .plan import chosen, pick, pick_scores
 
 
 def loss(
@@ -30,10 +29,7 @@ def loss(
     rows = None
     if plan.head.shard is None:
         rows = chosen(upstream != 0) if any(wanted) else plan.targets.new_empty(0)
-    normaliser = scores.normaliser
-    if rows is not None and normaliser.ndim == 2:
-        normaliser = normaliser[:, rows]
-    live = Scores(pick(scores.logprobs, rows), pick(scores.entropy, rows), normaliser)
+    live = pick_scores(scores, rows)
     at = plan.rows if rows is None else rows if plan.rows is None else plan.rows[rows]
     return found, engine.score_gradients(
         operands, replace(plan, rows=at), live, Upstream(pick(upstream, rows), None), wanted
@@ -44,18 +40,12 @@ def logits_loss(
     engine: GradientEngine, logits: Tensor, plan: LossPlan, grad: Tensor | None
 ) -> tuple[LossRows, Tensor | None]:
     """`engine.logits_loss` of an objective by sequence."""
-    nothing: dict[str, Any] = dict.fromkeys(PER_TOKEN)
-    scores, _ = engine.logits_loss(logits, replace(plan, objective=sft(), per_token=nothing), None)
+    plain = replace(plan, objective=sft(), per_token=dict.fromkeys(PER_TOKEN))
+    scores, _ = engine.logits_loss(logits, plain, None)
     found, upstream = _whole(plan, scores.logprobs, scores.entropy)
     if grad is None:
         return found, None
-    linear = replace(
-        plan,
-        objective=reinforce(),
-        weights=torch.ones_like(plan.weights),
-        per_token=nothing | {"advantages": -upstream},
-    )
-    return found, engine.logits_loss(logits, linear, grad)[1]
+    return found, engine.logits_loss(logits, replace(plain, weights=-upstream), grad)[1]
 
 
 def _whole(plan: LossPlan, logprobs: Tensor, entropy: Tensor) -> tuple[LossRows, Tensor]:

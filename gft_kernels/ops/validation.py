@@ -117,7 +117,7 @@ def _vocabulary(operands: Operands, head: Head, backend: Backend) -> int:
 
 
 def check_loss(arguments: LossArguments, like: Tensor, size: int) -> LossArguments:
-    """Check all but the shapes of targets and operands. A tau [N] joins the per-token inputs."""
+    """Check all but the shapes of targets and operands. The objective's vectors join the others."""
     objective = arguments.objective
     parameters = token_parameters(objective)
     if "sequence_ids" in parameters and parameters["sequence_ids"] is None:

@@ -82,7 +82,10 @@ def test_resume_refuses_another_option_by_name(options, words, run):
 
 
 def test_resume_takes_options_that_change_no_number(run):
-    resume(run, "--save-every", "1", "--keep", "0")
+    for path in run.glob("checkpoint-*"):
+        shutil.rmtree(path)
+    resume(run, "--save-every", "1", "--keep", "0")  # it begins again
+    assert {path.name for path in run.glob("checkpoint-*")} == {f"checkpoint-{step}" for step in range(1, 6)}
 
 
 def test_resume_refuses_other_rows(run, folder, tmp_path):

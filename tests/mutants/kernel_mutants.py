@@ -204,7 +204,7 @@ KERNEL_MUTANTS = (
         f"{CONFIDENT}[0.9-torch.bfloat16]",
     ),
     Mutant(
-        "ops/autograd.py",
+        "ops/plan.py",
         "normaliser = normaliser[:, rows]",
         "normaliser = normaliser[:, : len(rows)]",
         "offsets of other rows reach the backward",

@@ -34,8 +34,8 @@ SEQUENCE_MUTANTS = (
     ),
     Mutant(
         "ops/sequences.py",
-        '{"advantages": -upstream}',
-        '{"advantages": upstream}',
+        "replace(plain, weights=-upstream)",
+        "replace(plain, weights=upstream)",
         "logits go up the gradient",
         f"{LOOP}[chunked-gspo-skip]",
     ),

@@ -38,8 +38,8 @@ SHARD_MUTANTS = (
     ),
     Mutant(
         "engines/shard.py",
-        "return z.new_zeros(len(z)).index_copy_(0, self.rows, z[self.index])",
-        "return z.new_ones(len(z)).index_copy_(0, self.rows, z[self.index])",
+        "return torch.where(self.here, z[self.index], 0)",
+        "return torch.where(self.here, z[self.index], 1)",
         "ranks without a target count towards it",
         CHUNKED,
     ),

@@ -102,13 +102,13 @@ def check_loss_function(objective: Any) -> None:
 
     Raises:
         TypeError: a name, a class, or anything else that cannot be called.
-        ValueError: a tau of every token, whose place in a batch nobody knows beforehand.
+        ValueError: a parameter of every token, whose place in a batch nobody knows beforehand.
     """
     given = {name: x for name, x in token_parameters(objective).items() if x is not None}
     for name, value in given.items():
         raise ValueError(
-            f"objective has a {name} of shape {tuple(value.shape)}, and batches are made anew in every step: give a "
-            "number; rectify='given' has it at given tokens alone."
+            f"objective has a {name} of shape {tuple(value.shape)}, and batches are made anew in every step: leave it "
+            "out, or give a number where it is tau (GFTTrainer's rectify='given' has it at given tokens alone)."
         )
 
 

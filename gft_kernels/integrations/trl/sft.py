@@ -11,7 +11,7 @@ from trl import SFTTrainer
 from ...head import Backend
 from ...losses.objectives import DFT, LossFunction, dft, sft
 from ...ops.validation import as_backend
-from ..batch import PolicyBatch, num_items_weights, shift
+from ..batch import PolicyBatch, check_supervised, num_items_weights, shift
 from .fusing import fuse_trainer
 from .metrics import means_of
 from .objective import check_loss_function, refuse, refuse_head_options
@@ -103,9 +103,7 @@ def _objective(config: Any, objective: LossFunction | None) -> LossFunction:
     check_loss_function(objective)
     if config.loss_type == "dft" and not isinstance(objective, DFT):
         refuse("loss", [f"loss_type='dft' (objective={objective!r} is in its place)"])
-    missing = [name for name in getattr(objective, "needs", ()) if name != "advantages"]
-    if missing:
-        raise ValueError(f"objective={objective!r} needs {', '.join(missing)}, which a data set of responses has not.")
+    check_supervised(objective)
     return objective
 
 

@@ -106,6 +106,6 @@ def _check(objective: Any) -> None:
     for name, value in of_tokens.items():
         assert value is not None
         raise ValueError(
-            f"objective has a {name} of shape {tuple(value.shape)}, and batches are made anew in every step: give a "
-            "number."
+            f"objective has a {name} of shape {tuple(value.shape)}, and batches are made anew in every step: leave "
+            "it out, or give a number where it is tau."
         )

@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import signal
 from dataclasses import replace
 
 import pytest
 
 from gft import cli
+from gft.checkpoint import newest_whole
 from gft.data.files import load_examples
 from gft.record import data_hash, flat, from_json, read_record
+from gft.stop import Stopped
 
 from .faults.tiny import command, make_inputs, outcome
 from .test_cli_errors import line
@@ -158,3 +161,46 @@ def test_resume_cuts_off_what_was_written_after_the_checkpoint(run, finished):
 def test_model_shares_the_files_of_the_last_checkpoint(run, finished):
     first, second = (finished / part / "model.safetensors" for part in ("model", "checkpoint-5/model"))
     assert first.samefile(second)
+
+
+def test_an_error_after_the_last_step_loses_nothing(folder, finished, tmp_path, monkeypatch):
+    def fail(row, state, config, *_):
+        if state.step == config.steps:
+            raise RuntimeError("too many rewards failed")
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("gft.train.watch", fail)
+        with pytest.raises(SystemExit):
+            cli.main(command(folder, out))
+    assert (out / "checkpoint-5").is_dir()
+    resume(out)
+    assert outcome(out) == outcome(finished)
+
+
+def test_a_run_that_was_killed_before_it_had_a_name_begins(folder, finished, tmp_path):
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / ".run.json.saving").write_text("{")
+    cli.main(command(folder, out, "--resume"))
+    assert outcome(out) == outcome(finished)
+
+
+def test_a_first_save_that_was_killed_is_no_damaged_checkpoint(run):
+    newest = run / "checkpoint-5"
+    (newest / "state.json").write_text("{")
+    for path in run.glob("checkpoint-*"):
+        path.rename(run / ".checkpoint-5.saving") if path == newest else shutil.rmtree(path)
+    assert newest_whole(run, read_record(run)["run"], pytest.fail) is None
+    assert not list(run.glob(".checkpoint-*"))  # its room is the next save's
+
+
+@pytest.mark.parametrize(("options", "code"), [(["--resume"], 75), (["--overwrite"], 143)])
+def test_signal_before_the_loop_is_resumable_if_the_run_is(options, code, run, folder, monkeypatch):
+    def stopped(*_):
+        raise Stopped(signal.SIGTERM, False)
+
+    monkeypatch.setattr(cli, "_materials", stopped)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(command(folder, run, *options))
+    assert ended.value.code == code

@@ -143,4 +143,32 @@ RUN_MUTANTS = (
         "a child in a session of its own outlives its worker",
         "tests/gft/rewards/test_workers.py::test_score_kills_what_a_reward_started_in_a_session_of_its_own",
     ),
+    Mutant(
+        "gft/keeper.py",
+        "if is_new and not state.is_changing:",
+        "if is_new and not state.is_changing and state.step < self.config.steps:",
+        "an error after the last step loses it",
+        "tests/gft/test_cli_resume.py::test_an_error_after_the_last_step_loses_nothing",
+    ),
+    Mutant(
+        "gft/run.py",
+        "not in (LOCK, hidden(path / RECORD, FRESH).name)",
+        "!= LOCK",
+        "a kill before run.json blocks the folder",
+        "tests/gft/test_cli_resume.py::test_a_run_that_was_killed_before_it_had_a_name_begins",
+    ),
+    Mutant(
+        "gft/checkpoint.py",
+        'if not path.name.startswith("."):  # else',
+        "if True:  # else",
+        "a killed first save is a damaged checkpoint",
+        "tests/gft/test_cli_resume.py::test_a_first_save_that_was_killed_is_no_damaged_checkpoint",
+    ),
+    Mutant(
+        "gft/cli.py",
+        "stop.resumable = record is not None or log.file is not None",
+        'stop.resumable = (config.out / "run.json").exists()',
+        "an overwritten run is taken for this one",
+        "tests/gft/test_cli_resume.py::test_signal_before_the_loop_is_resumable_if_the_run_is",
+    ),
 )

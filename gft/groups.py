@@ -10,8 +10,9 @@ import torch
 
 from gft_kernels import group_advantages
 
-from .config import GroupConfig, TrainConfig
+from .config import TrainConfig
 from .data.files import Example, Response, Source
+from .parts import GroupConfig
 from .policy import Policy
 from .rewards.pool import RewardPool
 from .rollout import sample

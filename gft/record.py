@@ -21,10 +21,11 @@ import transformers
 
 import gft_kernels
 
-from .config import EvalConfig, GroupConfig, OptimConfig, SamplingConfig, TrainConfig
+from .config import TrainConfig
 from .data.files import Example
 from .folders import write_whole
 from .options import OptionError, option
+from .parts import EvalConfig, GroupConfig, OptimConfig, SamplingConfig
 
 RECORD = "run.json"
 PARTS = {"group": GroupConfig, "sampling": SamplingConfig, "optim": OptimConfig, "evaluate": EvalConfig}

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gft.config import SamplingConfig
 from gft.data.files import Example, load_examples
+from gft.parts import SamplingConfig
 from gft.policy import Policy, load_policy
 from gft.rollout import sample
 from gft.usable import fit_prompts, measure

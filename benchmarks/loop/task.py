@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from gft.config import GroupConfig, OptimConfig, SamplingConfig, TrainConfig
+from gft.config import TrainConfig
 from gft.data.files import Example
 from gft.groups import Member
+from gft.parts import GroupConfig, OptimConfig, SamplingConfig
 from gft.policy import Policy, load_policy
 from gft_kernels.integrations.hf import fuse_loss
 

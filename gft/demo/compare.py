@@ -18,10 +18,11 @@ import torch
 from rich.console import Console
 from transformers import Qwen2ForCausalLM
 
-from ..config import GroupConfig, ObjectiveName, TrainConfig
+from ..config import ObjectiveName, TrainConfig
 from ..data.files import Example
 from ..metrics import MetricsLog, read_metrics
 from ..options import OptionError, reward_pool
+from ..parts import GroupConfig
 from ..policy import make_policy
 from ..report import Progress, accuracy_table, comparison_figure
 from ..rewards.pool import RewardPool

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gft.cli import EvaluateConfig
-from gft.config import TrainConfig
+from gft.config import EvaluateConfig, TrainConfig
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]

@@ -12,13 +12,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gft.checkpoint import newest_whole
-from gft.config import EMBEDDED, GroupConfig, TrainConfig
+from gft.config import EMBEDDED, TrainConfig
 from gft.data.files import Example
 from gft.demo import sort_letters
 from gft.demo.base_model import tokenizer, untrained
 from gft.evaluate import Accuracy
 from gft.groups import Batch, make_batch
 from gft.metrics import MetricsLog, read_metrics
+from gft.parts import GroupConfig
 from gft.policy import Policy, load_policy, make_policy
 from gft.record import read_record
 from gft.report import Progress

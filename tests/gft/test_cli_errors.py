@@ -9,6 +9,7 @@ import torch
 
 from gft import cli
 from gft.checkpoint import save_model
+from gft.commands import train as run_command
 from gft.demo import sort_letters
 from gft.metrics import read_metrics
 
@@ -54,7 +55,7 @@ def nothing_begun(monkeypatch):
         pytest.fail("work was begun")
 
     for name in ("load_policy", "pretrain", "compare"):
-        monkeypatch.setattr(cli, name, begun)
+        monkeypatch.setattr(run_command, name, begun)
     monkeypatch.setattr("gft.demo.base_model.pretrain", begun)
 
 
@@ -237,7 +238,7 @@ def test_errors_of_input_are_one_line(error, words, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(cli, "compare", fail)
+    monkeypatch.setattr(run_command, "compare", fail)
     assert line("train", "--out", tmp_path / "run").startswith(words)
 
 
@@ -247,7 +248,7 @@ def test_faults_of_ours_keep_their_traceback(tmp_path, monkeypatch):
         def fail(*args, error=error, **kwargs):
             raise error
 
-        monkeypatch.setattr(cli, "compare", fail)
+        monkeypatch.setattr(run_command, "compare", fail)
         with pytest.raises(type(error)):
             train("--out", tmp_path / "run")
 

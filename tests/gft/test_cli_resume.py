@@ -9,6 +9,7 @@ import pytest
 
 from gft import cli
 from gft.checkpoint import newest_whole
+from gft.commands import train as run_command
 from gft.data.files import load_examples
 from gft.record import data_hash, flat, from_json, read_record
 from gft.stop import Stopped
@@ -28,7 +29,7 @@ def folder(tmp_path_factory):
 def finished(folder):
     """A run that has ended."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "run_figure", lambda rows, path: path)
+        patch.setattr(run_command, "run_figure", lambda rows, path: path)
         cli.main(command(folder, folder / "run"))
     return folder / "run"
 
@@ -41,7 +42,7 @@ def run(finished, tmp_path):
 
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
-    monkeypatch.setattr(cli, "run_figure", lambda rows, path: path)
+    monkeypatch.setattr(run_command, "run_figure", lambda rows, path: path)
 
 
 def resume(out, *options):
@@ -200,7 +201,7 @@ def test_signal_before_the_loop_is_resumable_if_the_run_is(options, code, run, f
     def stopped(*_):
         raise Stopped(signal.SIGTERM, False)
 
-    monkeypatch.setattr(cli, "_materials", stopped)
+    monkeypatch.setattr(run_command, "_materials", stopped)
     with pytest.raises(SystemExit) as ended:
         cli.main(command(folder, run, *options))
     assert ended.value.code == code

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from gft.config import EMBEDDED, EvalConfig, EvaluateConfig, GroupConfig, SamplingConfig
+from gft.config import EMBEDDED, EvaluateConfig
 from gft.options import OptionError
+from gft.parts import EvalConfig, GroupConfig, SamplingConfig
 
 
 def test_composition_refuses_an_empty_group():

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import MixtralConfig, MixtralForCausalLM
 
-from gft.config import GroupConfig, OptimConfig
 from gft.demo.base_model import tokenizer
 from gft.groups import make_batch
+from gft.parts import GroupConfig, OptimConfig
 from gft.policy import make_policy
 from gft.update import accumulate_gradients, collate
 

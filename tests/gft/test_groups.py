@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gft.config import EMBEDDED, GroupConfig, SamplingConfig
+from gft.config import EMBEDDED
 from gft.data.files import Example, Response
 from gft.demo import sort_letters
 from gft.groups import make_batch
+from gft.parts import GroupConfig, SamplingConfig
 from gft.rewards.pool import RewardPool, Scored
 from gft.update import reward_metrics
 from gft_kernels import group_advantages

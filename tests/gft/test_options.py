@@ -11,8 +11,9 @@ import torch
 
 import gft
 from gft import cli
-from gft.config import EMBEDDED, EvalConfig, EvaluateConfig, GroupConfig, OptimConfig, SamplingConfig, TrainConfig
+from gft.config import EMBEDDED, EvaluateConfig, TrainConfig
 from gft.options import OptionError, check_device, check_effects, check_engine, numbers, option
+from gft.parts import EvalConfig, GroupConfig, OptimConfig, SamplingConfig
 
 ROOT = Path(gft.__file__).parents[1]
 

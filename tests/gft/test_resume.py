@@ -6,9 +6,10 @@ from importlib import import_module
 import pytest
 
 from gft import train as loop
-from gft.config import EMBEDDED, EvalConfig, GroupConfig, OptimConfig
+from gft.config import EMBEDDED
 from gft.demo import sort_letters
 from gft.demo.base_model import tokenizer, untrained
+from gft.parts import EvalConfig, GroupConfig, OptimConfig
 from gft.policy import make_policy
 from gft.stop import Stopped
 

@@ -1,4 +1,6 @@
-"""Import directions inside gft: answers, stop < data < rewards < the loop < demo < cli."""
+"""Import directions inside gft:
+answers, stop < data < rewards < the loop < demo < commands < cli.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ MAY_IMPORT = {
     "data": {"answers"},
     "rewards": {"answers", "data", "stop"},
 }
-ABOVE_THE_LOOP = {"demo", "cli"}
+ABOVE_THE_LOOP = {"demo", "commands", "cli"}
 
 
 def part_of(path: Path) -> str:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from gft.config import EvalConfig, GroupConfig, OptimConfig
 from gft.demo import sort_letters
 from gft.demo.base_model import tokenizer, untrained
 from gft.groups import make_batch
+from gft.parts import EvalConfig, GroupConfig, OptimConfig
 from gft.policy import make_policy
 from gft.train import prompt_order
 

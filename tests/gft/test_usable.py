@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
-from gft.config import EMBEDDED, GroupConfig, SamplingConfig
+from gft.config import EMBEDDED
 from gft.data.files import Example, Response
 from gft.demo import sort_letters
 from gft.demo.base_model import tokenizer
+from gft.parts import GroupConfig, SamplingConfig
 from gft.policy import make_policy
 from gft.usable import (
     check_examples,

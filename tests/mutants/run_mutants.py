@@ -165,7 +165,7 @@ RUN_MUTANTS = (
         "tests/gft/test_cli_resume.py::test_a_first_save_that_was_killed_is_no_damaged_checkpoint",
     ),
     Mutant(
-        "gft/cli.py",
+        "gft/commands/train.py",
         "stop.resumable = record is not None or log.file is not None",
         'stop.resumable = (config.out / "run.json").exists()',
         "an overwritten run is taken for this one",

@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from gft.config import EMBEDDED, EvalConfig
+from gft.config import EMBEDDED
 from gft.demo import base_model, compare
+from gft.parts import EvalConfig
 
 SHORT = replace(EMBEDDED, steps=2, prompts_per_step=3, evaluate=EvalConfig(1, eval_prompts=8, eval_samples=2))
 SOURCES = ("expert", "teacher", "self")

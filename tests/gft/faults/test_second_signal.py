@@ -50,7 +50,9 @@ def test_second_signal_while_the_first_one_saves(folder, whole, tmp_path):
     assert outcome(tmp_path / "out") == whole
 
 
-@pytest.mark.parametrize("function", ["gft.cli.load_examples", "gft.cli.load_policy", "gft.train.usable_examples"])
+@pytest.mark.parametrize(
+    "function", ["gft.commands.train.load_examples", "gft.commands.train.load_policy", "gft.train.usable_examples"]
+)
 def test_signal_before_the_run_has_begun_leaves_nothing(function, folder, tmp_path):
     ended = start(folder, tmp_path / "out", lambda: trap(function, 1, send(SIGTERM)))
     assert ended.code == 143, ended.output

@@ -11,6 +11,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from gft import cli
 from gft.checkpoint import written_by
+from gft.commands import train as run_command
 from gft.demo import sort_letters
 from gft.demo.base_model import tokenizer
 from gft.metrics import read_metrics
@@ -70,7 +71,7 @@ def start(folder: Path, out: Path, prepare: Callable[[], None], *more: str) -> E
     """The run, in a process that `prepare` has laid traps in."""
 
     def work() -> None:
-        cli.run_figure = lambda rows, path: path  # drawing takes longer than the run
+        run_command.run_figure = lambda rows, path: path  # drawing takes longer than the run
         prepare()
         cli.main(command(folder, out, *more))
 
@@ -81,7 +82,7 @@ def go_on(folder: Path, out: Path, prepare: Callable[[], None] = lambda: None) -
     """`gft train --resume` with nothing else."""
 
     def work() -> None:
-        cli.run_figure = lambda rows, path: path
+        run_command.run_figure = lambda rows, path: path
         prepare()
         cli.main(["train", "--resume", "--out", str(out)])
 

@@ -1,0 +1,1 @@
+"""What each command of `gft` does, once its options are read."""

@@ -1,0 +1,115 @@
+"""gft train: a run with its table and curves, or the embedded comparison."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from ..checkpoint import MODEL, newest_whole
+from ..config import EMBEDDED, TrainConfig
+from ..data.files import Example, load_examples
+from ..demo.base_model import pretrain, tokenizer
+from ..demo.compare import HELD_OUT_SEED, check_embedded, check_usable, compare, embedded_examples
+from ..metrics import MetricsLog, read_metrics
+from ..options import OptionError, check_device, check_effects, check_engine, reward_pool
+from ..policy import Policy, load_policy, make_policy
+from ..record import read_record
+from ..report import Progress, plain_console, run_figure, run_table
+from ..run import run_folder
+from ..stop import Stopped
+from ..train import train
+
+
+def run_train(config: TrainConfig) -> None:
+    """Train by `config`.
+
+    What can be refused without a model is refused first, and the folder is claimed before the data
+    are read.
+    """
+    console = plain_console()
+    check_effects(config, EMBEDDED if config.model is None else TrainConfig())
+    if config.resume and config.is_comparison():
+        raise OptionError(
+            f"--resume finds no run in {config.out}: give the --out of one. The comparison always starts anew."
+        )
+    if config.model is None:
+        check_embedded(config)
+    check_device(config.device)
+    check_engine(config)
+    with run_folder(config, partial(console.print, highlight=False, soft_wrap=True)):
+        if config.is_comparison():
+            compare(config, console)
+        else:
+            _run(config, console)
+
+
+def _run(config: TrainConfig, console: Console) -> None:
+    """One run, then its table and curves."""
+    path, say = config.out / "metrics.jsonl", partial(console.print, highlight=False, soft_wrap=True)
+    with reward_pool(config.reward_name()) as rewards, MetricsLog(path) as log:
+        record = read_record(config.out) if config.resume else None
+        try:
+            start = newest_whole(config.out, record["run"], say) if record else None
+            policy, examples, held_out = _materials(config, start)
+            with Progress(config.objective or "gft", config.steps, console) as progress:
+                train(policy, examples, held_out, config, rewards, log, progress, start)
+        except Stopped as stop:
+            stop.resumable = record is not None or log.file is not None
+            raise
+    rows = read_metrics(path)
+    console.print(run_table(rows, f"{config.objective or 'gft'}, {config.steps} steps"))
+    console.print(
+        f"model: {config.out / 'model'}    metrics: {path}    curves: {run_figure(rows, config.out / 'curves.png')}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _materials(config: TrainConfig, start: Path | None) -> tuple[Policy, list[Example], list[Example]]:
+    """Policy, training examples and held-out ones, from files or embedded.
+
+    The policy is that of the checkpoint `start`, if there is one.
+    """
+    temperature = config.head_temperature()
+    if config.model is None or config.data is None:
+        examples, held_out = embedded_examples(config)
+        check_usable(config, examples, held_out)
+        if start is not None:
+            return load_policy(start / MODEL, device="cpu", temperature=temperature), examples, held_out
+        return make_policy(pretrain(config.seed), tokenizer(), temperature), examples, held_out
+    examples = load_examples(config.data, max_bad_fraction=config.max_bad_fraction)
+    examples, held_out = _hold_out(examples, config)
+    folder = config.model if start is None else start / MODEL
+    policy = load_policy(folder, device=config.device, dtype=config.dtype, temperature=temperature)
+    return policy, examples, held_out
+
+
+def _hold_out(examples: list[Example], config: TrainConfig) -> tuple[list[Example], list[Example]]:
+    """Training examples and held-out ones.
+
+    Raises:
+        OptionError: the held-out ones would be more than a tenth of --data.
+    """
+    count = config.held_out_prompts()
+    if count == 0:
+        return examples, []
+    if config.eval_data is not None:
+        held_out = load_examples(
+            config.eval_data, limit=count, max_bad_fraction=config.max_bad_fraction, seed=HELD_OUT_SEED
+        )
+        if len(held_out) < count and config.evaluate.eval_prompts is not None:
+            print(
+                f"warning: --eval-prompts is {count}, and {config.eval_data} has {len(held_out)}: all are used",
+                file=sys.stderr,
+            )
+        return examples, held_out
+    most = len(examples) // 10
+    if count > most:
+        raise OptionError(
+            f"--eval-prompts is {count}, and at most a tenth of the {len(examples)} rows of {config.data} is held out, "
+            f"which is {most}: ask for fewer, or give --eval-data."
+        )
+    return examples[:-count], examples[-count:]

@@ -12,6 +12,7 @@ from gft_kernels import group_advantages
 
 from .config import TrainConfig
 from .data.files import Example, Response, Source
+from .distributed import agreed, gather, rank, world_size
 from .parts import GroupConfig
 from .policy import Policy
 from .rewards.pool import RewardPool
@@ -55,13 +56,17 @@ def make_batch(policy: Policy, examples: Sequence[Example], config: TrainConfig,
     Raises:
         RuntimeError: no response could be scored.
     """
-    members = _given(policy, examples, config) + _own(policy, examples, config)
-    if "advantages" not in config.objective_function().needs:
-        return Batch(members)  # imitation asks for no rewards: a slow checker would be run for nothing
-    errors = _score(members, rewards)
+    rewarded = "advantages" in config.objective_function().needs
+    with agreed():
+        members = _given(policy, examples, config) + _own(policy, examples, config)
+        # Imitation asks for no rewards: a slow checker would be run for nothing.
+        errors = _score(members, rewards) if rewarded else []
+    if not rewarded:
+        return Batch(members)
     scored = [m for m in members if m.reward is not None]
-    if not scored:
-        raise RuntimeError(f"no response of this step could be scored; the first reason: {errors[0]}")
+    if not any(gather(len(scored))):
+        reasons = [reason for found in gather(errors[:1]) for reason in found]
+        raise RuntimeError(f"no response of this step could be scored; the first reason: {reasons[0]}")
     _set_advantages(scored, Counter(m.group for m in members), config.group)
     return Batch(scored, len(errors))
 
@@ -132,12 +137,17 @@ def _set_advantages(members: Sequence[Member], asked: Counter[int], group: Group
     design, whose advantage is its reward (`singleton`).
     """
     found = Counter(m.group for m in members)
+    # With those of the other ranks: the std of a batch is that of the step.
+    of_ranks = gather([(m.reward, m.group * world_size() + rank()) for m in members])
+    scored, groups = zip(*(pair for of_rank in of_ranks for pair in of_rank), strict=True)
     advantages = group_advantages(
-        torch.tensor([m.reward for m in members], dtype=torch.float64),
-        torch.tensor([m.group for m in members]),
+        torch.tensor(scored, dtype=torch.float64),
+        torch.tensor(groups),
         scale=group.scale,
         singleton=group.singleton,
     )
-    for member, advantage in zip(members, advantages.tolist(), strict=True):
+    before = sum(len(of_rank) for of_rank in of_ranks[: rank()])
+    own = advantages[before : before + len(members)]
+    for member, advantage in zip(members, own.tolist(), strict=True):
         lonely = asked[member.group] > found[member.group] == 1
         member.advantage = 0.0 if lonely else advantage

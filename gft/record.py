@@ -23,6 +23,7 @@ import gft_kernels
 
 from .config import TrainConfig
 from .data.files import Example
+from .distributed import world_size
 from .folders import write_whole
 from .options import OptionError, option
 from .parts import EvalConfig, GroupConfig, OptimConfig, SamplingConfig
@@ -30,7 +31,7 @@ from .parts import EvalConfig, GroupConfig, OptimConfig, SamplingConfig
 RECORD = "run.json"
 PARTS = {"group": GroupConfig, "sampling": SamplingConfig, "optim": OptimConfig, "evaluate": EvalConfig}
 PATHS = ("model", "out")
-FREE = ("out", "resume", "overwrite", "save_every", "keep")  # options that change no number of a run
+FREE = ("out", "resume", "overwrite", "save_every", "keep", "parallel")  # options that change no number of a run
 
 
 def open_record(
@@ -141,6 +142,7 @@ def made_with(device: torch.device) -> dict[str, str | int]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} {platform.machine()}",
+        "processes": world_size(),
         "threads": torch.get_num_threads(),
     }
 

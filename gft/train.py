@@ -31,16 +31,18 @@ import torch
 from .checkpoint import Checkpoints, check_space
 from .config import TrainConfig
 from .data.files import Example
+from .distributed import check_all, on_first, share, stream_seed, total
 from .evaluate import Accuracy, evaluate
 from .groups import make_batch
 from .keeper import Keeper
 from .metrics import MetricsLog, peak_memory_mib
+from .parallel import spread, whole_weights
 from .policy import Policy
 from .record import open_record
 from .report import Progress
 from .rewards.pool import RewardPool
 from .state import RunState, random_state
-from .stop import check, held
+from .stop import held
 from .update import accumulate_gradients, optimizer_step, reward_metrics
 from .usable import usable_examples, usable_held_out
 from .watch import watch
@@ -70,16 +72,17 @@ def train(
     held_out = usable_held_out(policy, held_out, config.sampling.max_new_tokens, config.max_bad_fraction)
     check_space(policy, config)
     # From here on the folder is this run's: nothing more can be refused.
-    run = open_record(config, policy.device, examples, held_out, progress.say)
+    run = on_first(lambda: open_record(config, policy.device, examples, held_out, progress.say))
+    spread(policy, config.parallel)
     # Seeded here and not earlier: whatever made the model may have drawn random numbers.
-    torch.manual_seed(config.seed)
+    torch.manual_seed(stream_seed(config.seed))
     # Parameters and Adam's state are fp32, whatever the model computes in. Near 0.02, a usual size
     # of a weight, bf16 numbers are 1e-4 apart: an update of lr = 1e-6 would be rounded away.
     # Norms and biases decay like the rest. A step shrinks a weight by lr * weight_decay, 1e-8 by
     # default, so that sparing some of them would change nothing.
     optimizer = torch.optim.AdamW(policy.model.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay)
     checkpoints = Checkpoints(config.out, run, policy, optimizer, examples, config.keep)
-    state = checkpoints.restore(start) if start else RunState(random=random_state(policy.device))
+    state = checkpoints.restore(start, progress.say) if start else RunState(random=random_state(policy.device))
     log.open(state.offset)
     progress.done = state.step
     if start:
@@ -93,7 +96,7 @@ def train(
             evaluate_if_due(policy, held_out, config, rewards, log, state)
             if state.step == config.steps:
                 break
-            check()
+            check_all()
             chosen = [examples[i] for i in islice(order, config.prompts_per_step)]
             row = train_step(policy, optimizer, chosen, config, rewards, state)
             log.write(row)
@@ -130,7 +133,8 @@ def train_step(
     """
     start = time.perf_counter()
     if state.in_use is None:  # else the run was interrupted with rollouts in hand
-        state.hold(make_batch(policy, examples, config, rewards), policy.device)
+        with whole_weights(policy.model):
+            state.hold(make_batch(policy, share(examples), config, rewards), policy.device)
     batch = state.in_use
     assert batch is not None
     rollout = time.perf_counter() - start
@@ -142,7 +146,7 @@ def train_step(
     # The clock needs no synchronisation with the GPU: reading the norm waited for the gradients.
     # Only the optimiser's own kernels are still under way, and count for the next step.
     seconds = time.perf_counter() - start
-    tokens = sum(len(m.response) for m in batch.members)
+    (tokens,) = total(sum(len(m.response) for m in batch.members))
     speed = {
         "seconds": seconds,
         "seconds_rollout": rollout,
@@ -165,13 +169,14 @@ def evaluate_if_due(
     due = step in (0, config.steps) or (every > 0 and step % every == 0)
     if not held_out or not due or step in state.accuracies:
         return
-    found = evaluate(
-        policy,
-        held_out,
-        rewards,
-        samples=config.evaluate.eval_samples,
-        max_new_tokens=config.sampling.max_new_tokens,
-        batch=config.sampling.batch,
-    )
+    with whole_weights(policy.model):
+        found = evaluate(
+            policy,
+            held_out,
+            rewards,
+            samples=config.evaluate.eval_samples,
+            max_new_tokens=config.sampling.max_new_tokens,
+            batch=config.sampling.batch,
+        )
     log.write({"step": step, "eval_greedy": found.greedy, "eval_sampled": found.sampled, "eval_errors": found.errors})
     state.accuracies[step], state.offset = found, log.offset

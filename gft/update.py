@@ -11,12 +11,16 @@ from gft_kernels import token_weights
 from gft_kernels.integrations.hf import PolicyBatch
 
 from .config import TrainConfig
+from .data.files import Example
+from .distributed import gather, total, world_size
 from .groups import Batch, Member
 from .metrics import Mean
+from .parallel import reducing, whole
 from .policy import Policy
 from .stop import check
 
 IGNORE = -100  # the target of a position that is not trained on
+NOBODY = Member(-1, "self", [0, 0], [], "", False, Example("", ""))  # no response: nothing is learned
 
 
 def accumulate_gradients(policy: Policy, batch: Batch, config: TrainConfig) -> dict[str, float]:
@@ -35,44 +39,47 @@ def accumulate_gradients(policy: Policy, batch: Batch, config: TrainConfig) -> d
     active.sort(key=lambda m: len(m.prompt) + len(m.response))
     policy.model.train()  # models are loaded in eval mode; the difference is dropout, if there is any
     means, loss, aux_loss = Mean(), 0.0, 0.0
-    for start in range(0, len(active), config.optim.micro_batch):
+    (active_sequences,) = total(len(active))
+    micro_batches = [active[i : i + config.optim.micro_batch] for i in range(0, len(active), config.optim.micro_batch)]
+    # Forward and backward passes are those of all ranks. One that has fewer takes part with
+    # nothing to learn.
+    micro_batches += [[NOBODY]] * (max(gather(len(micro_batches))) - len(micro_batches))
+    for place, members in enumerate(micro_batches, start=1):
         check()  # the gradients so far are lost, and made again from the same rollouts
-        members = active[start : start + config.optim.micro_batch]
         tokens, mask, targets, sequence = collate(members, policy.tokenizer.pad_token_id, policy.device)
         weights = token_weights(config.reduction, (targets != IGNORE).flatten(), sequence.flatten(), **counts)
         # Advantages come with the members: a micro-batch may hold a part of a group, whose mean and
         # std are not those of the group. Masked positions, such as prompts, cost the head nothing:
         # with V in the tens of thousands a row of it costs as much as several layers.
-        result = policy.loss(
-            tokens,
-            mask,
-            PolicyBatch(
-                targets,
-                objective,
-                torch.tensor([m.advantage for m in members], device=policy.device),
-                token_weights=weights.view(targets.shape),
-                backend=config.head_backend(),
-            ),
+        learned = PolicyBatch(
+            targets,
+            objective,
+            torch.tensor([m.advantage for m in members], device=policy.device),
+            token_weights=weights.view(targets.shape),
+            backend=config.head_backend(),
         )
-        total = result.loss
-        if result.aux_loss is not None:
-            # Router balancing of mixtures of experts. It is a mean over the tokens of a forward
-            # pass, so over the step it is the mean of the micro-batches, each by its share.
-            share = len(members) / len(active) * result.aux_loss
-            total, aux_loss = total + share, aux_loss + share.item()
-        total.backward()
+        with reducing(policy, last=place == len(micro_batches)):
+            result = policy.loss(tokens, mask, learned)
+            summed = result.loss
+            if result.aux_loss is not None:
+                # Router balancing of mixtures of experts. It is a mean over the tokens of a forward
+                # pass, so over the step it is the mean of the micro-batches, each by its share.
+                share = sum(m is not NOBODY for m in members) / active_sequences * result.aux_loss
+                summed, aux_loss = summed + share, aux_loss + share.item()
+            (summed * world_size()).backward()  # of which the wrapper makes the mean over the ranks
         # Read after backward() and not before: .item() waits until the device is done, and the
         # backward pass should be queued by then. The first one waits, the others find it idle.
         loss += result.loss.item()
         stats = {name: value.item() for name, value in result.stats.items()}
         means.add(stats.pop("active_tokens"), **{k: v for k, v in stats.items() if k != "tokens"})
+    loss, aux_loss, sequences = total(loss, aux_loss, len(batch.members))
     balancing = {"aux_loss": aux_loss} if aux_loss else {}
     return {
         "loss": loss,
         **balancing,
-        "active_sequences": len(active),
-        "sequences": len(batch.members),
-        **means.result(),
+        "active_sequences": active_sequences,
+        "sequences": sequences,
+        **means.of_all_ranks().result(),
     }
 
 
@@ -86,9 +93,10 @@ def step_counts(batch: Batch, config: TrainConfig) -> dict[str, int]:
     # would pull harder at the few groups that still differ, the more so the better the policy is.
     flat: set[int] = set() if config.group.count_flat else batch.flat_groups
     counted = [m for m in batch.members if m.group not in flat]
+    tokens, sequences = total(sum(len(m.response) for m in counted), len(counted))
     return {
-        "num_tokens": sum(len(m.response) for m in counted),
-        "num_sequences": len(counted),
+        "num_tokens": tokens,
+        "num_sequences": sequences,
         # A constant of the run, so that a step of long responses is not divided by more.
         "max_length": max(config.sampling.max_given_tokens, config.sampling.max_new_tokens),
     }
@@ -125,7 +133,8 @@ def optimizer_step(
         group["lr"] = config.optim.lr * min(1.0, step / max(config.optim.warmup, 1))
     # The norm is taken before clipping. After it, every large gradient would be logged as
     # max_grad_norm, and a run about to diverge would look like any other.
-    norm = torch.nn.utils.get_total_norm([p.grad for p in policy.model.parameters() if p.grad is not None]).item()
+    gradients = [p.grad for p in policy.model.parameters() if p.grad is not None]
+    norm = whole(torch.nn.utils.get_total_norm(gradients)).item()
     # A gradient that is not finite is dropped. Clipping multiplies by max_grad_norm / norm: one NaN
     # would spread to all weights, and stay in Adam's moments for good.
     finite = math.isfinite(norm)
@@ -143,9 +152,10 @@ def reward_metrics(batch: Batch) -> dict[str, float]:
         lengths.add(1, truncated=float(m.truncated), response_tokens=len(m.response))
         if m.reward is not None:
             rewards.add(1, **{"reward": m.reward, f"reward_{m.source}": m.reward})
+    flat, groups, errors = total(len(batch.flat_groups), len({m.group for m in batch.members}), batch.reward_errors)
     return {
-        **rewards.result(),
-        **lengths.result(),
-        "flat_groups": len(batch.flat_groups) / len({m.group for m in batch.members}),
-        "reward_errors": batch.reward_errors,
+        **rewards.of_all_ranks().result(),
+        **lengths.of_all_ranks().result(),
+        "flat_groups": flat / groups,
+        "reward_errors": errors,
     }

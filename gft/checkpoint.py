@@ -25,7 +25,7 @@ from torch import Tensor
 from .config import TrainConfig
 from .data.files import Example
 from .distributed import gather, on_first, rank, world_size
-from .folders import FRESH, OLD, flush, os_errors, remove, retire, whole_folder
+from .folders import FRESH, OLD, flush, remove, retire, whole_folder
 from .moments import load_moments, save_moments
 from .parallel import whole_state
 from .policy import Policy
@@ -206,8 +206,7 @@ def _state_file(folder: Path, place: int) -> Path:
 
 def _save_model(policy: Policy, folder: Path, weights: dict[str, Tensor] | None) -> None:
     """Of a sharded model, which rank 0 holds a part of, its gathered `weights`."""
-    with os_errors(folder):
-        policy.model.save_pretrained(folder, state_dict=weights)
+    policy.model.save_pretrained(folder, **({} if weights is None else {"state_dict": weights}))
     policy.tokenizer.save_pretrained(folder)
     # A server of the model should stop where the loop's samples did: at a chat's end of turn too.
     generation = copy.deepcopy(policy.model.generation_config)

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 
 from . import stop
 from .config import TrainConfig
@@ -35,6 +36,7 @@ Number = TypeVar("Number", int, float)
 PATIENCE = timedelta(minutes=30)
 REUNION = timedelta(seconds=5)  # for the others to come to the same error, once one rank has it
 SEED_STEP = 1_000_003  # between the seeds of two ranks: seeds of runs are seldom so far apart
+UNWRITTEN = (OSError, SafetensorError)  # both are a full disk
 
 _store: dist.Store | None = None  # outlives broken connections; None in one process
 
@@ -85,8 +87,7 @@ def check_processes(config: TrainConfig) -> None:
     """
     if started() == 1 and config.parallel is not None and not config.resume:
         raise OptionError(
-            f"--parallel is {config.parallel}, and would do nothing in one process: start several, torchrun "
-            f"--nproc-per-node 2 -m gft train --parallel {config.parallel} ..."
+            f"--parallel is {config.parallel}, and would do nothing in one process: start several, by torchrun."
         )
     if started() > 1 and config.is_comparison():
         raise OptionError(f"the comparison of methods runs in one process, and there are {started()}.")
@@ -168,14 +169,14 @@ def agreed() -> Iterator[None]:
     """An error of one rank within the block is raised on every rank at its end.
 
     Raises:
-        ElsewhereError: another rank failed; an ElsewhereOSError if by an OSError.
+        ElsewhereError: another rank failed; an ElsewhereOSError if it could not write.
     """
     error = None
     try:
         yield
     except Exception as own:
         error = own
-    texts = gather(None if error is None else (isinstance(error, OSError), str(error) or type(error).__name__))
+    texts = gather(None if error is None else (isinstance(error, UNWRITTEN), str(error) or type(error).__name__))
     for place, found in enumerate(texts):
         if found is not None:
             if place == rank():
@@ -186,7 +187,7 @@ def agreed() -> Iterator[None]:
 
 
 def on_first(work: Callable[[], Result]) -> Result:
-    """What `work` returns on rank 0, on every rank; what it raises there is raised on every rank."""
+    """What `work` returns on rank 0, on every rank; and so what it raises."""
     result: Any = None
     with agreed():
         if is_first():

@@ -43,23 +43,16 @@ def whole_folder(path: Path) -> Iterator[Path]:
             yield fresh
             for entry in (*fresh.rglob("*"), fresh):
                 flush(entry)
-        except BaseException:
+        except BaseException as error:
             remove(fresh)  # on a full disk, what is left over takes the room of the next one
+            if isinstance(error, SafetensorError):  # it is no OSError there
+                raise OSError(f"{path} cannot be written: {error}") from error
             raise
         if path.is_symlink() or path.exists():
             path.rename(old)
         fresh.rename(path)
         flush(path.parent)
         remove(old)
-
-
-@contextmanager
-def os_errors(path: Path) -> Iterator[None]:
-    """What safetensors says of a full disk is an OSError here, as everyone else's is."""
-    try:
-        yield
-    except SafetensorError as error:
-        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -18,7 +18,6 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from .distributed import agreed, is_first
-from .folders import os_errors
 from .parallel import is_sharded
 
 FILE, SHARES = "optimizer.safetensors", "optimizer"
@@ -43,7 +42,7 @@ def save_moments(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Pat
         except dcp.api.CheckpointException as error:  # no Exception there; raised on every rank
             raise OSError(f"{folder / SHARES}: {next(iter(error.failures.values()))[0]}") from error
         return
-    with agreed(), os_errors(folder / FILE):
+    with agreed():
         if is_first():
             save_file(found, folder / FILE)
 

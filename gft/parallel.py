@@ -84,7 +84,7 @@ def whole_weights(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def reducing(policy: Policy, last: bool) -> Iterator[None]:
-    """DDP reduces in the `last` forward and backward pass of a step only, where all are added up."""
+    """DDP reduces in the `last` forward and backward pass of a step only."""
     wrapped = policy.wrapped
     with nullcontext() if last or wrapped is None else wrapped.no_sync():
         yield

@@ -18,7 +18,7 @@ from ..distributed import check_processes, is_first, joined, on_first
 from ..metrics import metrics_log, read_metrics
 from ..options import OptionError, check_device, check_effects, check_engine, reward_pool
 from ..policy import Policy, load_policy, make_policy
-from ..record import RECORD, read_record
+from ..record import read_record
 from ..report import Progress, plain_console, run_figure, run_table
 from ..run import run_folder
 from ..stop import Stopped
@@ -61,7 +61,7 @@ def _run(config: TrainConfig, console: Console) -> None:
             with Progress(config.objective or "gft", config.steps, console) as progress:
                 train(policy, examples, held_out, config, rewards, log, progress, start)
         except Stopped as stop:
-            stop.resumable = (config.out / RECORD).exists()
+            stop.resumable = record is not None or log.file is not None
             raise
     if not is_first():
         return

@@ -260,6 +260,7 @@ OTHERS = {
     "docs/benchmarks.md": {"--set", "--modes"},
     "docs/column-sparse.md": {"--set"},
     "docs/integrations/recipes.md": {"--enable_dft_loss"},
+    "docs/runs.md": {"--nproc-per-node", "--nnodes", "--shutdown-timeout", "--signals-to-handle", "--max-restarts"},
 }
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class Scenario:
     """What differs from a run of three groups a step, each of one expert and three teachers."""
 
     prompts: int = 3
-    group: GroupConfig = GroupConfig(1, 3, 0)
+    group: GroupConfig = field(default_factory=partial(GroupConfig, 1, 3, 0))
     options: dict[str, Any] = field(default_factory=dict)
     flat: Callable[[int], bool] = lambda place: False  # groups whose responses score alike, by their place in the run
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from transformers import GenerationConfig, GenerationMixin
 
+from gft.collate import collate
 from gft.demo.base_model import tokenizer, untrained
 from gft.groups import Member
 from gft.policy import make_policy
 from gft.rollout import sample
-from gft.update import IGNORE, collate
 from gft_kernels import sft
 from gft_kernels.integrations.hf import PolicyBatch
 
@@ -38,9 +38,9 @@ def test_sample_greedy_ignores_padding_and_order(policy):
 def trainers_logprobs(policy, prompts, rollouts):
     """Log-probs of each response by the head that the policy is trained with."""
     members = [Member(0, "self", p, r.tokens, "", False, None) for p, r in zip(prompts, rollouts, strict=True)]
-    tokens, mask, targets, _ = collate(members, 0, policy.device)
-    found = policy.loss(tokens, mask, PolicyBatch(targets, sft())).logprobs.view(targets.shape)
-    return [row[kept].tolist() for row, kept in zip(found, targets != IGNORE, strict=True)]
+    rows = collate(members, 0, policy.device)
+    found = policy.loss(rows.inputs, PolicyBatch(rows.targets, sft())).logprobs
+    return [row[kept].tolist() for row, kept in zip(found, rows.trained, strict=True)]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7, 0.0])

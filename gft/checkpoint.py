@@ -206,7 +206,10 @@ def _state_file(folder: Path, place: int) -> Path:
 
 def _save_model(policy: Policy, folder: Path, weights: dict[str, Tensor] | None) -> None:
     """Of a sharded model, which rank 0 holds a part of, its gathered `weights`."""
-    policy.model.save_pretrained(folder, **({} if weights is None else {"state_dict": weights}))
+    if weights is None:
+        policy.model.save_pretrained(folder)
+    else:
+        policy.model.save_pretrained(folder, state_dict=weights)
     policy.tokenizer.save_pretrained(folder)
     # A server of the model should stop where the loop's samples did: at a chat's end of turn too.
     generation = copy.deepcopy(policy.model.generation_config)

@@ -26,10 +26,16 @@ from .data.files import Example
 from .distributed import world_size
 from .folders import write_whole
 from .options import OptionError, option
-from .parts import EvalConfig, GroupConfig, OptimConfig, SamplingConfig
+from .parts import EvalConfig, GroupConfig, OptimConfig, ReuseConfig, SamplingConfig
 
 RECORD = "run.json"
-PARTS = {"group": GroupConfig, "sampling": SamplingConfig, "optim": OptimConfig, "evaluate": EvalConfig}
+PARTS = {
+    "group": GroupConfig,
+    "reuse": ReuseConfig,
+    "sampling": SamplingConfig,
+    "optim": OptimConfig,
+    "evaluate": EvalConfig,
+}
 PATHS = ("model", "out")
 FREE = ("out", "resume", "overwrite", "save_every", "keep", "parallel")  # options that change no number of a run
 

@@ -24,7 +24,7 @@ from gft.demo import sort_letters
 from gft.demo.base_model import tokenizer
 from gft.distributed import gather
 from gft.metrics import metrics_log
-from gft.parts import GroupConfig, OptimConfig, SamplingConfig
+from gft.parts import GroupConfig, OptimConfig, ReuseConfig, SamplingConfig
 from gft.policy import Policy, make_policy
 from gft.report import Progress
 from gft.rewards.calls import Scored
@@ -57,6 +57,11 @@ SCENARIOS = {
     "a rank without a group": Scenario(prompts=1),
     "all flat": Scenario(flat=lambda place: True),
     "own samples": Scenario(group=GroupConfig(1, 1, OWN)),
+    # One and a half batches of rollouts, whose parts have two groups of rank 0 and one of rank 1.
+    "several updates of a batch": Scenario(
+        group=GroupConfig(1, 1, OWN), options={"objective": "grpo", "reuse": ReuseConfig(rollout_steps=2)}
+    ),
+    "packed rows": Scenario(),
 }
 
 
@@ -118,16 +123,15 @@ def run(name: str, kind: str | None, out: Path, recorded: Sequence[Drawn] | None
     """A scenario, by all ranks, or by one with the samples that several drew; returns these."""
     scenario = SCENARIOS[name]
     config = TrainConfig(
-        objective="gft",
         steps=STEPS,
         prompts_per_step=scenario.prompts,
         group=scenario.group,
         sampling=SamplingConfig(max_new_tokens=4),
-        optim=OptimConfig(lr=1e-3, micro_batch=2, max_grad_norm=0.05),
+        optim=OptimConfig(lr=3e-4, micro_batch=2, max_grad_norm=0.05, packed=name == "packed rows"),
         out=out,
         keep=1,
         parallel=kind,
-        **scenario.options,
+        **{"objective": "gft", **scenario.options},
     )
     policy = make_policy(model(), tokenizer())
     drawn: Drawn = []

@@ -39,6 +39,9 @@ SEED_STEP = 1_000_003  # between the seeds of two ranks: seeds of runs are seldo
 UNWRITTEN = (OSError, SafetensorError)  # both are a full disk
 
 _store: dist.Store | None = None  # outlives broken connections; None in one process
+# Held until the process ends. A frame of an error may hold DDP, which would be the last to let go
+# of the group, with the interpreter locked, while a thread of gloo waits for that lock: a deadlock.
+_group: dist.ProcessGroup | None = None
 
 
 class ElsewhereError(RuntimeError):
@@ -102,13 +105,14 @@ def joined(device: str | None) -> Iterator[None]:
     Raises:
         OptionError: there are fewer GPUs than processes, or one is named for all of them.
     """
-    global _store
+    global _store, _group
     if started() == 1:
         yield
         return
     backend = _backend(device)
     _store, own_rank, count = next(dist.rendezvous("env://", timeout=PATIENCE))
     dist.init_process_group(backend, store=_store, rank=own_rank, world_size=count, timeout=PATIENCE)
+    _group = dist.group.WORLD
     try:
         stop.only_note()
         with _silent_unless(own_rank == 0):

@@ -103,6 +103,7 @@ def train(
                 chosen = [examples[i] for i in islice(order, config.prompts_per_rollout())]
                 with whole_weights(policy.model):
                     state.hold(roll_out(policy, chosen, config, rewards), len(chosen), policy.device)
+                check_all()
             row = train_step(policy, optimizer, config, state)
             log.write(row)
             state.advance(config.reuse.updates, row["skipped"], log.offset, policy.device)

@@ -91,6 +91,7 @@ class Lengths(RewardPool):
 
     def __init__(self) -> None:
         super().__init__("exact")
+        self._built_in = False  # which scores what was cut as if it were empty
 
     def _run(self, calls: list[tuple]) -> list[Scored]:
         return [Scored(len(text) % 3 / 2, None) for _, text, *_ in calls]

@@ -49,11 +49,11 @@ class OptionError(Exception):
 RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(COUNTS, (lambda n: n >= 0, "at least 0")),
     **dict.fromkeys(SIZES, (lambda n: n >= 1, "at least 1")),
-    **dict.fromkeys(("lr", "temperature"), (lambda x: 0 < x < math.inf, "positive and finite")),
+    **dict.fromkeys(("lr", "adam_epsilon", "temperature"), (lambda x: 0 < x < math.inf, "positive and finite")),
     **dict.fromkeys(("tau", "max_bad_fraction", "max_failed_rewards"), (lambda x: 0 <= x <= 1, "from 0 to 1")),
-    "weight_decay": (lambda x: 0 <= x < math.inf, "finite, and at least 0"),
+    **dict.fromkeys(("weight_decay", "min_lr"), (lambda x: 0 <= x < math.inf, "finite, and at least 0")),
+    **dict.fromkeys(("sparse", "adam_beta1", "adam_beta2"), (lambda x: 0 <= x < 1, "at least 0 and below 1")),
     "max_grad_norm": (lambda x: x > 0, "positive; inf clips nothing"),
-    "sparse": (lambda x: 0 <= x < 1, "at least 0 and below 1"),
     "seed": (lambda n: 0 <= n < 2**63, "at least 0 and below 2**63"),
 }
 
@@ -120,6 +120,16 @@ def check_effects(config: TrainConfig, defaults: TrainConfig) -> None:
         idle["max_failed_rewards"] = idle["reward"]
         for field in ("group.scale", "group.singleton", "group.count_flat"):
             idle[field] = (not rewarded, f"the objective {name} has no advantages")
+    optim, decays = config.optim, config.optim.schedule != "constant"
+    if optim.min_lr > optim.lr:
+        raise OptionError(
+            f"--min-lr is {optim.min_lr}, above --lr, which is {optim.lr}: the rate falls, it never rises."
+        )
+    idle["optim.min_lr"] = (not decays, "the rate is constant (--schedule)")
+    idle["optim.schedule"] = (
+        decays and optim.warmup >= config.steps,
+        f"the run ends in the warm-up (--warmup is {optim.warmup}, --steps is {config.steps})",
+    )
     for field in ("evaluate.eval_every", "evaluate.eval_samples"):
         idle[field] = (config.held_out_prompts() == 0, "nothing is held out: give --eval-prompts or --eval-data")
     for field, (has_no_effect, why) in idle.items():

@@ -30,7 +30,11 @@ TAKES = {
     "temperature": {2**63},
     "batch": {2**63},
     "lr": {2**63},
+    "min_lr": {0, 2**63},
     "weight_decay": {0, 2**63},
+    "adam_beta1": {0},
+    "adam_beta2": {0},
+    "adam_epsilon": {2**63},
     "warmup": {0, 2**63},
     "max_grad_norm": {math.inf, 2**63},  # inf clips nothing
     "micro_batch": {2**63},
@@ -82,7 +86,7 @@ def test_every_number_is_refused_by_name_or_taken_on_purpose(config, name):
 def test_the_walk_meets_every_number_of_the_command_line(helptext):
     """The walk above is only as good as its list of fields."""
     walked = {option(field.name) for config in (TRAIN, EVALUATE) for field, _ in numbers(config)}
-    shown = set(re.findall(r"(--[a-z-]+) (?:\{None\}\|)?(?:INT|FLOAT)", helptext))
+    shown = set(re.findall(r"(--[a-z0-9-]+) (?:\{None\}\|)?(?:INT|FLOAT)", helptext))
     assert walked == shown
     assert walked == {option(name) for name in TAKES}
 
@@ -134,6 +138,15 @@ HELD_OUT = {"evaluate": EvalConfig(eval_prompts=2)}
             {**GFT, "eval_data": "e.jsonl", "evaluate": EvalConfig(eval_prompts=0)},
             "--eval-data is e.jsonl and --eval-prompts is 0: leave one of them out.",
         ),
+        ({**SFT, "optim": OptimConfig(min_lr=1e-7)}, f"--min-lr is 1e-07{NOTHING}: the rate is constant"),
+        (
+            {**SFT, "optim": OptimConfig(schedule="cosine", min_lr=1e-3)},
+            "--min-lr is 0.001, above --lr, which is 1e-06: ",
+        ),
+        (
+            {**SFT, "optim": OptimConfig(schedule="linear", warmup=100)},
+            f"--schedule is linear{NOTHING}: the run ends in the warm-up (--warmup is 100, --steps is 100)",
+        ),
         ({"model": Path("m")}, "give --model and --data together"),
         ({"data": "d.jsonl"}, "give --model and --data together"),
     ],
@@ -154,6 +167,7 @@ def test_check_effects_refuses_what_would_do_nothing(changes, message):
         {**SFT, **HELD_OUT, "reward": "math"},  # scores the held-out responses
         {**SFT, "eval_data": "e.jsonl", "evaluate": EvalConfig(eval_every=5, eval_samples=5)},
         {**SFT, "optim": OptimConfig(warmup=500)},
+        {**SFT, "optim": OptimConfig(schedule="linear", warmup=99, min_lr=1e-6)},
         {"tau": 0.5},  # the comparison trains by gft too
     ],
 )
@@ -264,7 +278,7 @@ OTHERS = {
 
 
 def test_options_that_are_named_exist():
-    named = [(where, name) for where, text in texts() for name in re.findall(r"(?<![\w-])--[a-z][a-z_-]*", text)]
+    named = [(where, name) for where, text in texts() for name in re.findall(r"(?<![\w-])--[a-z][a-z0-9_-]*", text)]
     unknown = [(where, name) for where, name in named if name not in real_options() | OTHERS.get(where, set())]
     assert not unknown
     assert {"--overwrite", "--max-bad-fraction", "--max-given-tokens", "--eval-data"} <= {name for _, name in named}
@@ -272,4 +286,4 @@ def test_options_that_are_named_exist():
 
 
 def test_real_options_are_those_of_the_command_line(helptext):
-    assert real_options() == set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", helptext))
+    assert real_options() == set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", helptext))

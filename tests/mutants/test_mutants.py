@@ -16,6 +16,7 @@ from .loop_mutants import LOOP_MUTANTS
 from .low_rank_mutants import LOW_RANK_MUTANTS
 from .model_mutants import MODEL_MUTANTS
 from .mutants import MUTANTS, Mutant
+from .policy_mutants import POLICY_MUTANTS
 from .run_mutants import RUN_MUTANTS
 from .sequence_mutants import SEQUENCE_MUTANTS
 from .shard_mutants import SHARD_MUTANTS
@@ -31,6 +32,7 @@ EVERY = (
     *STEP_MUTANTS,
     *MODEL_MUTANTS,
     *LOOP_MUTANTS,
+    *POLICY_MUTANTS,
     *RUN_MUTANTS,
     *SEQUENCE_MUTANTS,
     *SHARD_MUTANTS,

@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from .distributed import agreed, is_first
+from .optim import names
 from .parallel import is_sharded
 
 FILE, SHARES = "optimizer.safetensors", "optimizer"
@@ -32,7 +33,7 @@ def save_moments(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Pat
     state = optimizer.state_dict()["state"]
     found = {
         f"{name}/{key}": value.contiguous()
-        for i, name in enumerate(_names(model))
+        for i, name in enumerate(names(optimizer))
         for key, value in state.get(i, {}).items()
     }
     if is_sharded(model):
@@ -52,7 +53,7 @@ def load_moments(model: nn.Module, optimizer: torch.optim.Optimizer, folder: Pat
     parameters = dict(model.named_parameters())
     found = _from_file(folder / FILE, parameters) if (folder / FILE).exists() else _shares(folder / SHARES, parameters)
     moments: dict[int, dict[str, Tensor]] = {}
-    for i, name in enumerate(_names(model)):
+    for i, name in enumerate(names(optimizer)):
         own = {k.rpartition("/")[2]: v for k, v in found.items() if _name(k) == name}
         if own:
             moments[i] = own
@@ -83,8 +84,3 @@ def _shares(folder: Path, parameters: dict[str, nn.Parameter]) -> dict[str, Tens
 
 def _name(key: str) -> str:
     return key.rpartition("/")[0]
-
-
-def _names(model: nn.Module) -> list[str]:
-    """In the order of the optimiser, which was given `model.parameters()`."""
-    return [name for name, _ in model.named_parameters()]

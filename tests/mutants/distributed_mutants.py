@@ -38,14 +38,14 @@ DISTRIBUTED_MUTANTS = (
         EQUAL,
     ),
     Mutant(
-        "gft/update.py",
+        "gft/optim.py",
         "whole(torch.nn.utils.get_total_norm(gradients))",
         'torch.nn.utils.get_total_norm([getattr(g, "_local_tensor", g) for g in gradients])',
         "the gradient norm is that of a rank's share",
         EQUAL,
     ),
     Mutant(
-        "gft/update.py",
+        "gft/optim.py",
         "whole(torch.nn.utils.get_total_norm(gradients))",
         'torch.nn.utils.get_total_norm([getattr(g, "_local_tensor", g) for g in gradients])',
         "a NaN in one rank's share lets the other step",

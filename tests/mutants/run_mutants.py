@@ -11,13 +11,13 @@ TWICE = "tests/gft/faults/test_second_signal.py"
 RUN_MUTANTS = (
     Mutant(
         "gft/checkpoint.py",
-        "        set_random_state(state.random, self.policy.device)\n",
-        "",
+        "            set_random_state(state.random, self.policy.device)\n",
+        "            pass\n",
         "random numbers are not put back",
         f"{RESUME}::test_resume_after_every_step_is_bitwise_the_whole_run[6]",
     ),
     Mutant(
-        "gft/checkpoint.py",
+        "gft/moments.py",
         '"state": moments, "param_groups"',
         '"state": {}, "param_groups"',
         "AdamW begins anew",

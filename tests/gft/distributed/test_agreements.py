@@ -16,10 +16,10 @@ from gft.config import TrainConfig
 from gft.demo.base_model import tokenizer
 from gft.distributed import agreed, gather, joined, on_first, rank, share, stream_seed, total
 from gft.evaluate import evaluate
+from gft.optim import make_optimizer, optimizer_step
 from gft.parallel import spread, whole_weights
 from gft.policy import Policy, make_policy
 from gft.rollout import sample
-from gft.update import optimizer_step
 
 from .ranks import RANKS, ranks
 from .scenarios import Lengths, examples, model
@@ -74,7 +74,7 @@ def uneven_samples(kind: str | None) -> list[list[int]]:
 def step_with_a_nan_on_one_rank() -> list[bool]:
     """(skipped, whether the weights have changed), of a model whose gradients lie in shares."""
     policy = policy_of("fsdp")
-    optimizer = torch.optim.AdamW(policy.model.parameters())
+    optimizer = make_optimizer(policy.model, TrainConfig().optim)
     before = [p.to_local().clone() for p in policy.model.parameters() if isinstance(p, DTensor)]
     for p in policy.model.parameters():
         p.grad = torch.zeros_like(p)

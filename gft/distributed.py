@@ -117,13 +117,15 @@ def joined(device: str | None) -> Iterator[None]:
         stop.only_note()
         with _silent_unless(own_rank == 0):
             yield
-            gather(None)  # whoever hosts the store leaves last
+            gather(None)  # the others' ends are this rank's too
     except BaseException as error:
         if not _tells(error):
             raise SystemExit(error.exit_code if isinstance(error, Stopped) else 1) from error
         raise
     finally:
-        dist.destroy_process_group()
+        dist.destroy_process_group()  # which wakes those that wait for this rank
+        # Rank 0 may host the store, in which the others look up who tells.
+        all_come("the way out", waits=own_rank == 0)
         _store = None
 
 
@@ -227,17 +229,18 @@ def check_all() -> None:
         raise Stopped(number)
 
 
-def all_come(place: str) -> bool:
-    """Whether every rank comes to this place within seconds.
+def all_come(place: str, waits: bool = True) -> bool:
+    """Whether every rank comes to this place within seconds; one that does not wait is told False.
 
     After an error it is not known where the others are: they may wait in an exchange for this one.
     """
     if _store is None:
         return True
-    keys = [f"{place}/{r}" for r in range(world_size())]
+    keys = [f"{place}/{r}" for r in range(started())]
     try:
-        _store.set(keys[rank()], "")
-        _store.wait(keys, REUNION)
-        return True
+        _store.set(keys[int(os.environ["RANK"])], "")
+        if waits:
+            _store.wait(keys, REUNION)
+        return waits
     except RuntimeError:
         return False

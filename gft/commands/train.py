@@ -32,6 +32,17 @@ def run_train(config: TrainConfig) -> None:
     are read.
     """
     console = plain_console()
+    say = partial(console.print, highlight=False, soft_wrap=True)
+    with joined(config.device):
+        _check(config)
+        with run_folder(config, say) if is_first() else nullcontext():
+            if config.is_comparison():
+                compare(config, console)
+            else:
+                _run(config, console)
+
+
+def _check(config: TrainConfig) -> None:
     check_effects(config, EMBEDDED if config.model is None else TrainConfig())
     if config.resume and config.is_comparison():
         raise OptionError(
@@ -40,14 +51,8 @@ def run_train(config: TrainConfig) -> None:
     if config.model is None:
         check_embedded(config)
     check_processes(config)
-    say = partial(console.print, highlight=False, soft_wrap=True)
-    with joined(config.device), run_folder(config, say) if is_first() else nullcontext():
-        check_device(config.device)
-        check_engine(config)
-        if config.is_comparison():
-            compare(config, console)
-        else:
-            _run(config, console)
+    check_device(config.device)
+    check_engine(config)
 
 
 def _run(config: TrainConfig, console: Console) -> None:

@@ -1,4 +1,4 @@
-"""Two processes run every scenario, once with DDP and once with FSDP2, and one process after them."""
+"""Two processes run every scenario, by DDP and by FSDP2, and one process after them."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
 
@@ -14,6 +15,7 @@ from gft.commands import train as run_command
 
 from ..faults.harness import Ended, send, trap
 from ..faults.tiny import command, make_inputs, outcome, steps_saved
+from ..faults.tiny import go_on as one_process
 from .ranks import RANKS, ranks
 
 SOON = 20.0  # seconds, of which starting takes most where six runs share two cores; the patience is half an hour
@@ -47,11 +49,15 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(folder):
-    """Numbers and weights of the runs to which nothing happens, by --parallel."""
-    for kind in ("ddp", "fsdp"):
+    """Numbers and weights of the run to which nothing happens, by --parallel."""
+
+    @cache
+    def run(kind: str) -> tuple[list[dict], dict[str, bytes]]:
         for ended in start(command(folder, folder / kind, "--parallel", kind)):
             assert ended.code == 0, ended.output
-    return {kind: outcome(folder / kind) for kind in ("ddp", "fsdp")}
+        return outcome(folder / kind)
+
+    return run
 
 
 # What is sent or raised, and before which call, on which ranks, and the steps that are saved then
@@ -62,8 +68,14 @@ STOPS = {
 }
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-@pytest.mark.parametrize("stop", STOPS)
+@pytest.mark.parametrize(
+    ("stop", "kind"),
+    [
+        ("SIGTERM to one in a rollout", "fsdp"),
+        ("SIGTERM to one in a rollout", "ddp"),
+        *(pytest.param(stop, kind, marks=pytest.mark.slow) for stop in list(STOPS)[1:] for kind in ("ddp", "fsdp")),
+    ],
+)
 def test_stop_is_one_of_all_and_resumes_to_the_same_bits(stop, kind, folder, whole, tmp_path):
     name, call, where, saved = STOPS[stop]
     out = tmp_path / "out"
@@ -72,9 +84,10 @@ def test_stop_is_one_of_all_and_resumes_to_the_same_bits(stop, kind, folder, who
     assert "".join(ended.output for ended in found).count("gft: ended by SIGTERM") == 1
     assert steps_saved(out) == saved
     go_on(out)
-    assert outcome(out) == whole[kind]
+    assert outcome(out) == whole(kind)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ddp", "fsdp"])
 def test_killed_run_resumes_to_the_same_bits(kind, folder, whole, tmp_path):
     out = tmp_path / "out"
@@ -83,7 +96,7 @@ def test_killed_run_resumes_to_the_same_bits(kind, folder, whole, tmp_path):
     assert [ended.code for ended in found] == [-SIGKILL] * RANKS, found
     assert steps_saved(out) == [2]
     go_on(out)
-    assert outcome(out) == whole[kind]
+    assert outcome(out) == whole(kind)
 
 
 def fail() -> None:
@@ -98,7 +111,9 @@ ERRORS = {
 }
 
 
-@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize(
+    "error", [pytest.param(error, marks=pytest.mark.slow if "between" in error else ()) for error in ERRORS]
+)
 def test_error_of_one_rank_ends_all_and_is_told_once(error, folder, whole, tmp_path):
     name, call, saved = ERRORS[error]
     out, begun = tmp_path / "out", time.monotonic()
@@ -111,4 +126,58 @@ def test_error_of_one_rank_ends_all_and_is_told_once(error, folder, whole, tmp_p
     assert saved is None or steps_saved(out) == saved
     if saved is not None:
         go_on(out)
-        assert outcome(out) == whole["ddp"]
+        assert outcome(out) == whole("ddp")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_another_number_of_processes_goes_on_and_is_told(kind, folder, whole, tmp_path):
+    """Moments and the order of prompts are kept: given responses alone have the same numbers."""
+    out = tmp_path / "out"
+    given = ("--own", "0", "--parallel", kind)
+    start(command(folder, out, *given), lambda: trap("gft.train.optimizer_step", 4, send(SIGKILL)))
+    alone = one_process(folder, out)
+    assert alone.code == 0, alone.output
+    assert "checkpoint-2 is of 2 processes, and there are 1: samples differ from here on" in alone.output
+    for ended in start(command(folder, tmp_path / "whole", *given)):
+        assert ended.code == 0, ended.output
+    (rows, _), (expected, _) = outcome(out), outcome(tmp_path / "whole")
+    assert [row["loss"] for row in rows if "loss" in row] == pytest.approx(
+        [row["loss"] for row in expected if "loss" in row], rel=1e-5
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [("ddp", "fsdp"), ("fsdp", "ddp")])
+def test_moments_of_either_kind_are_read_by_the_other(before, after, folder, whole, tmp_path):
+    out = tmp_path / "out"
+    kill = lambda: trap("gft.train.optimizer_step", 4, send(SIGKILL))  # noqa: E731
+    start(command(folder, out, "--parallel", before), kill)
+    for ended in start(["train", "--resume", "--out", str(out), "--parallel", after]):
+        assert ended.code == 0, ended.output
+    (rows, _), (expected, _) = outcome(out), whole(before)
+    assert [row["loss"] for row in rows if "loss" in row] == pytest.approx(
+        [row["loss"] for row in expected if "loss" in row], rel=1e-5
+    )
+    assert len(rows) == len(expected)
+
+
+@pytest.mark.parametrize(
+    ("count", "more", "said"),
+    [
+        (1, ["--parallel", "fsdp"], "--parallel is fsdp, and would do nothing in one process"),
+        (2, ["--device", "tpu"], "--device is 'tpu'"),
+    ],
+)
+def test_refused(count, more, said, folder, tmp_path):
+    found = ranks(lambda rank: cli.main(command(folder, tmp_path / "out", *more)), tmp_path, count)
+    assert [ended.code for ended in found] == [1] * count
+    assert "".join(ended.output for ended in found).count("gft: ") == 1
+    assert said in "".join(ended.output for ended in found)
+    assert not (tmp_path / "out").exists()
+
+
+def test_comparison_is_of_one_process(tmp_path):
+    found = ranks(lambda rank: cli.main(["train", "--out", str(tmp_path / "out")]), tmp_path)
+    told = "".join(ended.output for ended in found)
+    assert told.count("the comparison of methods runs in one process, and there are 2") == 1

@@ -52,6 +52,7 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(("lr", "temperature"), (lambda x: 0 < x < math.inf, "positive and finite")),
     **dict.fromkeys(("tau", "max_bad_fraction", "max_failed_rewards"), (lambda x: 0 <= x <= 1, "from 0 to 1")),
     "weight_decay": (lambda x: 0 <= x < math.inf, "finite, and at least 0"),
+    "vllm_memory": (lambda x: 0 < x < 1, "above 0 and below 1"),
     "max_grad_norm": (lambda x: x > 0, "positive; inf clips nothing"),
     "sparse": (lambda x: 0 <= x < 1, "at least 0 and below 1"),
     "seed": (lambda n: 0 <= n < 2**63, "at least 0 and below 2**63"),
@@ -112,6 +113,7 @@ def check_effects(config: TrainConfig, defaults: TrainConfig) -> None:
         idle = {
             "tau": (name != "gft", f"the objective {name} has no tau"),
             "sampling.temperature": (config.composition()[2] == 0, "no response is sampled for training (--own is 0)"),
+            "sampling.sampler": (config.composition()[2] == 0, "no response is sampled for training (--own is 0)"),
             "reward": (
                 unscored,
                 f"the objective {name} asks for no rewards, and nothing is evaluated (--eval-prompts is 0)",
@@ -120,6 +122,7 @@ def check_effects(config: TrainConfig, defaults: TrainConfig) -> None:
         idle["max_failed_rewards"] = idle["reward"]
         for field in ("group.scale", "group.singleton", "group.count_flat"):
             idle[field] = (not rewarded, f"the objective {name} has no advantages")
+    idle["sampling.vllm_memory"] = (config.sampling.sampler != "vllm", "it is of --sampler vllm")
     for field in ("evaluate.eval_every", "evaluate.eval_samples"):
         idle[field] = (config.held_out_prompts() == 0, "nothing is held out: give --eval-prompts or --eval-data")
     for field, (has_no_effect, why) in idle.items():

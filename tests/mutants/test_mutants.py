@@ -17,6 +17,7 @@ from .low_rank_mutants import LOW_RANK_MUTANTS
 from .model_mutants import MODEL_MUTANTS
 from .mutants import MUTANTS, Mutant
 from .run_mutants import RUN_MUTANTS
+from .sampling_mutants import SAMPLING_MUTANTS
 from .sequence_mutants import SEQUENCE_MUTANTS
 from .shard_mutants import SHARD_MUTANTS
 from .sparse_mutants import SPARSE_MUTANTS
@@ -33,6 +34,7 @@ EVERY = (
     *LOOP_MUTANTS,
     *RUN_MUTANTS,
     *SEQUENCE_MUTANTS,
+    *SAMPLING_MUTANTS,
     *SHARD_MUTANTS,
     *LAYERS_MUTANTS,
     *LOW_RANK_MUTANTS,

@@ -6,11 +6,11 @@ before data and model are read, or by the sampler itself.
 
 from __future__ import annotations
 
-import os
 from functools import partial
 from typing import Protocol
 
 import torch
+import torch.distributed as dist
 import transformers
 
 from .config import TrainConfig
@@ -63,7 +63,7 @@ def check_sampler(config: TrainConfig) -> None:
     name, device = config.sampling.sampler, config.device or ("cuda" if torch.cuda.is_available() else "cpu")
     on_gpu = config.model is not None and device.startswith("cuda")
     why = None
-    if name != "generate" and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if name != "generate" and dist.is_initialized() and dist.get_world_size() > 1:
         why = "runs in one process, and this run has several"
     elif name == "continuous" and not hasattr(transformers, "ContinuousBatchingConfig"):
         why = f"needs a newer transformers: {transformers.__version__} has no ContinuousBatchingConfig"

@@ -13,13 +13,18 @@ import gft
 from gft import cli
 from gft.config import EMBEDDED, EvaluateConfig, TrainConfig
 from gft.options import OptionError, check_device, check_effects, check_engine, numbers, option
-from gft.parts import EvalConfig, GroupConfig, OptimConfig, SamplingConfig
+from gft.parts import EvalConfig, GroupConfig, OptimConfig, ReuseConfig, SamplingConfig
 
 ROOT = Path(gft.__file__).parents[1]
 
 # What of nan, inf, -inf, -1, 0, 2**63 an option takes; every other value of these is refused.
 TAKES = {
     "steps": {0, 2**63},
+    "rollout_steps": {2**63},
+    "passes": {2**63},
+    "clip_low": {0, 2**63},
+    "clip_high": {0, 2**63},
+    "importance_cap": {2**63},
     "prompts_per_step": {2**63},
     "experts": {0, 2**63},
     "teachers": {0, 2**63},
@@ -49,7 +54,14 @@ TAKES = {
     "prompts": {2**63},
     "samples": {0, 2**63},  # 0: greedy alone
 }
-TRAIN = replace(EMBEDDED, objective="gft", group=GroupConfig(1, 1, 1), sparse=0.1, evaluate=EvalConfig(1, 1, 1))
+TRAIN = replace(
+    EMBEDDED,
+    objective="gft",
+    group=GroupConfig(1, 1, 1),
+    reuse=ReuseConfig(1, 1, 0.2, 0.2, 2.0),
+    sparse=0.1,
+    evaluate=EvalConfig(1, 1, 1),
+)
 EVALUATE = EvaluateConfig(model=Path("m"))
 
 
@@ -118,7 +130,7 @@ HELD_OUT = {"evaluate": EvalConfig(eval_prompts=2)}
             {**SFT, "reward": "math"},
             f"--reward is math{NOTHING}: the objective sft asks for no rewards, and",
         ),
-        ({**SFT, "group": GroupConfig(scale="none")}, f"--scale is none{NOTHING}: the objective sft has no advantages"),
+        ({**SFT, "group": GroupConfig(scale="none")}, f"--scale is none{NOTHING}: every response has the advantage 1"),
         ({**SFT, "group": GroupConfig(singleton="zero")}, f"--singleton is zero{NOTHING}: "),
         ({**SFT, "group": GroupConfig(count_flat=False)}, f"--count-flat is False{NOTHING}: "),
         (
@@ -232,7 +244,7 @@ def helptext(capsys):
 
 def real_options():
     found = {option(field.name) for config in (TrainConfig, EvaluateConfig) for field in leaves(config)}
-    return found | {"--no-count-flat", "--no-overwrite", "--no-resume", "--help"}
+    return found | {"--no-count-flat", "--no-overwrite", "--no-packed", "--no-resume", "--help"}
 
 
 def leaves(config):

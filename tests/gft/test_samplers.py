@@ -244,7 +244,8 @@ def test_check_sampler_refuses_what_cannot_run_here(config, message):
 def test_check_sampler_takes_the_others(monkeypatch):
     for name in ("generate", "continuous"):
         check_sampler(config_of(sampler=name))
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     check_sampler(config_of(sampler="generate"))
     with pytest.raises(OptionError, match="runs in one process"):
         check_sampler(config_of(sampler="continuous"))

@@ -16,7 +16,7 @@ from .data.files import Example, Response, Source
 from .parts import GroupConfig
 from .policy import Policy
 from .rewards.pool import RewardPool
-from .rollout import sample
+from .samplers import draw
 
 
 @dataclass
@@ -116,13 +116,7 @@ def _own(policy: Policy, examples: Sequence[Example], config: TrainConfig) -> li
         return []
     prompts = [policy.encode_prompt(e.prompt) for e in examples]
     owners = [g for g in range(len(examples)) for _ in range(count)]
-    rollouts = sample(
-        policy,
-        [prompts[g] for g in owners],
-        max_new_tokens=sampling.max_new_tokens,
-        temperature=sampling.temperature,
-        batch=sampling.batch,
-    )
+    rollouts = draw(policy, [prompts[g] for g in owners], sampling)
     return [
         Member(g, "self", prompts[g], r.tokens, policy.decode(r.tokens), r.truncated, examples[g], logprobs=r.logprobs)
         for g, r in zip(owners, rollouts, strict=True)

@@ -17,7 +17,7 @@ from .distributed import agreed, gather, rank, share
 from .parts import GroupConfig
 from .policy import Policy
 from .rewards.pool import RewardPool
-from .rollout import sample
+from .samplers import draw
 
 
 @dataclass
@@ -121,13 +121,7 @@ def _own(policy: Policy, groups: Sequence[tuple[int, Example]], config: TrainCon
         return []
     prompts = [(group, example, policy.encode_prompt(example.prompt)) for group, example in groups]
     asked = [prompt for prompt in prompts for _ in range(count)]
-    rollouts = sample(
-        policy,
-        [tokens for *_, tokens in asked],
-        max_new_tokens=sampling.max_new_tokens,
-        temperature=sampling.temperature,
-        batch=sampling.batch,
-    )
+    rollouts = draw(policy, [tokens for *_, tokens in asked], sampling)
     return [
         Member(group, "self", tokens, r.tokens, policy.decode(r.tokens), r.truncated, example, logprobs=r.logprobs)
         for (group, example, tokens), r in zip(asked, rollouts, strict=True)

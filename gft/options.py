@@ -68,6 +68,7 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(NOT_NEGATIVE, (lambda x: 0 <= x < math.inf, "finite, and at least 0")),
     **dict.fromkeys(SHARES, (lambda x: 0 <= x <= 1, "from 0 to 1")),
     **dict.fromkeys(BELOW_1, (lambda x: 0 <= x < 1, "at least 0 and below 1")),
+    "vllm_memory": (lambda x: 0 < x < 1, "above 0 and below 1"),
     "max_grad_norm": (lambda x: x > 0, "positive; inf clips nothing"),
     "seed": (lambda n: 0 <= n < 2**63, "at least 0 and below 2**63"),
 }
@@ -138,7 +139,7 @@ def check_effects(config: TrainConfig, defaults: TrainConfig) -> None:
         idle["max_failed_rewards"] = idle["reward"]
         for field in ("group.scale", "group.singleton", "group.count_flat"):
             idle[field] = (not rewarded, "every response has the advantage 1")
-        for field in ("sampling.temperature", "sampling.truncated", "reuse.importance_cap"):
+        for field in ("sampling.temperature", "sampling.truncated", "sampling.sampler", "reuse.importance_cap"):
             idle[field] = (own == 0, "no response is sampled for training (--own is 0)")
         for field in ("reuse.clip_low", "reuse.clip_high"):
             idle[field] = (
@@ -155,6 +156,7 @@ def check_effects(config: TrainConfig, defaults: TrainConfig) -> None:
         decays and optim.warmup >= config.steps,
         f"the run ends in the warm-up (--warmup is {optim.warmup}, --steps is {config.steps})",
     )
+    idle["sampling.vllm_memory"] = (config.sampling.sampler != "vllm", "it is of --sampler vllm")
     for field in ("evaluate.eval_every", "evaluate.eval_samples"):
         idle[field] = (config.held_out_prompts() == 0, "nothing is held out: give --eval-prompts or --eval-data")
     for field, (has_no_effect, why) in idle.items():

@@ -21,6 +21,7 @@ from ..policy import Policy, load_policy, make_policy
 from ..record import read_record
 from ..report import Progress, plain_console, run_figure, run_table
 from ..run import run_folder
+from ..samplers import check_sampler
 from ..stop import Stopped
 from ..train import train
 
@@ -53,6 +54,7 @@ def _check(config: TrainConfig) -> None:
     check_processes(config)
     check_device(config.device)
     check_engine(config)
+    check_sampler(config)
 
 
 def _run(config: TrainConfig, console: Console) -> None:

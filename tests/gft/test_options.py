@@ -32,6 +32,7 @@ TAKES = {
     "max_new_tokens": {2**63},
     "temperature": {2**63},
     "batch": {2**63},
+    "vllm_memory": set(),
     "lr": {2**63},
     "min_lr": {0, 2**63},
     "weight_decay": {0, 2**63},

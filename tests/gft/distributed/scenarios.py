@@ -29,7 +29,8 @@ from gft.policy import Policy, make_policy
 from gft.report import Progress
 from gft.rewards.calls import Scored
 from gft.rewards.pool import RewardPool
-from gft.rollout import Rollout, sample
+from gft.rollout import Rollout
+from gft.samplers import draw
 from gft.train import prompt_order, train
 
 STEPS, PROMPTS, OWN = 3, 12, 2
@@ -101,23 +102,23 @@ Drawn = list[list[Rollout]]  # by call
 
 
 def recording(drawn: Drawn) -> Callable[..., list[Rollout]]:
-    def draw(*args: Any, **options: Any) -> list[Rollout]:
-        drawn.append(sample(*args, **options))
+    def record(*args: Any, **options: Any) -> list[Rollout]:
+        drawn.append(draw(*args, **options))
         return drawn[-1]
 
-    return draw
+    return record
 
 
 def replaying(of_ranks: Sequence[Drawn]) -> Callable[..., list[Rollout]]:
     """The samples of several ranks, which have the groups of a step in turns."""
     calls = count()
 
-    def draw(policy: Policy, prompts: list[list[int]], **options: Any) -> list[Rollout]:
+    def replay(policy: Policy, prompts: list[list[int]], sampling: SamplingConfig) -> list[Rollout]:
         call = next(calls)
         places = [divmod(i, OWN) for i in range(len(prompts))]
         return [of_ranks[group % len(of_ranks)][call][group // len(of_ranks) * OWN + k] for group, k in places]
 
-    return draw
+    return replay
 
 
 def run(name: str, kind: str | None, out: Path, recorded: Sequence[Drawn] | None = None) -> list[Drawn]:
@@ -136,10 +137,10 @@ def run(name: str, kind: str | None, out: Path, recorded: Sequence[Drawn] | None
     )
     policy = make_policy(model(), tokenizer())
     drawn: Drawn = []
-    groups.sample = recording(drawn) if recorded is None else replaying(recorded)
+    groups.draw = recording(drawn) if recorded is None else replaying(recorded)
     try:
         with metrics_log(out / "metrics.jsonl") as log, Progress("", STEPS, Console(quiet=True)) as progress:
             train(policy, examples(scenario.flat), [], config, Lengths(), log, progress)
     finally:
-        groups.sample = sample
+        groups.draw = draw
     return gather(drawn)

@@ -11,7 +11,7 @@ from gft_kernels.losses.objectives import Objective
 from gft_kernels.losses.reductions import Reduction
 
 from .options import OptionError, check_ranges
-from .parts import EvalConfig, GroupConfig, OptimConfig, SamplingConfig
+from .parts import EvalConfig, GroupConfig, ModelConfig, OptimConfig, SamplingConfig
 
 ObjectiveName = Literal["sft", "dft", "gft", "reinforce", "grpo", "cispo"]
 HELD_OUT_PROMPTS = 64  # of a file that is given for evaluation, unless a number is
@@ -64,6 +64,7 @@ class TrainConfig:
     group: GroupConfig = field(default_factory=GroupConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    network: ModelConfig = field(default_factory=ModelConfig)
     evaluate: EvalConfig = field(default_factory=EvalConfig)
     seed: int = 0
     """Seed of the embedded base, of the order of prompts and of the sampling."""

@@ -120,22 +120,31 @@ def check_effects(config: TrainConfig, defaults: TrainConfig) -> None:
         idle["max_failed_rewards"] = idle["reward"]
         for field in ("group.scale", "group.singleton", "group.count_flat"):
             idle[field] = (not rewarded, f"the objective {name} has no advantages")
-    optim, decays = config.optim, config.optim.schedule != "constant"
-    if optim.min_lr > optim.lr:
-        raise OptionError(
-            f"--min-lr is {optim.min_lr}, above --lr, which is {optim.lr}: the rate falls, it never rises."
-        )
-    idle["optim.min_lr"] = (not decays, "the rate is constant (--schedule)")
-    idle["optim.schedule"] = (
-        decays and optim.warmup >= config.steps,
-        f"the run ends in the warm-up (--warmup is {optim.warmup}, --steps is {config.steps})",
-    )
+    idle |= _idle_in_updates(config)
     for field in ("evaluate.eval_every", "evaluate.eval_samples"):
         idle[field] = (config.held_out_prompts() == 0, "nothing is held out: give --eval-prompts or --eval-data")
     for field, (has_no_effect, why) in idle.items():
         value = attrgetter(field)(config)
         if has_no_effect and value != attrgetter(field)(defaults):
             raise OptionError(f"{option(field)} is {value}, and would do nothing: {why}.")
+
+
+def _idle_in_updates(config: TrainConfig) -> dict[str, tuple[bool, str]]:
+    """The same of the optimiser's options, and of the model's."""
+    optim, decays = config.optim, config.optim.schedule != "constant"
+    if optim.min_lr > optim.lr:
+        raise OptionError(
+            f"--min-lr is {optim.min_lr}, above --lr, which is {optim.lr}: the rate falls, it never rises."
+        )
+    in_warmup = f"the run ends in the warm-up (--warmup is {optim.warmup}, --steps is {config.steps})"
+    idle = {
+        "optim.min_lr": (not decays, "the rate is constant (--schedule)"),
+        "optim.schedule": (decays and optim.warmup >= config.steps, in_warmup),
+    }
+    for field in fields(config.network):
+        whole = "the comparison trains its model as it is: give an --objective"
+        idle[f"network.{field.name}"] = (config.is_comparison(), whole)
+    return idle
 
 
 def check_device(name: str | None) -> None:

@@ -65,6 +65,18 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class ModelConfig:
+    """How the model is trained: its layers in gradient passes."""
+
+    dropout: bool = False
+    """Train with the dropout that the model's config has. The loss is then not that of the network
+    that sampled."""
+    checkpointing: bool = False
+    """Gradient checkpointing: layers are computed again in the backward pass. Less memory, a third
+    more time."""
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     """Held-out accuracy during the run."""
 

@@ -16,7 +16,9 @@ from gft_kernels import PolicyLoss
 from gft_kernels.integrations.hf import PolicyBatch, fuse_loss
 
 from .encoding import Encoding, Prompt
+from .layers import checkpoint_layers, refuse_unsuitable, set_mode
 from .model_folder import read_model_folder
+from .parts import ModelConfig
 
 DTYPES = {name: getattr(torch, name) for name in ("bfloat16", "float32")}
 
@@ -32,6 +34,7 @@ class Policy:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     compute: torch.dtype = torch.float32
+    dropout: bool = False  # in gradient passes
 
     @property
     def device(self) -> torch.device:
@@ -75,6 +78,10 @@ class Policy:
         """The context that forward passes run in. In fp32 tensor cores would be idle."""
         return torch.autocast(self.device.type, self.compute, enabled=self.compute != torch.float32)
 
+    def learn(self) -> None:
+        """Prepare gradient passes: see `set_mode`. Sampling leaves another mode behind."""
+        set_mode(self.model, self.dropout)
+
     def loss(self, tokens: Tensor, mask: Tensor, batch: PolicyBatch) -> PolicyLoss:
         """The loss of right-padded tokens [B, T], which the model computes in its own forward."""
         with self.precision():
@@ -106,6 +113,19 @@ def make_policy(
     tables = {"head": model.get_output_embeddings(), "embedding": model.get_input_embeddings()}
     _check_vocabulary(tokenizer, {name: cast(Tensor, layer.weight) for name, layer in tables.items()})
     return Policy(model, tokenizer, compute)
+
+
+def configure(policy: Policy, config: ModelConfig) -> Policy:
+    """Train the policy as the configuration says; returns it.
+
+    Raises:
+        ValueError: an option that does not suit the model.
+    """
+    refuse_unsuitable(policy.model, config.dropout)
+    policy.dropout = config.dropout
+    if config.checkpointing:
+        checkpoint_layers(policy.model, config.dropout)
+    return policy
 
 
 def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, tables: dict[str, Tensor]) -> None:

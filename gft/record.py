@@ -25,10 +25,16 @@ from .config import TrainConfig
 from .data.files import Example
 from .folders import write_whole
 from .options import OptionError, option
-from .parts import EvalConfig, GroupConfig, OptimConfig, SamplingConfig
+from .parts import EvalConfig, GroupConfig, ModelConfig, OptimConfig, SamplingConfig
 
 RECORD = "run.json"
-PARTS = {"group": GroupConfig, "sampling": SamplingConfig, "optim": OptimConfig, "evaluate": EvalConfig}
+PARTS = {
+    "group": GroupConfig,
+    "sampling": SamplingConfig,
+    "optim": OptimConfig,
+    "network": ModelConfig,
+    "evaluate": EvalConfig,
+}
 PATHS = ("model", "out")
 FREE = ("out", "resume", "overwrite", "save_every", "keep")  # options that change no number of a run
 

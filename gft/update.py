@@ -32,7 +32,7 @@ def accumulate_gradients(policy: Policy, batch: Batch, config: TrainConfig) -> d
     # A micro-batch is padded to its longest member. With like lengths side by side little is
     # padding, and the order of a sum does not change it.
     active.sort(key=lambda m: len(m.prompt) + len(m.response))
-    policy.model.train()  # models are loaded in eval mode; the difference is dropout, if there is any
+    policy.learn()
     means, loss, aux_loss = Mean(), 0.0, 0.0
     for start in range(0, len(active), config.optim.micro_batch):
         check()  # the gradients so far are lost, and made again from the same rollouts

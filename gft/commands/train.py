@@ -15,7 +15,7 @@ from ..demo.base_model import pretrain, tokenizer
 from ..demo.compare import HELD_OUT_SEED, check_embedded, check_usable, compare, embedded_examples
 from ..metrics import MetricsLog, read_metrics
 from ..options import OptionError, check_device, check_effects, check_engine, reward_pool
-from ..policy import Policy, load_policy, make_policy
+from ..policy import Policy, configure, load_policy, make_policy
 from ..record import read_record
 from ..report import Progress, plain_console, run_figure, run_table
 from ..run import run_folder
@@ -54,6 +54,7 @@ def _run(config: TrainConfig, console: Console) -> None:
         try:
             start = newest_whole(config.out, record["run"], say) if record else None
             policy, examples, held_out = _materials(config, start)
+            configure(policy, config.network)
             with Progress(config.objective or "gft", config.steps, console) as progress:
                 train(policy, examples, held_out, config, rewards, log, progress, start)
         except Stopped as stop:

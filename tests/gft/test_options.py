@@ -13,7 +13,7 @@ import gft
 from gft import cli
 from gft.config import EMBEDDED, EvaluateConfig, TrainConfig
 from gft.options import OptionError, check_device, check_effects, check_engine, numbers, option
-from gft.parts import EvalConfig, GroupConfig, OptimConfig, SamplingConfig
+from gft.parts import EvalConfig, GroupConfig, ModelConfig, OptimConfig, SamplingConfig
 
 ROOT = Path(gft.__file__).parents[1]
 
@@ -147,6 +147,7 @@ HELD_OUT = {"evaluate": EvalConfig(eval_prompts=2)}
             {**SFT, "optim": OptimConfig(schedule="linear", warmup=100)},
             f"--schedule is linear{NOTHING}: the run ends in the warm-up (--warmup is 100, --steps is 100)",
         ),
+        ({"network": ModelConfig(checkpointing=True)}, f"--checkpointing is True{NOTHING}: the comparison trains"),
         ({"model": Path("m")}, "give --model and --data together"),
         ({"data": "d.jsonl"}, "give --model and --data together"),
     ],
@@ -245,7 +246,7 @@ def helptext(capsys):
 
 def real_options():
     found = {option(field.name) for config in (TrainConfig, EvaluateConfig) for field in leaves(config)}
-    return found | {"--no-count-flat", "--no-overwrite", "--no-resume", "--help"}
+    return found | {"--no-count-flat", "--no-overwrite", "--no-resume", "--no-dropout", "--no-checkpointing", "--help"}
 
 
 def leaves(config):

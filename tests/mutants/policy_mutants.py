@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .mutants import Mutant
 
-OPTIM = "tests/gft/test_optim.py"
+OPTIM, LAYERS = "tests/gft/test_optim.py", "tests/gft/test_layers.py"
 
 POLICY_MUTANTS = (
     Mutant(
@@ -34,5 +34,33 @@ POLICY_MUTANTS = (
         "]",
         "what is frozen is in the optimiser",
         f"{OPTIM}::test_make_optimizer_takes_what_is_trained",
+    ),
+    Mutant(
+        "gft/layers.py",
+        "    model.train(dropout)\n",
+        "    model.train()\n",
+        "the model trains with dropout that its samples did not have",
+        f"{LAYERS}::test_learn_without_dropout_is_the_network_that_samples",
+    ),
+    Mutant(
+        "gft/layers.py",
+        "before, layer.training = layer.training, dropout",
+        "before, layer.training = layer.training, True",
+        "a layer that is computed again has the dropout of its own forward",
+        f"{LAYERS}::test_learn_without_dropout_is_the_network_that_samples",
+    ),
+    Mutant(
+        "gft/layers.py",
+        "            layer.training = True  # transformers",
+        "            pass  # transformers",
+        "nothing is computed again without dropout",
+        f"{LAYERS}::test_checkpointing_computes_layers_again",
+    ),
+    Mutant(
+        "gft/layers.py",
+        "use_reentrant=False)",
+        "use_reentrant=True)",
+        "layers behind frozen embeddings have no gradient",
+        f"{LAYERS}::test_checkpointing_reaches_layers_behind_frozen_embeddings",
     ),
 )

@@ -1,6 +1,7 @@
 """Checkpoints: all that a run needs to go on, in a folder that appears whole or not at all.
 
-checkpoint-40/model/                  a transformers folder, model and tokenizer
+checkpoint-40/model/                  a transformers folder, model and tokenizer; with LoRA
+checkpoint-40/adapter/                in its place: PEFT's folder
 checkpoint-40/optimizer.safetensors   the moments of AdamW, by the names of the weights
 checkpoint-40/state.json              see state.py
 checkpoint-40/manifest.json           the run, the step, and size and hash of every file; written last
@@ -24,11 +25,13 @@ from safetensors.torch import load_file, save_file
 from .config import TrainConfig
 from .data.files import Example
 from .folders import FRESH, OLD, flush, remove, retire, whole_folder
+from .lora import save_adapter, save_merged
 from .optim import names
 from .policy import Policy
 from .state import RunState, set_random_state
 
-MODEL, OPTIMIZER, STATE, MANIFEST = "model", "optimizer.safetensors", "state.json", "manifest.json"
+MODEL, ADAPTER = "model", "adapter"
+OPTIMIZER, STATE, MANIFEST = "optimizer.safetensors", "state.json", "manifest.json"
 ADAM = 3  # a checkpoint's size in weights: the weights themselves, and two moments of each
 
 
@@ -52,7 +55,10 @@ class Checkpoints:
         path = self.folder / f"checkpoint-{state.step}"
         _refuse_without_room(self.folder, ADAM * _size(self.policy))
         with whole_folder(path) as fresh:
-            _save_model(self.policy, fresh / MODEL)
+            if self.policy.adapter is None:
+                _save_model(self.policy, fresh / MODEL)
+            else:
+                save_adapter(self.policy.adapter, fresh / ADAPTER)
             save_file(self._moments(), fresh / OPTIMIZER)
             (fresh / STATE).write_text(json.dumps(state.as_json(self.examples)))
             files = {str(p.relative_to(fresh)): _measure(p) for p in sorted(fresh.rglob("*")) if p.is_file()}
@@ -75,9 +81,17 @@ class Checkpoints:
         return state
 
     def publish(self, path: Path) -> Path:
-        """Make the weights of a checkpoint the run's `model`: the same files, if the system can."""
-        with whole_folder(self.folder / MODEL) as fresh:
-            shutil.copytree(path / MODEL, fresh, copy_function=_link, dirs_exist_ok=True)
+        """Make the weights of a checkpoint the run's `model`: the same files, if the system can.
+
+        With LoRA they are its `adapter`. Its `model` is written, and is that of the policy, which
+        must be the one of the checkpoint.
+        """
+        for name in (MODEL, ADAPTER):
+            if (path / name).exists():
+                with whole_folder(self.folder / name) as fresh:
+                    shutil.copytree(path / name, fresh, copy_function=_link, dirs_exist_ok=True)
+        if self.policy.adapter is not None:
+            save_model(self.policy, self.folder / MODEL)
         return self.folder / MODEL
 
     def _moments(self) -> dict[str, torch.Tensor]:
@@ -179,15 +193,20 @@ def check_space(policy: Policy, config: TrainConfig) -> None:
     if config.resume:
         count = max(1, count - len(list(config.out.glob("checkpoint-*"))))
     size, free = ADAM * _size(policy), _free(config.out)
-    if count * size > free:
+    merged = 0 if policy.adapter is None else _size(policy, whole=True)
+    if count * size + merged > free:
+        model = f" and for a model of {merged / 2**30:.3g} GiB" if merged else ""
         raise OSError(
-            f"{config.out}: the run needs room for {count} checkpoints of {size / 2**30:.3g} GiB, and "
+            f"{config.out}: the run needs room for {count} checkpoints of {size / 2**30:.3g} GiB{model}, and "
             f"{free / 2**30:.3g} GiB are free: make room, give another --out, or keep fewer (--keep)."
         )
 
 
 def _save_model(policy: Policy, folder: Path) -> None:
-    policy.model.save_pretrained(folder)
+    if policy.adapter is None:
+        policy.model.save_pretrained(folder)
+    else:
+        save_merged(policy.model, folder)
     policy.tokenizer.save_pretrained(folder)
     # A server of the model should stop where the loop's samples did: at a chat's end of turn too.
     generation = copy.deepcopy(policy.model.generation_config)
@@ -200,8 +219,9 @@ def _refuse_without_room(folder: Path, size: int) -> None:
         raise OSError(f"{folder}: a checkpoint takes {size / 2**20:.3g} MiB, and {free / 2**20:.3g} MiB are free")
 
 
-def _size(policy: Policy) -> int:
-    return sum(p.numel() * p.element_size() for p in policy.model.parameters())
+def _size(policy: Policy, *, whole: bool = False) -> int:
+    """Bytes of the weights that are trained, or of all."""
+    return sum(p.numel() * p.element_size() for p in policy.model.parameters() if p.requires_grad or whole)
 
 
 def _free(folder: Path) -> int:

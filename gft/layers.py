@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -23,6 +24,18 @@ def set_mode(model: PreTrainedModel, dropout: bool) -> None:
     for layer in _layers(model):
         if layer.gradient_checkpointing:
             layer.training = True  # transformers looks at it; `_recomputed` sets it right inside
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode; every module is in its own mode again afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def checkpoint_layers(model: PreTrainedModel, dropout: bool) -> None:

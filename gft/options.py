@@ -34,7 +34,17 @@ COUNTS = (
     "samples",
 )
 LENGTHS = ("max_prompt_tokens", "max_given_tokens", "max_new_tokens")
-SIZES = (*LENGTHS, "prompts_per_step", "micro_batch", "batch", "bad_steps", "eval_samples", "prompts")
+SIZES = (
+    *LENGTHS,
+    "prompts_per_step",
+    "micro_batch",
+    "batch",
+    "bad_steps",
+    "eval_samples",
+    "prompts",
+    "lora",
+    "lora_alpha",
+)
 
 
 class OptionError(Exception):
@@ -141,9 +151,11 @@ def _idle_in_updates(config: TrainConfig) -> dict[str, tuple[bool, str]]:
         "optim.min_lr": (not decays, "the rate is constant (--schedule)"),
         "optim.schedule": (decays and optim.warmup >= config.steps, in_warmup),
     }
-    for field in fields(config.network):
+    for name in ("lora_alpha", "lora_targets"):
+        idle[f"network.{name}"] = (config.network.lora is None, "it needs the rank that --lora gives")
+    for field in fields(config.network) if config.is_comparison() else ():
         whole = "the comparison trains its model as it is: give an --objective"
-        idle[f"network.{field.name}"] = (config.is_comparison(), whole)
+        idle[f"network.{field.name}"] = (True, whole)
     return idle
 
 

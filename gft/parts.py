@@ -74,6 +74,14 @@ class ModelConfig:
     checkpointing: bool = False
     """Gradient checkpointing: layers are computed again in the backward pass. Less memory, a third
     more time."""
+    lora: int | None = None
+    """Train factors of this rank beside the weights, which stay as they are. None trains the weights
+    themselves."""
+    lora_alpha: int | None = None
+    """The product of the factors is multiplied by this / rank. None is twice the rank."""
+    lora_targets: str = "all-linear"
+    """Layers that get factors, by the ends of their names: q_proj,v_proj. all-linear: every linear
+    layer but the head."""
 
 
 @dataclass(frozen=True)

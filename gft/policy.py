@@ -6,7 +6,7 @@ import importlib.util
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from gft_kernels.integrations.hf import PolicyBatch, fuse_loss
 
 from .encoding import Encoding, Prompt
 from .layers import checkpoint_layers, refuse_unsuitable, set_mode
+from .lora import add_lora, load_adapter
 from .model_folder import read_model_folder
 from .parts import ModelConfig
 
@@ -35,6 +36,7 @@ class Policy:
     tokenizer: PreTrainedTokenizerBase
     compute: torch.dtype = torch.float32
     dropout: bool = False  # in gradient passes
+    adapter: Any = None  # PEFT's view of the model, if LoRA is trained
 
     @property
     def device(self) -> torch.device:
@@ -82,10 +84,13 @@ class Policy:
         """Prepare gradient passes: see `set_mode`. Sampling leaves another mode behind."""
         set_mode(self.model, self.dropout)
 
-    def loss(self, tokens: Tensor, mask: Tensor, batch: PolicyBatch) -> PolicyLoss:
-        """The loss of right-padded tokens [B, T], which the model computes in its own forward."""
+    def loss(self, tokens: Tensor, mask: Tensor | None, batch: PolicyBatch, **inputs: Any) -> PolicyLoss:
+        """The loss of right-padded tokens [B, T], which the model computes in its own forward.
+
+        `inputs` are further arguments of the model.
+        """
         with self.precision():
-            return self.model(input_ids=tokens, attention_mask=mask, use_cache=False, policy_batch=batch)
+            return self.model(input_ids=tokens, attention_mask=mask, use_cache=False, policy_batch=batch, **inputs)
 
 
 def make_policy(
@@ -115,16 +120,23 @@ def make_policy(
     return Policy(model, tokenizer, compute)
 
 
-def configure(policy: Policy, config: ModelConfig) -> Policy:
+def configure(policy: Policy, config: ModelConfig, *, seed: int = 0, adapter: Path | None = None) -> Policy:
     """Train the policy as the configuration says; returns it.
+
+    `seed` is that of LoRA's factors, and `adapter` a folder to take them from.
 
     Raises:
         ValueError: an option that does not suit the model.
+        ImportError: a package that an option needs is missing.
     """
     refuse_unsuitable(policy.model, config.dropout)
     policy.dropout = config.dropout
     if config.checkpointing:
         checkpoint_layers(policy.model, config.dropout)
+    if config.lora is not None:
+        policy.adapter = add_lora(policy.model, config, seed)
+        if adapter is not None:
+            load_adapter(policy.adapter, adapter)
     return policy
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .mutants import Mutant
 
-OPTIM, LAYERS = "tests/gft/test_optim.py", "tests/gft/test_layers.py"
+OPTIM, LAYERS, LORA = "tests/gft/test_optim.py", "tests/gft/test_layers.py", "tests/gft/test_lora.py"
 
 POLICY_MUTANTS = (
     Mutant(
@@ -62,5 +62,54 @@ POLICY_MUTANTS = (
         "use_reentrant=True)",
         "layers behind frozen embeddings have no gradient",
         f"{LAYERS}::test_checkpointing_reaches_layers_behind_frozen_embeddings",
+    ),
+    Mutant(
+        "gft/lora.py",
+        "layer.base_layer.weight + layer.get_delta_weight",
+        "layer.base_layer.weight.add_(1) + layer.get_delta_weight",
+        "saving changes the model that is trained",
+        f"{LORA}::test_save_model_merges_and_leaves_the_live_model_alone",
+    ),
+    Mutant(
+        "gft/lora.py",
+        "        config.save_pretrained(folder)\n",
+        "",
+        "a head with factors of its own is saved as the embedding's",
+        f"{LORA}::test_save_model_merges_and_leaves_the_live_model_alone[head]",
+    ),
+    Mutant(
+        "gft/lora.py",
+        "    torch.manual_seed(seed)  # of A\n",
+        "",
+        "factors depend on what was drawn before",
+        f"{LORA}::test_add_lora_is_seeded",
+    ),
+    Mutant(
+        "gft/policy.py",
+        "            load_adapter(policy.adapter, adapter)\n",
+        "            pass\n",
+        "a run goes on with new factors",
+        f"{LORA}::test_resume_of_a_lora_run_is_bitwise[4]",
+    ),
+    Mutant(
+        "gft/reference.py",
+        "Frozen(copy.deepcopy(policy))",
+        "Frozen(policy)",
+        "the reference policy learns",
+        f"{LORA}::test_reference_is_the_model_that_the_run_began_with[whole]",
+    ),
+    Mutant(
+        "gft/reference.py",
+        "with self.policy.adapter.disable_adapter(), evaluating(self.policy.model):",
+        "with evaluating(self.policy.model):",
+        "the reference policy has the factors",
+        f"{LORA}::test_reference_is_the_model_that_the_run_began_with[lora]",
+    ),
+    Mutant(
+        "gft/reference.py",
+        "disable_adapter(), evaluating(self.policy.model):",
+        "disable_adapter():",
+        "the reference policy has dropout",
+        f"{LORA}::test_reference_is_the_model_that_the_run_began_with[head]",
     ),
 )

@@ -34,7 +34,9 @@ def add_lora(model: PreTrainedModel, config: ModelConfig, seed: int) -> Any:
         from peft.tuners.lora import LoraLayer
         from peft.tuners.lora.layer import Linear
     except ImportError as error:
-        raise ImportError(f"--lora is {config.lora} and needs PEFT: pip install peft ({error}).") from error
+        raise ImportError(
+            f"--lora is {config.lora} and needs PEFT: pip install 'gft-kernels[lora]' ({error})."
+        ) from error
     rank, named = config.lora, config.lora_targets.split(",")
     assert rank is not None
     wanted = LoraConfig(

@@ -74,6 +74,8 @@ class ModelConfig:
     checkpointing: bool = False
     """Gradient checkpointing: layers are computed again in the backward pass. Less memory, a third
     more time."""
+    liger: bool = False
+    """Kernels of Liger in the layers (RMSNorm, SwiGLU, rotary positions). A GPU only."""
     lora: int | None = None
     """Train factors of this rank beside the weights, which stay as they are. None trains the weights
     themselves."""

@@ -17,6 +17,7 @@ from gft_kernels.integrations.hf import PolicyBatch, fuse_loss
 
 from .encoding import Encoding, Prompt
 from .layers import checkpoint_layers, refuse_unsuitable, set_mode
+from .liger import use_liger
 from .lora import add_lora, load_adapter
 from .model_folder import read_model_folder
 from .parts import ModelConfig
@@ -131,6 +132,8 @@ def configure(policy: Policy, config: ModelConfig, *, seed: int = 0, adapter: Pa
     """
     refuse_unsuitable(policy.model, config.dropout)
     policy.dropout = config.dropout
+    if config.liger:
+        use_liger(policy.model)
     if config.checkpointing:
         checkpoint_layers(policy.model, config.dropout)
     if config.lora is not None:

@@ -161,7 +161,7 @@ def resume_lora(rewards, out, settings):
     return run(policy, rewards, out, replace(settings, resume=True), start=start)
 
 
-@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize("k", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_resume_of_a_lora_run_is_bitwise(k, rewards, tmp_path, monkeypatch):
     policy = lora_policy()
     before = {n: p.clone() for n, p in policy.model.named_parameters() if not p.requires_grad}

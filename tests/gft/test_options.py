@@ -244,7 +244,15 @@ def helptext(capsys):
 
 def real_options():
     found = {option(field.name) for config in (TrainConfig, EvaluateConfig) for field in leaves(config)}
-    return found | {"--no-count-flat", "--no-overwrite", "--no-resume", "--no-dropout", "--no-checkpointing", "--help"}
+    return found | {
+        "--no-count-flat",
+        "--no-overwrite",
+        "--no-resume",
+        "--no-dropout",
+        "--no-checkpointing",
+        "--no-liger",
+        "--help",
+    }
 
 
 def leaves(config):

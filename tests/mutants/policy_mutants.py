@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .mutants import Mutant
 
-OPTIM, LAYERS, LORA = "tests/gft/test_optim.py", "tests/gft/test_layers.py", "tests/gft/test_lora.py"
+OPTIM, LAYERS = "tests/gft/test_optim.py", "tests/gft/test_layers.py"
+LORA, LIGER = "tests/gft/test_lora.py", "tests/gft/test_liger.py"
 
 POLICY_MUTANTS = (
     Mutant(
@@ -111,5 +112,12 @@ POLICY_MUTANTS = (
         "disable_adapter():",
         "the reference policy has dropout",
         f"{LORA}::test_reference_is_the_model_that_the_run_began_with[head]",
+    ),
+    Mutant(
+        "gft/liger.py",
+        "**dict.fromkeys(losses, False)",
+        "",
+        "Liger's loss stands in the place of ours",
+        f"{LIGER}::test_liger_is_in_the_layers_and_gradients_are_those_without",
     ),
 )

@@ -43,7 +43,13 @@ EVERY = (
 )
 # Whole runs, several processes, dozens of compiled programs. Those tests run in any case; faults
 # that they see are planted in the slow suite.
-SLOW = ("tests/gft/test_resume.py", "tests/gft/faults/", "tests/parallel/", "tests/ops/compile/test_graphs.py")
+SLOW = (
+    "tests/gft/test_resume.py",
+    "tests/gft/test_liger.py",
+    "tests/gft/faults/",
+    "tests/parallel/",
+    "tests/ops/compile/test_graphs.py",
+)
 SECONDS = 120  # for a mutant: most take one; one that hangs is a failure
 
 

@@ -85,13 +85,10 @@ class Policy:
         """Prepare gradient passes: see `set_mode`. Sampling leaves another mode behind."""
         set_mode(self.model, self.dropout)
 
-    def loss(self, tokens: Tensor, mask: Tensor | None, batch: PolicyBatch, **inputs: Any) -> PolicyLoss:
-        """The loss of right-padded tokens [B, T], which the model computes in its own forward.
-
-        `inputs` are further arguments of the model.
-        """
+    def loss(self, inputs: dict[str, Tensor], batch: PolicyBatch) -> PolicyLoss:
+        """The loss of the inputs' tokens [B, T], which the model computes in its own forward."""
         with self.precision():
-            return self.model(input_ids=tokens, attention_mask=mask, use_cache=False, policy_batch=batch, **inputs)
+            return self.model(**inputs, use_cache=False, policy_batch=batch)
 
 
 def make_policy(

@@ -25,11 +25,12 @@ from .config import TrainConfig
 from .data.files import Example
 from .folders import write_whole
 from .options import OptionError, option
-from .parts import EvalConfig, GroupConfig, ModelConfig, OptimConfig, SamplingConfig
+from .parts import EvalConfig, GroupConfig, ModelConfig, OptimConfig, ReuseConfig, SamplingConfig
 
 RECORD = "run.json"
 PARTS = {
     "group": GroupConfig,
+    "reuse": ReuseConfig,
     "sampling": SamplingConfig,
     "optim": OptimConfig,
     "network": ModelConfig,

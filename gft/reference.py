@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
-import torch
-from torch import Tensor
-
-from gft_kernels.integrations.hf import PolicyBatch
-
+from .config import TrainConfig
+from .groups import Member
 from .layers import evaluating
+from .logprobs import token_logprobs
 from .policy import Policy
 
 
 class Reference(Protocol):
-    """Log-probs of a policy that stays as it is."""
+    """A policy that stays as it is."""
 
-    def logprobs(self, tokens: Tensor, mask: Tensor | None, targets: Tensor, **inputs: Any) -> Tensor:
-        """[B, T-1] log p of the targets of tokens [B, T], and 0 where a target is masked.
-
-        Arguments are those of `Policy.loss`. No logits [B, T, V] are formed, and no graph is kept.
-        """
+    def logprobs(self, members: Sequence[Member], config: TrainConfig) -> list[list[float]]:
+        """log p of every response token: see `token_logprobs`. No logits [B, T, V] are formed."""
 
 
 def make_reference(policy: Policy, other: Policy | None = None) -> Reference:
@@ -43,10 +39,10 @@ class Frozen:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        policy.model.requires_grad_(False).eval()
+        policy.model.requires_grad_(False)
 
-    def logprobs(self, tokens: Tensor, mask: Tensor | None, targets: Tensor, **inputs: Any) -> Tensor:
-        return _logprobs(self.policy, tokens, mask, targets, inputs)
+    def logprobs(self, members: Sequence[Member], config: TrainConfig) -> list[list[float]]:
+        return token_logprobs(self.policy, members, config)
 
 
 class Base:
@@ -55,12 +51,7 @@ class Base:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
 
-    def logprobs(self, tokens: Tensor, mask: Tensor | None, targets: Tensor, **inputs: Any) -> Tensor:
-        assert self.policy.adapter is not None
+    def logprobs(self, members: Sequence[Member], config: TrainConfig) -> list[list[float]]:
+        # Every module is put back into the mode that it was in, for a backward pass to come.
         with self.policy.adapter.disable_adapter(), evaluating(self.policy.model):
-            return _logprobs(self.policy, tokens, mask, targets, inputs)
-
-
-@torch.no_grad()
-def _logprobs(policy: Policy, tokens: Tensor, mask: Tensor | None, targets: Tensor, inputs: dict[str, Any]) -> Tensor:
-    return policy.loss(tokens, mask, PolicyBatch(targets), **inputs).logprobs
+            return token_logprobs(self.policy, members, config)

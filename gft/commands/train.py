@@ -19,6 +19,7 @@ from ..policy import Policy, configure, load_policy, make_policy
 from ..record import read_record
 from ..report import Progress, plain_console, run_figure, run_table
 from ..run import run_folder
+from ..samplers import check_sampler
 from ..stop import Stopped
 from ..train import train
 
@@ -39,6 +40,7 @@ def run_train(config: TrainConfig) -> None:
         check_embedded(config)
     check_device(config.device)
     check_engine(config)
+    check_sampler(config)
     with run_folder(config, partial(console.print, highlight=False, soft_wrap=True)):
         if config.is_comparison():
             compare(config, console)

@@ -73,7 +73,7 @@ def loss_of(policy):
     g = torch.Generator().manual_seed(1)
     tokens = torch.randint(2, 29, (3, 9), generator=g)
     batch = PolicyBatch(tokens[:, 1:], gft(0.03), torch.tensor([1.0, -1.0, 0.5]))
-    return policy.loss(tokens, torch.ones_like(tokens), batch)
+    return policy.loss({"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}, batch)
 
 
 def gradients_of(policy, seed=0):

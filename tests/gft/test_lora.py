@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Qwen
 from gft import cli
 from gft.checkpoint import ADAPTER, Checkpoints, check_space, newest_whole, save_model
 from gft.demo.base_model import tokenizer, untrained
+from gft.groups import Member
 from gft.lora import save_adapter
 from gft.optim import make_optimizer, names
 from gft.parts import GroupConfig, ModelConfig, OptimConfig
@@ -21,10 +22,9 @@ from gft.reference import make_reference
 from gft.state import RunState, random_state
 from gft.stop import Stopped
 from gft_kernels import gft
-from gft_kernels.integrations.hf import PolicyBatch
 
 from .faults.tiny import command, make_inputs
-from .runs import config, numbers, run, weights
+from .runs import EXAMPLES, config, numbers, run, weights
 from .test_layers import GPT, LLAMA, assert_equal, gradients_of, loss_of
 from .test_resume import stop_at
 
@@ -229,16 +229,24 @@ def test_gft_train_with_lora_resumes_and_leaves_a_model_to_evaluate(tmp_path, mo
 
 
 WITH_DROPOUT = replace(HEAD_TOO, dropout=True, checkpointing=True)
+MEMBERS = [Member(0, "self", [2, 3, 4], list(range(5, 5 + n)), "", False, EXAMPLES[0]) for n in (6, 4)]
+
+
+def own_logprobs(model):
+    """log p of the responses, from the model's own logits."""
+    found = []
+    for m in MEMBERS:
+        with torch.no_grad():
+            logits = model(torch.tensor([m.prompt + m.response])).logits[0, len(m.prompt) - 1 : -1]
+        found.append(logits.log_softmax(-1)[range(len(m.response)), m.response].tolist())
+    return found
 
 
 @pytest.mark.parametrize("network", [ModelConfig(), RANK_3, WITH_DROPOUT], ids=["whole", "lora", "head"])
 def test_reference_is_the_model_that_the_run_began_with(network):
     model = Qwen2ForCausalLM(Qwen2Config(**LLAMA, num_key_value_heads=2, attention_dropout=0.5)).eval()
     policy = lora_policy(network, model=model)
-    targets = TOKENS[:, 1:].clone()
-    targets[0, 2] = -100
-    with torch.no_grad():
-        wanted = policy.model(TOKENS).logits[:, :-1].log_softmax(-1).gather(2, TOKENS[:, 1:, None]).squeeze(2)
+    wanted = own_logprobs(policy.model)
     trained = [p for p in policy.model.parameters() if p.requires_grad]
     reference = make_reference(policy)
     with torch.no_grad():
@@ -248,11 +256,8 @@ def test_reference_is_the_model_that_the_run_began_with(network):
     modes = [m.training for m in policy.model.modules()]
     torch.manual_seed(0)
     before = loss_of(policy)
-    found = reference.logprobs(TOKENS, torch.ones_like(TOKENS), targets)
-    assert not found.requires_grad
-    kept = targets != -100
-    torch.testing.assert_close(found[kept], wanted[kept], rtol=1e-5, atol=1e-5)
-    assert found[0, 2] == 0
+    for found, of_member in zip(reference.logprobs(MEMBERS, config()), wanted, strict=True):
+        assert found == pytest.approx(of_member, rel=1e-5)
     torch.manual_seed(0)
     assert torch.equal(loss_of(policy).logprobs, before.logprobs)
     assert modes == [m.training for m in policy.model.modules()]
@@ -261,14 +266,6 @@ def test_reference_is_the_model_that_the_run_began_with(network):
 
 def test_reference_of_another_policy_is_that_policy():
     policy, other = lora_policy(), make_policy(untrained(1).eval(), tokenizer())
-    found = make_reference(policy, other).logprobs(TOKENS, None, TOKENS[:, 1:])
-    wanted = other.loss(TOKENS, None, PolicyBatch(TOKENS[:, 1:])).logprobs
-    assert torch.equal(found, wanted)
+    found = make_reference(policy, other).logprobs(MEMBERS, config())
+    assert found[0] == pytest.approx(own_logprobs(other.model)[0], rel=1e-5)
     assert not any(p.requires_grad for p in other.model.parameters())
-
-
-def test_reference_forms_no_logits():
-    policy, shapes = lora_policy(), []
-    policy.model.lm_head.register_forward_hook(lambda layer, inputs, output: shapes.append(tuple(output.shape)))
-    make_reference(policy).logprobs(TOKENS, None, TOKENS[:, 1:])
-    assert shapes == [(2, 9, 2)]  # log p and entropy, in the place of logits [B, T, V]

@@ -17,7 +17,9 @@ from .low_rank_mutants import LOW_RANK_MUTANTS
 from .model_mutants import MODEL_MUTANTS
 from .mutants import MUTANTS, Mutant
 from .policy_mutants import POLICY_MUTANTS
+from .reuse_mutants import REUSE_MUTANTS
 from .run_mutants import RUN_MUTANTS
+from .sampling_mutants import SAMPLING_MUTANTS
 from .sequence_mutants import SEQUENCE_MUTANTS
 from .shard_mutants import SHARD_MUTANTS
 from .sparse_mutants import SPARSE_MUTANTS
@@ -34,7 +36,9 @@ EVERY = (
     *LOOP_MUTANTS,
     *POLICY_MUTANTS,
     *RUN_MUTANTS,
+    *REUSE_MUTANTS,
     *SEQUENCE_MUTANTS,
+    *SAMPLING_MUTANTS,
     *SHARD_MUTANTS,
     *LAYERS_MUTANTS,
     *LOW_RANK_MUTANTS,

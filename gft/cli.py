@@ -1,4 +1,4 @@
-"""The commands `gft train` and `gft eval`: their options, and how they end."""
+"""The commands `gft train`, `gft eval` and `gft sample`: their options, and how they end."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ import tyro
 from transformers.utils import logging as transformers_logging
 
 from .commands.evaluate import run_eval
+from .commands.sample import run_sample
 from .commands.train import run_train
 from .config import EMBEDDED, EvaluateConfig, TrainConfig
 from .options import OptionError
 from .record import read_record
+from .sample import SampleConfig
 from .stop import Stopped, heed_signals
 
 DESCRIPTION = "Group Fine-Tuning on fused head kernels. Without --model: the embedded task, with a recipe of its own."
@@ -29,7 +31,7 @@ FAULTS_OF_INPUT = (ValueError, TypeError, OSError, ImportError, RuntimeError, Me
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: `gft train [options]`, `gft eval [options]`.
+    """Entry point: `gft train [options]`, `gft eval [options]`, `gft sample [options]`.
 
     Bad input ends with one line, not a traceback.
     """
@@ -64,6 +66,11 @@ def _run_command(arguments: list[str], defaults: TrainConfig) -> None:
         """Accuracy of a model: greedy, and the mean of samples."""
         run_eval(config)
 
+    @app.command(name="sample")
+    def _sample(config: tyro.conf.OmitArgPrefixes[SampleConfig]) -> None:
+        """Sample a teacher's responses to the prompts of a file, and write groups for train."""
+        run_sample(config)
+
     app.cli(args=arguments, prog="gft", description=DESCRIPTION)
 
 
@@ -72,7 +79,7 @@ def _defaults(arguments: list[str]) -> TrainConfig:
 
     Without --model it is the recipe of the embedded task. --help shows the usual ones.
     """
-    if "--resume" in arguments:
+    if "--resume" in arguments and arguments[0] == "train":
         typed = [b if a == "--out" else a.removeprefix("--out=") for a, b in pairwise([*arguments, ""]) if _is_out(a)]
         out = Path(typed[-1]) if typed else TrainConfig().out
         record = read_record(out)

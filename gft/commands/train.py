@@ -40,7 +40,7 @@ def run_train(config: TrainConfig) -> None:
         check_embedded(config)
     check_device(config.device)
     check_engine(config)
-    check_sampler(config)
+    check_sampler(config.sampling.sampler, "cpu" if config.model is None else config.device, config.dtype)
     with run_folder(config, partial(console.print, highlight=False, soft_wrap=True)):
         if config.is_comparison():
             compare(config, console)

@@ -14,6 +14,7 @@ from gft import cli
 from gft.config import EMBEDDED, EvaluateConfig, TrainConfig
 from gft.options import OptionError, check_device, check_effects, check_engine, numbers, option
 from gft.parts import EvalConfig, GroupConfig, OptimConfig, ReuseConfig, SamplingConfig
+from gft.sample import SampleConfig
 
 ROOT = Path(gft.__file__).parents[1]
 
@@ -63,6 +64,7 @@ TRAIN = replace(
     evaluate=EvalConfig(1, 1, 1),
 )
 EVALUATE = EvaluateConfig(model=Path("m"))
+SAMPLE = SampleConfig(model=Path("m"), data="d.jsonl", out=Path("g.jsonl"), samples=4, prompts=1, sampler="vllm")
 
 
 def with_value(config, name, value):
@@ -79,7 +81,7 @@ def with_value(config, name, value):
 
 @pytest.mark.parametrize(
     ("config", "name"),
-    [(config, field.name) for config in (TRAIN, EVALUATE) for field, _ in numbers(config)],
+    [(config, field.name) for config in (TRAIN, EVALUATE, SAMPLE) for field, _ in numbers(config)],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_every_number_is_refused_by_name_or_taken_on_purpose(config, name):
@@ -94,7 +96,7 @@ def test_every_number_is_refused_by_name_or_taken_on_purpose(config, name):
 
 def test_the_walk_meets_every_number_of_the_command_line(helptext):
     """The walk above is only as good as its list of fields."""
-    walked = {option(field.name) for config in (TRAIN, EVALUATE) for field, _ in numbers(config)}
+    walked = {option(field.name) for config in (TRAIN, EVALUATE, SAMPLE) for field, _ in numbers(config)}
     shown = set(re.findall(r"(--[a-z-]+) (?:\{None\}\|)?(?:INT|FLOAT)", helptext))
     assert walked == shown
     assert walked == {option(name) for name in TAKES}
@@ -235,16 +237,16 @@ def test_check_engine_passes_the_engines_own_words_on(monkeypatch):
 
 @pytest.fixture
 def helptext(capsys):
-    """What `gft train --help` and `gft eval --help` print."""
-    for command in ("train", "eval"):
+    """What `gft COMMAND --help` prints."""
+    for command in ("train", "eval", "sample"):
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])
     return capsys.readouterr().out
 
 
 def real_options():
-    found = {option(field.name) for config in (TrainConfig, EvaluateConfig) for field in leaves(config)}
-    return found | {"--no-count-flat", "--no-overwrite", "--no-packed", "--no-resume", "--help"}
+    found = {option(field.name) for config in (TrainConfig, EvaluateConfig, SampleConfig) for field in leaves(config)}
+    return found | {"--no-count-flat", "--no-keep-truncated", "--no-overwrite", "--no-packed", "--no-resume", "--help"}
 
 
 def leaves(config):
@@ -264,7 +266,9 @@ def texts():
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield f"{path.relative_to(ROOT)}:{node.lineno}", node.value
     for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
-        for command in re.findall(r"(?:`|^)gft (?:train|eval)[^`\n]*|`--[^`\n]*`", page.read_text(), re.MULTILINE):
+        for command in re.findall(
+            r"(?:`|^)gft (?:train|eval|sample)[^`\n]*|`--[^`\n]*`", page.read_text(), re.MULTILINE
+        ):
             yield str(page.relative_to(ROOT)), command
 
 

@@ -47,6 +47,11 @@ SIZES = (
     "prompts",
 )
 
+POSITIVE = ("lr", "adam_epsilon", "temperature", "importance_cap")
+NOT_NEGATIVE = ("clip_low", "clip_high", "weight_decay", "min_lr")
+SHARES = ("tau", "max_bad_fraction", "max_failed_rewards")
+BELOW_1 = ("sparse", "adam_beta1", "adam_beta2")
+
 
 class OptionError(Exception):
     """An option that is refused.
@@ -60,12 +65,12 @@ class OptionError(Exception):
 RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(COUNTS, (lambda n: n >= 0, "at least 0")),
     **dict.fromkeys(SIZES, (lambda n: n >= 1, "at least 1")),
-    **dict.fromkeys(("lr", "temperature", "importance_cap"), (lambda x: 0 < x < math.inf, "positive and finite")),
-    **dict.fromkeys(("tau", "max_bad_fraction", "max_failed_rewards"), (lambda x: 0 <= x <= 1, "from 0 to 1")),
-    **dict.fromkeys(("clip_low", "clip_high", "weight_decay"), (lambda x: 0 <= x < math.inf, "finite, and at least 0")),
+    **dict.fromkeys(POSITIVE, (lambda x: 0 < x < math.inf, "positive and finite")),
+    **dict.fromkeys(NOT_NEGATIVE, (lambda x: 0 <= x < math.inf, "finite, and at least 0")),
+    **dict.fromkeys(SHARES, (lambda x: 0 <= x <= 1, "from 0 to 1")),
+    **dict.fromkeys(BELOW_1, (lambda x: 0 <= x < 1, "at least 0 and below 1")),
     "vllm_memory": (lambda x: 0 < x < 1, "above 0 and below 1"),
     "max_grad_norm": (lambda x: x > 0, "positive; inf clips nothing"),
-    "sparse": (lambda x: 0 <= x < 1, "at least 0 and below 1"),
     "seed": (lambda n: 0 <= n < 2**63, "at least 0 and below 2**63"),
 }
 
@@ -143,6 +148,16 @@ def check_effects(config: TrainConfig, defaults: TrainConfig) -> None:
                 f"the objective {name} with {config.reuse.updates} updates a batch of rollouts has no ratio but 1",
             )
     idle["sampling.vllm_memory"] = (config.sampling.sampler != "vllm", "it is of --sampler vllm")
+    optim, decays = config.optim, config.optim.schedule != "constant"
+    if optim.min_lr > optim.lr:
+        raise OptionError(
+            f"--min-lr is {optim.min_lr}, above --lr, which is {optim.lr}: the rate falls, it never rises."
+        )
+    idle["optim.min_lr"] = (not decays, "the rate is constant (--schedule)")
+    idle["optim.schedule"] = (
+        decays and optim.warmup >= config.steps,
+        f"the run ends in the warm-up (--warmup is {optim.warmup}, --steps is {config.steps})",
+    )
     for field in ("evaluate.eval_every", "evaluate.eval_samples"):
         idle[field] = (config.held_out_prompts() == 0, "nothing is held out: give --eval-prompts or --eval-data")
     for field, (has_no_effect, why) in idle.items():

@@ -83,9 +83,17 @@ class OptimConfig:
     """AdamW, and what is done to its gradients."""
 
     lr: float = 1e-6
-    weight_decay: float = 0.01
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """The learning rate after the warm-up: constant, or falling to --min-lr at the end of the run."""
     warmup: int = 0
-    """Steps of linear warm-up, then constant."""
+    """Steps of linear warm-up."""
+    min_lr: float = 0.0
+    """The learning rate that a schedule ends at."""
+    weight_decay: float = 0.01
+    """Decay of matrices. Norms and biases have none."""
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
     max_grad_norm: float = 1.0
     micro_batch: int = 8
     """Sequences in one forward and backward pass. It changes memory, not the result."""

@@ -114,7 +114,7 @@ class SampleConfig:
 def sample_groups(
     policy: Policy, examples: Sequence[Example], config: SampleConfig, rewards: RewardPool | None, file: GrowingFile
 ) -> Iterator[Told]:
-    """Write the rows of `examples` that the file lacks; yields what it did after every batch of rows.
+    """Write the rows of `examples` that the file lacks; yields after every batch.
 
     The samples of a batch of rows have a seed of their own, from its place among the rows. So a run
     that goes on writes what it would have written before.

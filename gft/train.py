@@ -15,8 +15,8 @@ loss_t and nothing else. w_t comes from `token_weights`. The model computes the 
 its own forward (`fuse_loss`), from hidden states and without the logits of all tokens.
 
 Here is the order of a run and of a step. groups.py samples and scores the responses, update.py
-makes gradients and the update, and keeper.py saves what the run needs to go on (`RunState`). A
-batch of rollouts serves one update, or several (`ReuseConfig`).
+makes gradients, optim.py the update, and keeper.py saves what the run needs to go on (`RunState`).
+A batch of rollouts serves one update, or several (`ReuseConfig`).
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ from .groups import Batch, make_batch
 from .keeper import Keeper
 from .logprobs import token_logprobs
 from .metrics import MetricsLog
+from .optim import make_optimizer, optimizer_step
 from .policy import Policy
 from .record import open_record
 from .report import Progress
 from .rewards.pool import RewardPool
 from .state import RunState, random_state
 from .stop import check, held
-from .update import accumulate_gradients, optimizer_step, reward_metrics, speed
+from .update import accumulate_gradients, reward_metrics, speed
 from .usable import usable_examples, usable_held_out
 from .watch import watch
 
@@ -77,9 +78,7 @@ def train(
     torch.manual_seed(config.seed)
     # Parameters and Adam's state are fp32, whatever the model computes in. Near 0.02, a usual size
     # of a weight, bf16 numbers are 1e-4 apart: an update of lr = 1e-6 would be rounded away.
-    # Norms and biases decay like the rest. A step shrinks a weight by lr * weight_decay, 1e-8 by
-    # default, so that sparing some of them would change nothing.
-    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay)
+    optimizer = make_optimizer(policy.model, config.optim)
     checkpoints = Checkpoints(config.out, run, policy, optimizer, examples, config.keep)
     state = checkpoints.restore(start) if start else RunState(random=random_state(policy.device))
     log.open(state.offset)

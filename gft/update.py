@@ -1,4 +1,4 @@
-"""From a batch of scored responses to an update: gradients in micro-batches, clipping, AdamW."""
+"""From a batch of scored responses to the gradients of an update: gradients in micro-batches."""
 
 from __future__ import annotations
 
@@ -158,27 +158,6 @@ def step_counts(batch: Batch, config: TrainConfig) -> dict[str, int]:
         # A constant of the run, so that a step of long responses is not divided by more.
         "max_length": max(config.sampling.max_given_tokens, config.sampling.max_new_tokens),
     }
-
-
-def optimizer_step(
-    policy: Policy, optimizer: torch.optim.Optimizer, config: TrainConfig, step: int, learn: bool
-) -> dict[str, float | bool]:
-    """Set the learning rate, clip, step, and clear the gradients."""
-    # Warm-up by hand: the rate is a function of the step's number and nothing else. A scheduler
-    # would be one more state to keep, and PyTorch's warns if the first gradient was dropped.
-    for group in optimizer.param_groups:
-        group["lr"] = config.optim.lr * min(1.0, step / max(config.optim.warmup, 1))
-    # The norm is taken before clipping. After it, every large gradient would be logged as
-    # max_grad_norm, and a run about to diverge would look like any other.
-    norm = torch.nn.utils.get_total_norm([p.grad for p in policy.model.parameters() if p.grad is not None]).item()
-    # A gradient that is not finite is dropped. Clipping multiplies by max_grad_norm / norm: one NaN
-    # would spread to all weights, and stay in Adam's moments for good.
-    finite = math.isfinite(norm)
-    if finite and learn:
-        torch.nn.utils.clip_grads_with_norm_(policy.model.parameters(), config.optim.max_grad_norm, torch.tensor(norm))
-        optimizer.step()
-    optimizer.zero_grad(set_to_none=True)  # to None: no memory is held for gradients while sampling
-    return {"grad_norm": norm, "skipped": not finite, "lr": optimizer.param_groups[0]["lr"]}
 
 
 def reward_metrics(batch: Batch) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Seeded faults of what the recipe adds: reused rollouts, rectification by source, masks, packing."""
+"""Seeded faults of what the recipe adds: reused rollouts, rectification by source, masks."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from .loop_mutants import LOOP_MUTANTS
 from .low_rank_mutants import LOW_RANK_MUTANTS
 from .model_mutants import MODEL_MUTANTS
 from .mutants import MUTANTS, Mutant
+from .policy_mutants import POLICY_MUTANTS
 from .reuse_mutants import REUSE_MUTANTS
 from .run_mutants import RUN_MUTANTS
 from .sampling_mutants import SAMPLING_MUTANTS
@@ -33,6 +34,7 @@ EVERY = (
     *STEP_MUTANTS,
     *MODEL_MUTANTS,
     *LOOP_MUTANTS,
+    *POLICY_MUTANTS,
     *RUN_MUTANTS,
     *REUSE_MUTANTS,
     *SEQUENCE_MUTANTS,

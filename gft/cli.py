@@ -20,6 +20,7 @@ from .commands.sample import run_sample
 from .commands.train import run_train
 from .config import EMBEDDED, EvaluateConfig, TrainConfig
 from .options import OptionError
+from .recipe import read_recipe, with_recipe
 from .record import read_record
 from .sample import SampleConfig
 from .stop import Stopped, heed_signals
@@ -75,22 +76,32 @@ def _run_command(arguments: list[str], defaults: TrainConfig) -> None:
 
 
 def _defaults(arguments: list[str]) -> TrainConfig:
-    """What an option is that is not typed: with --resume, what it is in that run.
+    """What an option of train is that is not typed: with --resume, what it is in that run.
 
-    Without --model it is the recipe of the embedded task. --help shows the usual ones.
+    A recipe's options stand over these. Without a model it is the recipe of the embedded task.
+    --help shows the usual ones.
     """
-    if "--resume" in arguments and arguments[0] == "train":
-        typed = [b if a == "--out" else a.removeprefix("--out=") for a, b in pairwise([*arguments, ""]) if _is_out(a)]
-        out = Path(typed[-1]) if typed else TrainConfig().out
+    if arguments[:1] != ["train"]:
+        return TrainConfig()
+    typed = _typed(arguments, "--recipe")
+    recipe = None if typed is None else Path(typed)
+    given = {} if recipe is None else read_recipe(recipe)
+    own_recipe = "model" in given or any(a.split("=")[0] in ("--model", "-h", "--help") for a in arguments)
+    defaults = TrainConfig() if own_recipe else EMBEDDED
+    if "--resume" in arguments:
+        out = Path(_typed(arguments, "--out") or given.get("out", TrainConfig().out))
         record = read_record(out)
         if record is not None:
-            return replace(record["config"], out=out)
-    own_recipe = any(a.split("=")[0] in ("--model", "-h", "--help") for a in arguments)
-    return TrainConfig() if own_recipe else EMBEDDED
+            defaults = replace(record["config"], out=out)
+    return defaults if recipe is None else with_recipe(defaults, recipe)
 
 
-def _is_out(argument: str) -> bool:
-    return argument.split("=")[0] == "--out"
+def _typed(arguments: list[str], name: str) -> str | None:
+    """The last value that is typed for an option: --out runs/a, or --out=runs/a."""
+    found = [
+        b if a == name else a.removeprefix(f"{name}=") for a, b in pairwise([*arguments, ""]) if a.split("=")[0] == name
+    ]
+    return found[-1] if found else None
 
 
 def _drop_unwritten() -> None:

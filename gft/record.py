@@ -35,8 +35,8 @@ PARTS = {
     "optim": OptimConfig,
     "evaluate": EvalConfig,
 }
-PATHS = ("model", "out")
-FREE = ("out", "resume", "overwrite", "save_every", "keep")  # options that change no number of a run
+PATHS = ("recipe", "model", "out")
+FREE = ("recipe", "out", "resume", "overwrite", "save_every", "keep")  # options that change no number of a run
 
 
 def open_record(

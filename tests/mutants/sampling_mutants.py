@@ -5,7 +5,7 @@ from __future__ import annotations
 from .mutants import Mutant
 
 ROLLOUT, SAMPLERS = "tests/gft/test_rollout.py", "tests/gft/test_samplers.py"
-SAMPLE = "tests/gft/test_sample.py"
+SAMPLE, RECIPE = "tests/gft/test_sample.py", "tests/gft/test_recipe.py"
 RESUMED = f"{SAMPLE}::test_resume_writes_the_bytes_of_one_run"
 
 SAMPLING_MUTANTS = (
@@ -127,5 +127,40 @@ SAMPLING_MUTANTS = (
         "",
         "rows of other options follow",
         f"{SAMPLE}::test_resume_refuses_other_options",
+    ),
+    Mutant(
+        "gft/recipe.py",
+        '        if heading not in ("", homes[name]):\n',
+        "        if False:\n",
+        "an option stands under any heading",
+        f"{RECIPE}::test_recipe_refuses",
+    ),
+    Mutant(
+        "gft/recipe.py",
+        "if choice in (int, str, bool) and type(value) is choice:",
+        "if choice in (int, str, bool) and isinstance(value, choice):",
+        "true is a number of steps",
+        f"{RECIPE}::test_recipe_refuses",
+    ),
+    Mutant(
+        "gft/recipe.py",
+        "            return float(value)\n",
+        "            return value\n",
+        "a learning rate is a whole number",
+        f"{RECIPE}::test_recipe_takes_flat_keys_headings_and_hyphens",
+    ),
+    Mutant(
+        "gft/cli.py",
+        "return defaults if recipe is None else with_recipe(defaults, recipe)",
+        "return defaults if recipe is None else with_recipe(TrainConfig(), recipe)",
+        "a recipe forgets the embedded task and the run that goes on",
+        f"{RECIPE}::test_recipe_without_a_model_stands_over_the_embedded_task",
+    ),
+    Mutant(
+        "gft/cli.py",
+        'given.get("out", TrainConfig().out)',
+        "TrainConfig().out",
+        "a recipe's folder is not looked into",
+        f"{RECIPE}::test_recipe_may_name_the_run_to_resume",
     ),
 )

@@ -147,7 +147,6 @@ def check_effects(config: TrainConfig, defaults: TrainConfig) -> None:
                 not ratio,
                 f"the objective {name} with {config.reuse.updates} updates a batch of rollouts has no ratio but 1",
             )
-    idle["sampling.vllm_memory"] = (config.sampling.sampler != "vllm", "it is of --sampler vllm")
     optim, decays = config.optim, config.optim.schedule != "constant"
     if optim.min_lr > optim.lr:
         raise OptionError(
@@ -158,6 +157,7 @@ def check_effects(config: TrainConfig, defaults: TrainConfig) -> None:
         decays and optim.warmup >= config.steps,
         f"the run ends in the warm-up (--warmup is {optim.warmup}, --steps is {config.steps})",
     )
+    idle["sampling.vllm_memory"] = (config.sampling.sampler != "vllm", "it is of --sampler vllm")
     for field in ("evaluate.eval_every", "evaluate.eval_samples"):
         idle[field] = (config.held_out_prompts() == 0, "nothing is held out: give --eval-prompts or --eval-data")
     for field, (has_no_effect, why) in idle.items():

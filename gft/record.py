@@ -23,6 +23,7 @@ import gft_kernels
 
 from .config import TrainConfig
 from .data.files import Example
+from .distributed import world_size
 from .folders import write_whole
 from .options import OptionError, option
 from .parts import EvalConfig, GroupConfig, OptimConfig, ReuseConfig, SamplingConfig
@@ -36,7 +37,8 @@ PARTS = {
     "evaluate": EvalConfig,
 }
 PATHS = ("recipe", "model", "out")
-FREE = ("recipe", "out", "resume", "overwrite", "save_every", "keep")  # options that change no number of a run
+# options that change no number of a run
+FREE = ("recipe", "out", "resume", "overwrite", "save_every", "keep", "parallel")
 
 
 def open_record(
@@ -147,6 +149,7 @@ def made_with(device: torch.device) -> dict[str, str | int]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} {platform.machine()}",
+        "processes": world_size(),
         "threads": torch.get_num_threads(),
     }
 

@@ -105,6 +105,7 @@ def sample(
                     attention_mask=mask.to(policy.device),
                     stopping_criteria=StoppingCriteriaList([heed]),
                     logits_processor=LogitsProcessorList([heed.scores]),
+                    synced_gpus=False,  # a rank of several has all weights here, and ends when it likes
                 )
             for i, response, logprobs in zip(chosen, full[:, width:].tolist(), heed.logprobs(), strict=True):
                 rollouts[i] = until_end(response, logprobs, policy.end_tokens)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from ..helpers.verl import missing
+from .distributed_mutants import DISTRIBUTED_MUTANTS
 from .fork import RunTests, copy_packages, process_to_fork
 from .kernel_mutants import KERNEL_MUTANTS
 from .layers_mutants import LAYERS_MUTANTS
@@ -43,11 +44,18 @@ EVERY = (
     *LAYERS_MUTANTS,
     *LOW_RANK_MUTANTS,
     *TRAINER_MUTANTS,
+    *DISTRIBUTED_MUTANTS,
     *(() if missing() else VERL_MUTANTS),
 )
 # Whole runs, several processes, dozens of compiled programs. Those tests run in any case; faults
 # that they see are planted in the slow suite.
-SLOW = ("tests/gft/test_resume.py", "tests/gft/faults/", "tests/parallel/", "tests/ops/compile/test_graphs.py")
+SLOW = (
+    "tests/gft/test_resume.py",
+    "tests/gft/faults/",
+    "tests/gft/distributed/",
+    "tests/parallel/",
+    "tests/ops/compile/test_graphs.py",
+)
 SECONDS = 120  # for a mutant: most take one; one that hangs is a failure
 
 

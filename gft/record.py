@@ -37,8 +37,9 @@ PARTS = {
     "network": ModelConfig,
     "evaluate": EvalConfig,
 }
-PATHS = ("model", "out")
-FREE = ("out", "resume", "overwrite", "save_every", "keep", "parallel")  # options that change no number of a run
+PATHS = ("recipe", "model", "out")
+# options that change no number of a run
+FREE = ("recipe", "out", "resume", "overwrite", "save_every", "keep", "parallel")
 
 
 def open_record(

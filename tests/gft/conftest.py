@@ -21,8 +21,8 @@ def rewards():
 
 @pytest.fixture
 def helptext(capsys):
-    """What `gft train --help` and `gft eval --help` print."""
-    for command in ("train", "eval"):
+    """What `gft COMMAND --help` prints."""
+    for command in ("train", "eval", "sample"):
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])
     return capsys.readouterr().out

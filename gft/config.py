@@ -10,8 +10,8 @@ from gft_kernels import Backend, Sparse, cispo, dft, gft, grpo, reinforce, sft
 from gft_kernels.losses.objectives import Objective
 from gft_kernels.losses.reductions import Reduction
 
-from .options import OptionError, check_ranges
-from .parts import EvalConfig, GroupConfig, OptimConfig, SamplingConfig
+from .options import OptionError, check_limits, check_ranges
+from .parts import EvalConfig, GroupConfig, OptimConfig, RewardLimits, SamplingConfig
 
 ObjectiveName = Literal["sft", "dft", "gft", "reinforce", "grpo", "cispo"]
 HELD_OUT_PROMPTS = 64  # of a file that is given for evaluation, unless a number is
@@ -53,10 +53,11 @@ class TrainConfig:
     """Tokens with p below it get weight p, the others 1 (gft)."""
     reduction: Reduction = "token-mean"
     reward: str | None = None
-    """exact, number, math, or package.module:function with verl's compute_score signature. None is
-    exact for rg:NAME, else number."""
+    """exact, number, math, package.module:function with verl's or TRL's signature, or a weighted sum
+    such as "math + 0.1*package.module:function". None is exact for rg:NAME, else number."""
     max_failed_rewards: float = 0.3
     """The share of responses that may have no reward, because it failed. More of them end the run."""
+    limits: RewardLimits = field(default_factory=RewardLimits)
     steps: int = 100
     """Optimiser steps."""
     prompts_per_step: int = 8
@@ -154,6 +155,7 @@ class EvaluateConfig:
     """As for train. None is the embedded task."""
     reward: str | None = None
     """As for train."""
+    limits: RewardLimits = field(default_factory=RewardLimits)
     prompts: int = HELD_OUT_PROMPTS
     """Prompts to evaluate on, from the start of the data."""
     max_bad_fraction: float = 0.01
@@ -177,6 +179,7 @@ class EvaluateConfig:
             raise OptionError(
                 f"--reward is {self.reward}, and would do nothing: without --data, the embedded task has its own."
             )
+        check_limits(self.limits, self.reward_name())
 
     def reward_name(self) -> str:
         """The reward, or the one that suits the data."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -31,6 +31,7 @@ class Member:
     example: Example
     reward: float | None = None
     advantage: float = 1.0  # where there are no rewards, every response counts alike
+    reward_parts: dict[str, float] = field(default_factory=dict)  # of a sum: every term's, before its weight
 
 
 @dataclass
@@ -120,7 +121,7 @@ def _score(members: Sequence[Member], rewards: RewardPool) -> list[str]:
     unscored = [m for m in members if m.reward is None]
     scored = rewards.score([(m.text, m.example) for m in unscored], [m.truncated for m in unscored])
     for member, score in zip(unscored, scored, strict=True):
-        member.reward = score.value
+        member.reward, member.reward_parts = score.value, dict(score.parts)
     return [score.error for score in scored if score.error is not None]
 
 

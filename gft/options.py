@@ -16,7 +16,8 @@ import torch
 
 from gft_kernels import linear_policy_loss
 
-from .rewards.pool import RewardPool
+from .parts import RewardLimits
+from .rewards.pool import RewardPool, runs_in_workers
 
 if TYPE_CHECKING:
     from .config import EvaluateConfig, TrainConfig
@@ -54,6 +55,9 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "weight_decay": (lambda x: 0 <= x < math.inf, "finite, and at least 0"),
     "max_grad_norm": (lambda x: x > 0, "positive; inf clips nothing"),
     "sparse": (lambda x: 0 <= x < 1, "at least 0 and below 1"),
+    "reward_workers": (lambda n: 1 <= n <= 1024, "from 1 to 1024"),
+    "reward_seconds": (lambda x: 0 < x <= 86400, "positive, and at most a day (86400)"),
+    "reward_memory": (lambda n: 1 <= n <= 2**20, "from 1 to 2**20 (MiB)"),
     "seed": (lambda n: 0 <= n < 2**63, "at least 0 and below 2**63"),
 }
 
@@ -118,6 +122,9 @@ def check_effects(config: TrainConfig, defaults: TrainConfig) -> None:
             ),
         }
         idle["max_failed_rewards"] = idle["reward"]
+        idle |= {f"limits.{limit}": idle["reward"] for limit in vars(config.limits)}
+        if not unscored:
+            check_limits(config.limits, config.reward_name())
         for field in ("group.scale", "group.singleton", "group.count_flat"):
             idle[field] = (not rewarded, f"the objective {name} has no advantages")
     for field in ("evaluate.eval_every", "evaluate.eval_samples"):
@@ -126,6 +133,21 @@ def check_effects(config: TrainConfig, defaults: TrainConfig) -> None:
         value = attrgetter(field)(config)
         if has_no_effect and value != attrgetter(field)(defaults):
             raise OptionError(f"{option(field)} is {value}, and would do nothing: {why}.")
+
+
+def check_limits(limits: RewardLimits, reward: str) -> None:
+    """Refuse limits of a reward that is called in this process.
+
+    Raises:
+        OptionError: there is one that is not the default, or no such reward.
+    """
+    try:
+        in_workers = runs_in_workers(reward)
+    except ValueError as error:
+        raise OptionError(f"--reward {reward}: {error}") from error
+    for name, value in vars(limits).items():
+        if value != getattr(RewardLimits(), name) and not in_workers:
+            raise OptionError(f"{option(name)} is {value}, and would do nothing: --reward {reward} runs in no worker.")
 
 
 def check_device(name: str | None) -> None:
@@ -166,13 +188,18 @@ def check_engine(config: TrainConfig) -> None:
         raise OptionError(f"--backend is {config.backend!r}, which does not run on {device}: {error}") from error
 
 
-def reward_pool(name: str) -> RewardPool:
-    """The reward function, which is asked for before data and model: its name may be misspelt.
+def reward_pool(name: str, limits: RewardLimits) -> RewardPool:
+    """The reward function within its limits, which is asked for before data and model: its name may be misspelt.
 
     Raises:
         OptionError: it cannot be found or imported.
     """
     try:
-        return RewardPool(name)
+        return RewardPool(
+            name,
+            workers=limits.reward_workers,
+            seconds=limits.reward_seconds,
+            memory_mib=limits.reward_memory,
+        )
     except ValueError as error:
         raise OptionError(f"--reward {name}: {error}") from error

@@ -42,6 +42,18 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True)
+class RewardLimits:
+    """What rewards that run in worker processes may take: math, and your own functions."""
+
+    reward_workers: int | None = None
+    """Worker processes of a reward. None is one for every core that this process may use."""
+    reward_seconds: float = 5.0
+    """Wall time of one call. A longer one is ended, and counted as a failure."""
+    reward_memory: int = 1024
+    """MiB that one call may allocate. More of it is a failure."""
+
+
+@dataclass(frozen=True)
 class OptimConfig:
     """AdamW, and what is done to its gradients."""
 

@@ -25,12 +25,25 @@ from .config import TrainConfig
 from .data.files import Example
 from .folders import write_whole
 from .options import OptionError, option
-from .parts import EvalConfig, GroupConfig, OptimConfig, SamplingConfig
+from .parts import EvalConfig, GroupConfig, OptimConfig, RewardLimits, SamplingConfig
 
 RECORD = "run.json"
-PARTS = {"group": GroupConfig, "sampling": SamplingConfig, "optim": OptimConfig, "evaluate": EvalConfig}
+PARTS = {
+    "limits": RewardLimits,
+    "group": GroupConfig,
+    "sampling": SamplingConfig,
+    "optim": OptimConfig,
+    "evaluate": EvalConfig,
+}
 PATHS = ("model", "out")
-FREE = ("out", "resume", "overwrite", "save_every", "keep")  # options that change no number of a run
+FREE = (
+    "out",
+    "resume",
+    "overwrite",
+    "save_every",
+    "keep",
+    "limits.reward_workers",
+)  # options that change no number of a run
 
 
 def open_record(

@@ -137,12 +137,13 @@ def optimizer_step(
 
 
 def reward_metrics(batch: Batch) -> dict[str, float]:
-    """Mean reward of every source, and what can go wrong with responses."""
+    """Mean reward of every source and of every term of a sum, and what can go wrong with responses."""
     rewards, lengths = Mean(), Mean()
     for m in batch.members:
         lengths.add(1, truncated=float(m.truncated), response_tokens=len(m.response))
         if m.reward is not None:
-            rewards.add(1, **{"reward": m.reward, f"reward_{m.source}": m.reward})
+            parts = {f"reward/{name}": value for name, value in m.reward_parts.items()}
+            rewards.add(1, **{"reward": m.reward, f"reward_{m.source}": m.reward, **parts})
     return {
         **rewards.result(),
         **lengths.result(),

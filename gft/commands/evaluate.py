@@ -18,7 +18,7 @@ from ..usable import usable_held_out
 def run_eval(config: EvaluateConfig) -> None:
     """Evaluate by `config`."""
     check_device(config.device)
-    with reward_pool(config.reward_name()) as rewards:
+    with reward_pool(config.reward_name(), config.limits) as rewards:
         if config.data is None:
             examples = sort_letters.examples(config.prompts, HELD_OUT_SEED)
         else:

@@ -49,7 +49,7 @@ def run_train(config: TrainConfig) -> None:
 def _run(config: TrainConfig, console: Console) -> None:
     """One run, then its table and curves."""
     path, say = config.out / "metrics.jsonl", partial(console.print, highlight=False, soft_wrap=True)
-    with reward_pool(config.reward_name()) as rewards, MetricsLog(path) as log:
+    with reward_pool(config.reward_name(), config.limits) as rewards, MetricsLog(path) as log:
         record = read_record(config.out) if config.resume else None
         try:
             start = newest_whole(config.out, record["run"], say) if record else None

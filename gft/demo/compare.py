@@ -97,7 +97,7 @@ def compare(config: TrainConfig, console: Console) -> dict[str, dict]:
     for name in METHODS:
         check_usable(run_config(config, name), examples, held_out)
     results: dict[str, dict] = {}
-    with reward_pool(config.reward_name()) as rewards:
+    with reward_pool(config.reward_name(), config.limits) as rewards:
         start = time.perf_counter()
         with Progress("base", base_model.PRETRAIN_STEPS, console) as progress:
             base = base_model.pretrain(config.seed, lambda step, loss: progress.step({"nll": loss}))

@@ -31,11 +31,10 @@ from typing import Any, NamedTuple
 from ..stop import check
 from .calls import RewardFunction, Scored, call_reward, import_reward
 from .reap import MARK, end_marked
+from .signatures import caller_of
 
 START_SECONDS = 120.0  # to start an interpreter and import the reward function
 OUT_OF_MEMORY = 77  # exit code of a worker that ran into its memory limit
-
-
 LONGEST_ANSWER = 1 << 16  # bytes of a worker's answer
 
 
@@ -59,9 +58,9 @@ def serve(descriptor: int) -> None:
     pipe = Connection(descriptor)
     reward, seconds, memory_mib = pickle.loads(pipe.recv_bytes())
     try:
-        function = import_reward(reward) if isinstance(reward, str) else pickle.loads(reward)
+        function = caller_of(import_reward(reward) if isinstance(reward, str) else pickle.loads(reward))
     except Exception as error:
-        return _send(pipe, None, Scored(None, f"{type(error).__name__}: {error}"[:500]))
+        return _send(pipe, None, Scored(None, f"{type(error).__name__}: {error}"[:1000]))
     _limit_memory(memory_mib)
     _send(pipe, None, Scored(0.0, None))
     with contextlib.suppress(EOFError, ConnectionError):
@@ -70,7 +69,7 @@ def serve(descriptor: int) -> None:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.setitimer(signal.ITIMER_REAL, 2 * seconds + 1)  # ends a stuck worker whose parent was killed
             try:
-                scored = call_reward(function, arguments)
+                scored = call_reward(function, [arguments])
             except MemoryError:
                 os._exit(OUT_OF_MEMORY)
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -79,7 +78,7 @@ def serve(descriptor: int) -> None:
 
 
 def _send(pipe: Connection, job: int | None, scored: Scored) -> None:
-    answer = memoryview(json.dumps([job, *scored]).encode() + b"\n")
+    answer = memoryview(json.dumps([job, scored.value, scored.error]).encode() + b"\n")
     while answer:
         answer = answer[os.write(pipe.fileno(), answer) :]
 
@@ -172,7 +171,7 @@ class _Worker:
 
     def _answered(self) -> Scored:
         job, value, error = json.loads(self.answer)
-        if job != self.job or (value is None) == (error is None):
+        if job != self.job or None not in (value, error):
             raise ValueError(f"an answer to call {job} in place of {self.job}")
         self.job, self.answer = None, b""
         return Scored(value, error)

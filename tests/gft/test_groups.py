@@ -14,6 +14,8 @@ from gft.rewards.pool import RewardPool, Scored
 from gft.update import reward_metrics
 from gft_kernels import group_advantages
 
+from .rewards import kinds
+
 
 def config(experts=1, teachers=3, own=2, objective="gft", **sampling):
     return replace(
@@ -109,6 +111,17 @@ def test_flat_groups_are_those_without_spread(policy, rewards):
     assert batch.flat_groups == {0}
     assert reward_metrics(batch)["flat_groups"] == 0.5
     assert [m.advantage for m in batch.members[:2]] == [0.0, 0.0]
+
+
+def test_make_batch_keeps_every_term_of_a_sum(policy):
+    """They go into the metrics as means, before their weights; a given reward has no terms."""
+    name = f"{kinds.__name__}:length"
+    given = (Response("ab", "expert"), Response("abcd", "teacher"), Response("a", "teacher", 0.5))
+    with RewardPool(f"exact + 0.5*{name}", workers=1) as pool:
+        batch = make_batch(policy, [Example("ba=", "ab", given)], config(1, 2, 0), pool)
+    assert [m.reward for m in batch.members] == [2.0, 2.0, 0.5]
+    found = reward_metrics(batch)
+    assert (found["reward/exact"], found[f"reward/{name}"], found["reward"]) == (0.5, 3.0, 1.5)
 
 
 @pytest.mark.parametrize("text", ["ab<eos>", "ab<eos>\n", "ab<eos> <eos>"])

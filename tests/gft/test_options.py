@@ -12,8 +12,8 @@ import torch
 import gft
 from gft import cli
 from gft.config import EMBEDDED, EvaluateConfig, TrainConfig
-from gft.options import OptionError, check_device, check_effects, check_engine, numbers, option
-from gft.parts import EvalConfig, GroupConfig, OptimConfig, SamplingConfig
+from gft.options import OptionError, check_device, check_effects, check_engine, numbers, option, reward_pool
+from gft.parts import EvalConfig, GroupConfig, OptimConfig, RewardLimits, SamplingConfig
 
 ROOT = Path(gft.__file__).parents[1]
 
@@ -43,13 +43,23 @@ TAKES = {
     "max_failed_rewards": {0},
     "save_every": {0, 2**63},
     "keep": {0, 2**63},  # 0: all
+    "reward_workers": set(),
+    "reward_seconds": set(),
+    "reward_memory": set(),
     "sparse": {0},
     "seed": {0},
     "prompts": {2**63},
     "samples": {0, 2**63},  # 0: greedy alone
 }
-TRAIN = replace(EMBEDDED, objective="gft", group=GroupConfig(1, 1, 1), sparse=0.1, evaluate=EvalConfig(1, 1, 1))
-EVALUATE = EvaluateConfig(model=Path("m"))
+TRAIN = replace(
+    EMBEDDED,
+    objective="gft",
+    group=GroupConfig(1, 1, 1),
+    sparse=0.1,
+    evaluate=EvalConfig(1, 1, 1),
+    limits=RewardLimits(2),
+)
+EVALUATE = EvaluateConfig(model=Path("m"), limits=RewardLimits(2))
 
 
 def with_value(config, name, value):
@@ -128,6 +138,18 @@ HELD_OUT = {"evaluate": EvalConfig(eval_prompts=2)}
             {**GFT, "sampling": SamplingConfig(temperature=0.5), "group": GroupConfig(own=0)},
             f"--temperature is 0.5{NOTHING}: no response is sampled for training (--own is 0)",
         ),
+        (
+            {**GFT, "limits": RewardLimits(reward_seconds=9)},
+            f"--reward-seconds is 9{NOTHING}: --reward number runs in no worker.",
+        ),
+        (
+            {**SFT, "limits": RewardLimits(reward_memory=9)},
+            f"--reward-memory is 9{NOTHING}: the objective sft asks for no rewards",
+        ),
+        (
+            {**GFT, "reward": "math +", "limits": RewardLimits(4)},
+            "--reward math +: reward = 'math +' cannot be read from '+' on",
+        ),
         ({**GFT, "evaluate": EvalConfig(eval_every=5)}, f"--eval-every is 5{NOTHING}: nothing is held out"),
         ({**GFT, "evaluate": EvalConfig(eval_samples=5)}, f"--eval-samples is 5{NOTHING}: nothing is held out"),
         (
@@ -154,6 +176,9 @@ def test_check_effects_refuses_what_would_do_nothing(changes, message):
         {**SFT, **HELD_OUT, "reward": "math"},  # scores the held-out responses
         {**SFT, "eval_data": "e.jsonl", "evaluate": EvalConfig(eval_every=5, eval_samples=5)},
         {**SFT, "optim": OptimConfig(warmup=500)},
+        {**GFT, "reward": "math", "limits": RewardLimits(4, 9, 9)},
+        {**GFT, "reward": "number + m:f", "limits": RewardLimits(4, 9, 9)},
+        {"limits": RewardLimits(4, 9, 9)},  # the embedded task's own reward runs in workers
         {"tau": 0.5},  # the comparison trains by gft too
     ],
 )
@@ -169,6 +194,17 @@ def test_check_effects_takes_the_embedded_recipe_with_any_objective():
 def test_evaluate_config_refuses_a_reward_for_the_embedded_task():
     with pytest.raises(OptionError, match="--reward is math, and would do nothing: without --data"):
         EvaluateConfig(model=Path("m"), reward="math")
+
+
+def test_evaluate_config_refuses_limits_of_a_reward_without_workers():
+    with pytest.raises(OptionError, match="--reward-workers is 3, and would do nothing: --reward number runs in no"):
+        EvaluateConfig(model=Path("m"), data="d.jsonl", limits=RewardLimits(3))
+    assert EvaluateConfig(model=Path("m"), data="d.jsonl", reward="math", limits=RewardLimits(3)).limits.reward_workers
+
+
+def test_reward_pool_has_the_limits_of_the_options(monkeypatch):
+    monkeypatch.setattr("gft.options.RewardPool", lambda reward, **limits: (reward, limits))
+    assert reward_pool("math", RewardLimits(3, 0.5, 77)) == ("math", {"workers": 3, "seconds": 0.5, "memory_mib": 77})
 
 
 # Devices and engines

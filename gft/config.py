@@ -10,7 +10,7 @@ from gft_kernels import Backend, Sparse, cispo, dft, gft, grpo, reinforce, sft
 from gft_kernels.losses.objectives import Objective
 from gft_kernels.losses.reductions import Reduction
 
-from .options import OptionError, check_limits, check_ranges
+from .options import OptionError, check_limits, check_ranges, check_suffix
 from .parts import EvalConfig, GroupConfig, OptimConfig, RewardLimits, SamplingConfig
 
 ObjectiveName = Literal["sft", "dft", "gft", "reinforce", "grpo", "cispo"]
@@ -38,13 +38,16 @@ class TrainConfig:
     model: Path | None = None
     """A local transformers folder; None uses the embedded model."""
     data: str | None = None
-    """A .jsonl or .parquet file (GSM8K, group, TRL or verl columns), or rg:NAME for a task of
-    reasoning-gym."""
+    """A .jsonl or .parquet file (columns of GSM8K, MATH, NuminaMath, groups, TRL or verl), or rg:NAME
+    for a task of reasoning-gym."""
     eval_data: str | None = None
     """Held-out data in the same formats. None holds out the last rows of --data if --eval-prompts
     asks for any; they may be a tenth at most."""
     max_bad_fraction: float = 0.01
     """The share of bad rows of a file that is left out with a warning. More of them end the run."""
+    prompt_suffix: str | None = None
+    """Text at the end of every prompt, training and held-out: of the user's last message, or of a
+    text. It takes the place of the instruction that prompts of GSM8K get."""
     objective: ObjectiveName | None = None
     """The loss of the responses. None is gft with --model, and the comparison without. Every
     rollout is used for one update, so the ratio to the sampling policy is 1, and grpo, cispo and
@@ -90,6 +93,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        check_suffix(self)
         self.composition()  # refuses an empty group
 
     def is_comparison(self) -> bool:
@@ -160,6 +164,8 @@ class EvaluateConfig:
     """Prompts to evaluate on, from the start of the data."""
     max_bad_fraction: float = 0.01
     """As for train, of the rows that are read."""
+    prompt_suffix: str | None = None
+    """As for train."""
     samples: int = 16
     """Samples a prompt, besides the greedy response."""
     temperature: float = 1.0
@@ -179,6 +185,7 @@ class EvaluateConfig:
             raise OptionError(
                 f"--reward is {self.reward}, and would do nothing: without --data, the embedded task has its own."
             )
+        check_suffix(self)
         check_limits(self.limits, self.reward_name())
 
     def reward_name(self) -> str:

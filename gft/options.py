@@ -135,6 +135,22 @@ def check_effects(config: TrainConfig, defaults: TrainConfig) -> None:
             raise OptionError(f"{option(field)} is {value}, and would do nothing: {why}.")
 
 
+def check_suffix(config: TrainConfig | EvaluateConfig) -> None:
+    """Refuse a --prompt-suffix that says nothing, or that no data file is there for.
+
+    Raises:
+        OptionError: there is one.
+    """
+    suffix = config.prompt_suffix
+    if suffix is not None and not suffix.strip():
+        raise OptionError(f"--prompt-suffix is {suffix!r}, and would do nothing: leave it out.")
+    if suffix is not None and config.data is None:
+        raise OptionError(
+            f"--prompt-suffix is {suffix!r}, and would do nothing: without --data, the embedded task has its own "
+            "prompts."
+        )
+
+
 def check_limits(limits: RewardLimits, reward: str) -> None:
     """Refuse limits of a reward that is called in this process.
 

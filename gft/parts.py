@@ -33,7 +33,10 @@ class SamplingConfig:
     max_prompt_tokens: int = 1024
     """Longer prompts are left out, and counted."""
     max_given_tokens: int = 2048
-    """Longer expert and teacher responses are cut. They then have no end token, and reward 0."""
+    """Tokens of an expert or teacher response, with the end token."""
+    long_given: Literal["drop", "cut"] = "drop"
+    """A longer one is dropped from its group, or cut: scored by its whole text, and trained on up to
+    the limit, without an end token."""
     max_new_tokens: int = 512
     """The policy's own responses are cut here. The built-in rewards then give 0."""
     temperature: float = 1.0

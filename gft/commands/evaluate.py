@@ -23,7 +23,11 @@ def run_eval(config: EvaluateConfig) -> None:
             examples = sort_letters.examples(config.prompts, HELD_OUT_SEED)
         else:
             examples = load_examples(
-                config.data, limit=config.prompts, max_bad_fraction=config.max_bad_fraction, seed=HELD_OUT_SEED
+                config.data,
+                limit=config.prompts,
+                max_bad_fraction=config.max_bad_fraction,
+                seed=HELD_OUT_SEED,
+                prompt_suffix=config.prompt_suffix,
             )
         policy = load_policy(config.model, device=config.device)
         examples = usable_held_out(policy, examples, config.max_new_tokens, config.max_bad_fraction)

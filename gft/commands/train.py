@@ -80,7 +80,7 @@ def _materials(config: TrainConfig, start: Path | None) -> tuple[Policy, list[Ex
         if start is not None:
             return load_policy(start / MODEL, device="cpu", temperature=temperature), examples, held_out
         return make_policy(pretrain(config.seed), tokenizer(), temperature), examples, held_out
-    examples = load_examples(config.data, max_bad_fraction=config.max_bad_fraction)
+    examples = load_examples(config.data, max_bad_fraction=config.max_bad_fraction, prompt_suffix=config.prompt_suffix)
     examples, held_out = _hold_out(examples, config)
     folder = config.model if start is None else start / MODEL
     policy = load_policy(folder, device=config.device, dtype=config.dtype, temperature=temperature)
@@ -98,7 +98,11 @@ def _hold_out(examples: list[Example], config: TrainConfig) -> tuple[list[Exampl
         return examples, []
     if config.eval_data is not None:
         held_out = load_examples(
-            config.eval_data, limit=count, max_bad_fraction=config.max_bad_fraction, seed=HELD_OUT_SEED
+            config.eval_data,
+            limit=count,
+            max_bad_fraction=config.max_bad_fraction,
+            seed=HELD_OUT_SEED,
+            prompt_suffix=config.prompt_suffix,
         )
         if len(held_out) < count and config.evaluate.eval_prompts is not None:
             print(

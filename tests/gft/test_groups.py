@@ -59,11 +59,15 @@ def test_make_batch_scores_nothing_for_objectives_without_advantages(policy):
     assert batch.flat_groups == set()
 
 
-def test_make_batch_marks_a_cut_response_and_trains_no_end_token(policy, rewards):
-    batch = make_batch(policy, sort_letters.examples(2, seed=0), config(1, 0, 1, max_given_tokens=5), rewards)
-    experts = [m for m in batch.members if m.source == "expert"]
-    assert all(m.truncated and m.reward == 0.0 and len(m.response) == 5 for m in experts)
-    assert all(policy.tokenizer.eos_token_id not in m.response for m in experts)
+def test_make_batch_cuts_a_long_response_and_scores_its_whole_text(policy):
+    """It is trained on up to the limit, without an end token: a right one is no mistake for that."""
+    examples = [Example("ba=", "abcdefgh", (Response("abcdefgh", "expert"), Response("abcdefgx", "teacher", 0.25)))]
+    with RewardPool("exact") as exact:
+        batch = make_batch(policy, examples, config(1, 1, 0, max_given_tokens=5), exact)
+    assert [(m.reward, m.truncated, m.response) for m in batch.members] == [
+        (1.0, True, policy.encode_prompt("abcde")),
+        (0.25, True, policy.encode_prompt("abcde")),
+    ]
 
 
 def test_make_batch_keeps_given_rewards(policy, rewards):

@@ -196,6 +196,15 @@ def test_evaluate_config_refuses_a_reward_for_the_embedded_task():
         EvaluateConfig(model=Path("m"), reward="math")
 
 
+@pytest.mark.parametrize("make", [lambda **o: EvaluateConfig(model=Path("m"), **o), TrainConfig])
+def test_prompt_suffix_is_refused_where_it_would_do_nothing(make):
+    with pytest.raises(OptionError, match=r"--prompt-suffix is ' ', and would do nothing: leave it out"):
+        make(data="d.jsonl", prompt_suffix=" ")
+    with pytest.raises(OptionError, match="--prompt-suffix is 'x', and would do nothing: without --data"):
+        make(prompt_suffix="x")
+    assert make(data="d.jsonl", prompt_suffix="x").prompt_suffix == "x"
+
+
 def test_evaluate_config_refuses_limits_of_a_reward_without_workers():
     with pytest.raises(OptionError, match="--reward-workers is 3, and would do nothing: --reward number runs in no"):
         EvaluateConfig(model=Path("m"), data="d.jsonl", limits=RewardLimits(3))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from .config import TrainConfig
-from .data.files import Example, Response, report_bad_rows
+from .data.files import Example, Response
 from .groups import given_responses
 from .policy import Policy
 
@@ -34,7 +34,12 @@ class Measured(NamedTuple):
 
 
 class Survey(NamedTuple):
-    """Examples in the order of the data; each list is a part of the one before."""
+    """Examples in the order of the data; each list is a part of the one before.
+
+    `bad` are rows that have no tokens, because the chat template refuses them, say.
+    """
+
+    bad: list[str]  # "file:line: what is wrong with it"
 
     measured: list[Measured]
     fitting: list[Measured]  # by the length of their prompt
@@ -57,46 +62,36 @@ class Survey(NamedTuple):
 
 
 def survey(policy: Policy, examples: Sequence[Example], config: TrainConfig) -> Survey:
-    """Measure examples, and leave out what is too long.
-
-    Raises:
-        ValueError: too many of them have no tokens.
-    """
-    measured = measure(policy, examples, config.max_bad_fraction, config)
+    """Measure examples, and leave out what is too long."""
+    measured, bad = measure(policy, examples, config)
     fitting = [m for m in measured if 0 < m.prompt <= config.sampling.max_prompt_tokens]
     own = config.composition()[2]
-    return Survey(measured, fitting, [m for m in fitting if own or m.responses or not m.long])
+    return Survey(bad, measured, fitting, [m for m in fitting if own or m.responses or not m.long])
 
 
 def measure(
-    policy: Policy, examples: Sequence[Example], max_bad_fraction: float, config: TrainConfig | None = None
-) -> list[Measured]:
+    policy: Policy, examples: Sequence[Example], config: TrainConfig | None = None
+) -> tuple[list[Measured], list[str]]:
     """Tokens of prompts and, with a configuration, of the responses that their groups take.
 
-    An example that has no tokens, because the chat template refuses it, say, is a bad row, as those
-    of a file are.
-
-    Raises:
-        ValueError: there are too many of them.
+    An example that has no tokens is a bad row, as those of a file are. They are returned in words.
     """
     measured: list[Measured] = []
-    bad: list[tuple[str, str]] = []  # (origin, what is wrong)
+    bad: list[str] = []
     for example in examples:
         try:
             found = Measured(example, len(policy.encode_prompt(example.prompt)))
             measured.append(found if config is None else _with_responses(policy, found, config))
         except ValueError as error:
-            bad.append((example.origin, str(error).rstrip(".")))
-    if bad:
-        file = bad[0][0].rpartition(":")[0]
-        report_bad_rows(file, [f"{origin}: {why}" for origin, why in bad], len(measured), max_bad_fraction)
-    return measured
+            bad.append(f"{example.origin}: {str(error).rstrip('.')}")
+    return measured, bad
 
 
 def _with_responses(policy: Policy, found: Measured, config: TrainConfig) -> Measured:
     """The same with the responses of its group. Where one is dropped, the next one takes its place."""
     tokens: dict[int, Given] = {}  # by the identity of a response: two may be equal
-    sampling, example, dropped = config.sampling, found.example, []
+    sampling, example = config.sampling, found.example
+    dropped: list[Given] = []
     while True:
         for r in given_responses(example, config):
             if id(r) not in tokens:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from .config import TrainConfig
-from .data.files import Example
+from .data.files import Example, report_bad_rows
 from .groups import given_responses
 from .policy import Policy
 from .survey import Measured, Survey, measure, notes, survey
@@ -23,6 +23,8 @@ def usable_examples(
             the model has, or a group would be empty or could not be scored.
     """
     found = survey(policy, examples, config)
+    if found.bad:
+        report_bad_rows(file_of(examples), found.bad, len(found.measured), config.max_bad_fraction)
     for note in notes(found, config) + check_survey(policy, found, config):
         say(note)
     return [m.example for m in found.usable]
@@ -41,8 +43,8 @@ def check_survey(policy: Policy, found: Survey, config: TrainConfig) -> list[str
         )
     if not found.usable:
         raise ValueError(
-            f"all given responses of {found.emptied} examples are longer than {sampling.max_given_tokens} tokens: raise "
-            "--max-given-tokens, or give --long-given cut."
+            f"all given responses of {found.emptied} examples are longer than {sampling.max_given_tokens} tokens: "
+            "raise --max-given-tokens, or give --long-given cut."
         )
     kept = [m.example for m in found.usable]
     said = spelled_control_tokens(policy, kept) + check_examples(kept, config)
@@ -62,13 +64,20 @@ def usable_held_out(
             template refuses too many.
     """
     check_solved(examples)
-    measured = measure(policy, examples, max_bad_fraction)
+    measured, bad = measure(policy, examples)
+    if bad:
+        report_bad_rows(file_of(examples), bad, len(measured), max_bad_fraction)
     _refuse_beyond(
         policy,
         [(m, max_new_tokens, "a response") for m in measured],
         f"lower --max-new-tokens, which is {max_new_tokens}, or leave the row out",
     )
     return [m.example for m in measured]
+
+
+def file_of(examples: Sequence[Example]) -> str:
+    """The file that examples come from."""
+    return examples[0].origin.rpartition(":")[0]
 
 
 def check_solved(examples: Sequence[Example]) -> None:

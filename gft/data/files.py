@@ -23,6 +23,7 @@ __all__ = [
     "load_examples",
     "read_examples",
     "reasoning_gym_examples",
+    "refuse_bad_rows",
     "report_bad_rows",
 ]
 
@@ -139,6 +140,15 @@ def report_bad_rows(path: str, bad: list[str], good: int, max_bad_fraction: floa
         print(f"warning: {line}", file=sys.stderr)
     if bad:
         print(f"warning: {path}: {len(bad)} of {len(bad) + good} rows are bad and were left out", file=sys.stderr)
+    refuse_bad_rows(path, bad, good, max_bad_fraction)
+
+
+def refuse_bad_rows(path: str, bad: list[str], good: int, max_bad_fraction: float) -> None:
+    """Refuse a file for its bad rows.
+
+    Raises:
+        ValueError: there are too many, or no good row.
+    """
     if good == 0:
         raise ValueError(
             f"{path}: no good row" + (f"; the first bad one: {bad[0]}." if bad else ": the file is empty.")

@@ -193,17 +193,18 @@ def chat(policy):
     return policy
 
 
-def test_measure_names_the_row_that_the_chat_template_refuses(chat, capsys):
+def test_usable_examples_names_the_row_that_the_chat_template_refuses(chat, capsys):
     examples = [Example(user("ab="), "", origin=f"d.jsonl:{i}") for i in range(1, 100)]
     examples.append(Example(user("ab=", "system"), "", origin="d.jsonl:100"))
-    assert measure(chat, examples, max_bad_fraction=0.01) == [(e, 3, (), ()) for e in examples[:-1]]
+    solved = [replace(e, solution="a") for e in examples]
+    assert usable_held_out(chat, solved, 9, 0.01) == solved[:-1]
     assert capsys.readouterr().err.splitlines() == [
         "warning: d.jsonl:100: the chat template of this model refuses messages of the roles system: no system role "
         "here",
         "warning: d.jsonl: 1 of 100 rows are bad and were left out",
     ]
     with pytest.raises(ValueError, match=r"d.jsonl: 1 of 100 rows are bad.*--max-bad-fraction.*first one: d.jsonl:100"):
-        measure(chat, examples, max_bad_fraction=0.009)
+        usable_examples(chat, examples, replace(config(), max_bad_fraction=0.009), print)
 
 
 @pytest.mark.parametrize(
@@ -215,22 +216,23 @@ def test_measure_names_the_row_that_the_chat_template_refuses(chat, capsys):
         "{% for m in messages %}",  # not closed
     ],
 )
-def test_measure_names_the_row_where_a_template_fails(policy, template):
+def test_usable_held_out_names_the_row_where_a_template_fails(policy, template):
     policy.tokenizer.chat_template = template
     with pytest.raises(
         ValueError, match="no good row; the first bad one: d:1: the chat template of this model refuses messages"
     ):
-        measure(policy, [Example(user("ab="), "", origin="d:1")], 1.0)
+        usable_held_out(policy, [Example(user("ab="), "a", origin="d:1")], 9, 1.0)
 
 
-def test_measure_names_the_row_of_a_chat_without_a_template(policy):
+def test_usable_held_out_names_the_row_of_a_chat_without_a_template(policy):
     with pytest.raises(ValueError, match=r"no good row; the first bad one: d:1: .*has no chat template"):
-        measure(policy, [Example(user("ab="), "", origin="d:1")], 1.0)
+        usable_held_out(policy, [Example(user("ab="), "a", origin="d:1")], 9, 1.0)
 
 
 def test_measure_counts_the_tokens_of_responses_and_their_end(policy):
     example = Example("ab=", "", (Response("", "expert"), Response("abc", "teacher"), Response("abcd", "teacher")))
-    (found,) = measure(policy, [example], 0.0, config(1, 1, 0))
+    (found,), bad = measure(policy, [example], config(1, 1, 0))
+    assert bad == []
     assert (found.prompt, [given.tokens for given in found.responses], found.long) == (3, [1, 4], ())
 
 
@@ -248,7 +250,7 @@ def test_measure_hides_no_fault_of_another_kind(policy, monkeypatch):
 
     monkeypatch.setattr(policy, "encode_prompt", broken)
     with pytest.raises(TypeError, match="a fault of ours"):
-        measure(policy, [Example("ab=", "")], 1.0)
+        measure(policy, [Example("ab=", "")])
 
 
 # Prompts and groups

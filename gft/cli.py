@@ -1,4 +1,4 @@
-"""The commands `gft train` and `gft eval`: their options, and how they end."""
+"""The commands `gft train`, `gft eval` and `gft data check`: their options, and how they end."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 import tyro
 from transformers.utils import logging as transformers_logging
 
+from .commands.data import CheckConfig, run_data_check
 from .commands.evaluate import run_eval
 from .commands.train import run_train
 from .config import EMBEDDED, EvaluateConfig, TrainConfig
@@ -29,7 +30,7 @@ FAULTS_OF_INPUT = (ValueError, TypeError, OSError, ImportError, RuntimeError, Me
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: `gft train [options]`, `gft eval [options]`.
+    """Entry point: `gft train [options]`, `gft eval [options]`, `gft data check FILE [options]`.
 
     Bad input ends with one line, not a traceback.
     """
@@ -63,6 +64,14 @@ def _run_command(arguments: list[str], defaults: TrainConfig) -> None:
     def _eval(config: tyro.conf.OmitArgPrefixes[EvaluateConfig]) -> None:
         """Accuracy of a model: greedy, and the mean of samples."""
         run_eval(config)
+
+    data = tyro.extras.SubcommandApp()
+    app.command(data, name="data", help="Look at data before a run.")
+
+    @data.command(name="check")
+    def _check(config: tyro.conf.OmitArgPrefixes[CheckConfig]) -> None:
+        """What a run would make of a data file."""
+        run_data_check(config)
 
     app.cli(args=arguments, prog="gft", description=DESCRIPTION)
 

@@ -62,7 +62,7 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
 }
 
 
-def check_ranges(config: TrainConfig | EvaluateConfig) -> None:
+def check_ranges(config: Any) -> None:
     """Refuse numbers that are out of range.
 
     Raises:

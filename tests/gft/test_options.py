@@ -11,6 +11,7 @@ import torch
 
 import gft
 from gft import cli
+from gft.commands.data import CheckConfig
 from gft.config import EMBEDDED, EvaluateConfig, TrainConfig
 from gft.options import OptionError, check_device, check_effects, check_engine, numbers, option, reward_pool
 from gft.parts import EvalConfig, GroupConfig, OptimConfig, RewardLimits, SamplingConfig
@@ -267,15 +268,15 @@ def test_check_engine_passes_the_engines_own_words_on(monkeypatch):
 
 @pytest.fixture
 def helptext(capsys):
-    """What `gft train --help` and `gft eval --help` print."""
-    for command in ("train", "eval"):
+    """What --help of every command prints."""
+    for command in ("train", "eval", "data check"):
         with pytest.raises(SystemExit):
-            cli.main([command, "--help"])
+            cli.main([*command.split(), "--help"])
     return capsys.readouterr().out
 
 
 def real_options():
-    found = {option(field.name) for config in (TrainConfig, EvaluateConfig) for field in leaves(config)}
+    found = {option(field.name) for config in (TrainConfig, EvaluateConfig, CheckConfig) for field in leaves(config)}
     return found | {"--no-count-flat", "--no-overwrite", "--no-resume", "--help"}
 
 
@@ -296,7 +297,9 @@ def texts():
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield f"{path.relative_to(ROOT)}:{node.lineno}", node.value
     for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
-        for command in re.findall(r"(?:`|^)gft (?:train|eval)[^`\n]*|`--[^`\n]*`", page.read_text(), re.MULTILINE):
+        for command in re.findall(
+            r"(?:`|^)gft (?:train|eval|data check)[^`\n]*|`--[^`\n]*`", page.read_text(), re.MULTILINE
+        ):
             yield str(page.relative_to(ROOT)), command
 
 

@@ -44,7 +44,7 @@ def call_reward(function: Callable[..., Any], arguments: Sequence[Any]) -> Score
     except MemoryError:  # the process may be in any state: whoever owns it ends it
         raise
     except Exception as error:
-        return Scored(None, _reason(error))
+        return Scored(None, reason_of(error))
 
 
 def _finite(value: Any) -> float:
@@ -76,7 +76,7 @@ def _finite(value: Any) -> float:
     return number
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """The kind of an error, its text, and the line of the user's code that raised it."""
     try:
         text = str(error)

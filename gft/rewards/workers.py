@@ -17,6 +17,8 @@ import json
 import os
 import pickle
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -29,7 +31,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..stop import check
-from .calls import RewardFunction, Scored, call_reward, import_reward
+from .calls import RewardFunction, Scored, call_reward, import_reward, reason_of
 from .reap import MARK, end_marked
 from .signatures import caller_of
 
@@ -55,7 +57,7 @@ def serve(descriptor: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent decides when a worker ends
         signal.signal(number, signal.SIG_IGN)
-    pipe = Connection(descriptor)
+    pipe, worker, mark = Connection(descriptor), os.getpid(), os.environ[MARK]
     reward, seconds, memory_mib = pickle.loads(pipe.recv_bytes())
     try:
         function = caller_of(import_reward(reward) if isinstance(reward, str) else pickle.loads(reward))
@@ -72,9 +74,13 @@ def serve(descriptor: int) -> None:
                 scored = call_reward(function, [arguments])
             except MemoryError:
                 os._exit(OUT_OF_MEMORY)
+            except BaseException as error:  # SystemExit and its like: the parent decides when a worker ends
+                scored = Scored(None, reason_of(error))
+            if os.getpid() != worker:  # a fork of the reward function came back too: it would answer a second time
+                os._exit(0)
             signal.setitimer(signal.ITIMER_REAL, 0)
             _send(pipe, job, scored)
-    end_marked(os.environ[MARK])  # the parent is gone, or it would have killed this worker
+    end_marked(mark)  # the parent is gone, or it would have killed this worker
 
 
 def _send(pipe: Connection, job: int | None, scored: Scored) -> None:
@@ -110,6 +116,7 @@ class _Worker:
         self.ready = self.broken = False
         self.deadline = time.monotonic() + START_SECONDS
         self.pipe, theirs = Pipe()
+        _give_up_sending(self.pipe, self.limits.seconds)
         path = [str(entry) for entry in sys.path]
         code = f"import sys; sys.path[:] = {path!r}; from gft.rewards.workers import serve; serve({theirs.fileno()})"
         with theirs:  # a session of its own: Ctrl-C is for the parent, and a kill reaches the worker's children too
@@ -138,7 +145,7 @@ class _Worker:
 
     def submit(self, job: int, arguments: Sequence[Any]) -> None:
         self.job, self.deadline = job, time.monotonic() + self.limits.seconds
-        with contextlib.suppress(ConnectionError):  # it died while it was idle: receive() will say so
+        with contextlib.suppress(OSError):  # it died while it was idle, or reads no more: receive() will say so
             self.pipe.send_bytes(json.dumps((job, arguments), default=str).encode())
 
     def receive(self) -> Scored | None:
@@ -192,6 +199,13 @@ class _Worker:
         if scored is not None and scored.error is not None:
             raise ValueError(f"a worker could not load the reward function: {scored.error}")
         self.ready = scored is not None
+
+
+def _give_up_sending(pipe: Connection, seconds: float) -> None:
+    """Let a send to a worker that does not read fail in the end: a long response fills the pipe."""
+    whole, rest = divmod(seconds, 1)
+    with socket.socket(fileno=os.dup(pipe.fileno())) as end:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(whole), max(1, int(rest * 1e6))))
 
 
 class Workers:

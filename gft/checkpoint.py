@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from .config import TrainConfig
 from .data.files import Example
 from .folders import FRESH, OLD, flush, remove, retire, whole_folder
+from .optim import names
 from .policy import Policy
 from .state import RunState, set_random_state
 
@@ -63,7 +64,7 @@ class Checkpoints:
         """Put optimiser and random numbers back; the policy is that of `path` already."""
         saved = load_file(path / OPTIMIZER)
         moments: dict[int, dict[str, torch.Tensor]] = {}
-        for i, name in enumerate(self._names()):
+        for i, name in enumerate(names(self.optimizer)):
             found = {k.rpartition("/")[2]: v for k, v in saved.items() if k.rpartition("/")[0] == name}
             if found:  # else it has had no gradient yet
                 moments[i] = found
@@ -79,14 +80,11 @@ class Checkpoints:
             shutil.copytree(path / MODEL, fresh, copy_function=_link, dirs_exist_ok=True)
         return self.folder / MODEL
 
-    def _names(self) -> list[str]:
-        return [name for name, _ in self.policy.model.named_parameters()]
-
     def _moments(self) -> dict[str, torch.Tensor]:
         state = self.optimizer.state_dict()["state"]
         return {
             f"{name}/{key}": value.contiguous()
-            for i, name in enumerate(self._names())
+            for i, name in enumerate(names(self.optimizer))
             for key, value in state.get(i, {}).items()
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -32,14 +33,23 @@ class Member:
     reward: float | None = None
     advantage: float = 1.0  # where there are no rewards, every response counts alike
     reward_parts: dict[str, float] = field(default_factory=dict)  # of a sum: every term's, before its weight
+    logprobs: list[float] | None = None  # of the sampler, of its own tokens
+    old_logprobs: list[float] | None = None  # of the policy that sampled, as the trainer computes them
+    ref_logprobs: list[float] | None = None  # of the reference policy
 
 
 @dataclass
 class Batch:
-    """The members of one optimiser step."""
+    """The members of one optimiser step, or of the steps that a batch of rollouts serves."""
 
     members: list[Member]
-    reward_errors: int = 0
+    failed: list[int] = field(default_factory=list)  # of every response that could not be scored, its group
+    seconds: dict[str, float] = field(default_factory=dict)  # what sampling and scoring took
+
+    def part(self, groups: range) -> Batch:
+        """What belongs to these groups."""
+        members = [m for m in self.members if m.group in groups]
+        return Batch(members, [group for group in self.failed if group in groups])
 
     @property
     def flat_groups(self) -> set[int]:
@@ -56,15 +66,19 @@ def make_batch(policy: Policy, examples: Sequence[Example], config: TrainConfig,
     Raises:
         RuntimeError: no response could be scored.
     """
+    start = time.perf_counter()
     members = _given(policy, examples, config) + _own(policy, examples, config)
-    if "advantages" not in config.objective_function().needs:
-        return Batch(members)  # imitation asks for no rewards: a slow checker would be run for nothing
+    sampled = time.perf_counter()
+    if not config.asks_for_rewards():
+        # A slow checker would be run for nothing.
+        return Batch(members, seconds={"seconds_rollout": sampled - start})
     errors = _score(members, rewards)
     scored = [m for m in members if m.reward is not None]
     if not scored:
         raise RuntimeError(f"no response of this step could be scored; the first reason: {errors[0]}")
     _set_advantages(scored, Counter(m.group for m in members), config.group)
-    return Batch(scored, len(errors))
+    seconds = {"seconds_rollout": sampled - start, "seconds_reward": time.perf_counter() - sampled}
+    return Batch(scored, [m.group for m in members if m.reward is None], seconds)
 
 
 def given_responses(example: Example, config: TrainConfig) -> list[Response]:
@@ -111,7 +125,7 @@ def _own(policy: Policy, examples: Sequence[Example], config: TrainConfig) -> li
         batch=sampling.batch,
     )
     return [
-        Member(g, "self", prompts[g], r.tokens, policy.decode(r.tokens), r.truncated, examples[g])
+        Member(g, "self", prompts[g], r.tokens, policy.decode(r.tokens), r.truncated, examples[g], logprobs=r.logprobs)
         for g, r in zip(owners, rollouts, strict=True)
     ]
 

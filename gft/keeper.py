@@ -62,7 +62,8 @@ class Keeper:
             raise
 
     def _rescue(self, state: RunState) -> None:
-        is_new = state.in_use is not None or state.step > (self.saved or 0)
+        has_rollouts = state.in_use is not None and state.used == 0
+        is_new = has_rollouts or state.step > (self.saved or 0)
         if is_new and not state.is_changing:
             try:
                 self._save(state)

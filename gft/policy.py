@@ -75,10 +75,10 @@ class Policy:
         """The context that forward passes run in. In fp32 tensor cores would be idle."""
         return torch.autocast(self.device.type, self.compute, enabled=self.compute != torch.float32)
 
-    def loss(self, tokens: Tensor, mask: Tensor, batch: PolicyBatch) -> PolicyLoss:
-        """The loss of right-padded tokens [B, T], which the model computes in its own forward."""
+    def loss(self, inputs: dict[str, Tensor], batch: PolicyBatch) -> PolicyLoss:
+        """The loss of the inputs' tokens [B, T], which the model computes in its own forward."""
         with self.precision():
-            return self.model(input_ids=tokens, attention_mask=mask, use_cache=False, policy_batch=batch)
+            return self.model(**inputs, use_cache=False, policy_batch=batch)
 
 
 def make_policy(

@@ -25,12 +25,13 @@ from .config import TrainConfig
 from .data.files import Example
 from .folders import write_whole
 from .options import OptionError, option
-from .parts import EvalConfig, GroupConfig, OptimConfig, RewardLimits, SamplingConfig
+from .parts import EvalConfig, GroupConfig, OptimConfig, ReuseConfig, RewardLimits, SamplingConfig
 
 RECORD = "run.json"
 PARTS = {
     "limits": RewardLimits,
     "group": GroupConfig,
+    "reuse": ReuseConfig,
     "sampling": SamplingConfig,
     "optim": OptimConfig,
     "evaluate": EvalConfig,

@@ -15,7 +15,8 @@ loss_t and nothing else. w_t comes from `token_weights`. The model computes the 
 its own forward (`fuse_loss`), from hidden states and without the logits of all tokens.
 
 Here is the order of a run and of a step. groups.py samples and scores the responses, update.py
-makes gradients and the update, and keeper.py saves what the run needs to go on (`RunState`).
+makes gradients, optim.py the update, and keeper.py saves what the run needs to go on (`RunState`).
+A batch of rollouts serves one update, or several (`ReuseConfig`).
 """
 
 from __future__ import annotations
@@ -32,16 +33,18 @@ from .checkpoint import Checkpoints, check_space
 from .config import TrainConfig
 from .data.files import Example
 from .evaluate import Accuracy, evaluate
-from .groups import make_batch
+from .groups import Batch, make_batch
 from .keeper import Keeper
-from .metrics import MetricsLog, peak_memory_mib
+from .logprobs import token_logprobs
+from .metrics import MetricsLog
+from .optim import make_optimizer, optimizer_step
 from .policy import Policy
 from .record import open_record
 from .report import Progress
 from .rewards.pool import RewardPool
 from .state import RunState, random_state
 from .stop import check, held
-from .update import accumulate_gradients, optimizer_step, reward_metrics
+from .update import accumulate_gradients, reward_metrics, speed
 from .usable import usable_examples, usable_held_out
 from .watch import watch
 
@@ -75,9 +78,7 @@ def train(
     torch.manual_seed(config.seed)
     # Parameters and Adam's state are fp32, whatever the model computes in. Near 0.02, a usual size
     # of a weight, bf16 numbers are 1e-4 apart: an update of lr = 1e-6 would be rounded away.
-    # Norms and biases decay like the rest. A step shrinks a weight by lr * weight_decay, 1e-8 by
-    # default, so that sparing some of them would change nothing.
-    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay)
+    optimizer = make_optimizer(policy.model, config.optim)
     checkpoints = Checkpoints(config.out, run, policy, optimizer, examples, config.keep)
     state = checkpoints.restore(start) if start else RunState(random=random_state(policy.device))
     log.open(state.offset)
@@ -94,10 +95,12 @@ def train(
             if state.step == config.steps:
                 break
             check()
-            chosen = [examples[i] for i in islice(order, config.prompts_per_step)]
-            row = train_step(policy, optimizer, chosen, config, rewards, state)
+            if state.in_use is None:
+                chosen = [examples[i] for i in islice(order, config.prompts_per_rollout())]
+                state.hold(roll_out(policy, chosen, config, rewards), len(chosen), policy.device)
+            row = train_step(policy, optimizer, config, state)
             log.write(row)
-            state.advance(len(chosen), row["skipped"], log.offset, policy.device)
+            state.advance(config.reuse.updates, row["skipped"], log.offset, policy.device)
             progress.step(row)
             watch(row, state, config, rewards, progress)
     return state.accuracies.get(0), state.accuracies.get(config.steps)
@@ -115,25 +118,23 @@ def prompt_order(count: int, seed: int) -> Iterator[int]:
         yield from rng.sample(range(count), count)
 
 
-def train_step(
-    policy: Policy,
-    optimizer: torch.optim.Optimizer,
-    examples: Sequence[Example],
-    config: TrainConfig,
-    rewards: RewardPool,
-    state: RunState,
-) -> dict:
-    """Groups, rewards, gradients, update; returns the step's numbers.
+def roll_out(policy: Policy, examples: Sequence[Example], config: TrainConfig, rewards: RewardPool) -> Batch:
+    """Groups of scored responses, with the log-probs that later updates compare theirs with."""
+    batch = make_batch(policy, examples, config, rewards)
+    if config.keeps_old_logprobs():
+        # Computed by the trainer and not taken from the sampler: the ratio should be 1 as long as
+        # the weights are the same, whatever the numerics of the sampler.
+        for member, logprobs in zip(batch.members, token_logprobs(policy, batch.members, config), strict=True):
+            member.old_logprobs = logprobs
+    return batch
 
-    Every batch of samples is used for one update. The policy that is trained is then the one that
-    sampled, their ratio is 1, and no old log-probs need to be kept.
-    """
+
+def train_step(policy: Policy, optimizer: torch.optim.Optimizer, config: TrainConfig, state: RunState) -> dict:
+    """Gradients and update on the next part of the rollouts; returns the step's numbers."""
     start = time.perf_counter()
-    if state.in_use is None:  # else the run was interrupted with rollouts in hand
-        state.hold(make_batch(policy, examples, config, rewards), policy.device)
-    batch = state.in_use
-    assert batch is not None
-    rollout = time.perf_counter() - start
+    assert state.in_use is not None
+    first = state.used % config.reuse.rollout_steps * config.prompts_per_step
+    batch = state.in_use.part(range(first, first + config.prompts_per_step))
     numbers = accumulate_gradients(policy, batch, config)
     state.is_changing = True  # until its row is logged too
     # Where every advantage is 0 there is nothing to learn. AdamW would still move the weights, by
@@ -141,15 +142,10 @@ def train_step(
     update = optimizer_step(policy, optimizer, config, state.step + 1, learn=numbers["active_sequences"] > 0)
     # The clock needs no synchronisation with the GPU: reading the norm waited for the gradients.
     # Only the optimiser's own kernels are still under way, and count for the next step.
-    seconds = time.perf_counter() - start
-    tokens = sum(len(m.response) for m in batch.members)
-    speed = {
-        "seconds": seconds,
-        "seconds_rollout": rollout,
-        "tokens_per_second": tokens / seconds,
-        "peak_memory_mib": peak_memory_mib(),
-    }
-    return {"step": state.step + 1, **numbers, **update, **reward_metrics(batch), **speed}
+    seconds = {"seconds_update": time.perf_counter() - start}
+    if state.used == 0:  # sampling and scoring count for the first step that they serve
+        seconds |= state.in_use.seconds
+    return {"step": state.step + 1, **numbers, **update, **reward_metrics(batch), **speed(batch, seconds)}
 
 
 def evaluate_if_due(

@@ -174,7 +174,7 @@ def check_examples(examples: Sequence[Example], config: TrainConfig) -> list[str
             f"{len(empty)} of {len(examples)} examples have no response to train on, the first: {empty[0]}. Give "
             "--own, or drop them."
         )
-    if "advantages" in config.objective_function().needs:
+    if config.asks_for_rewards():
         unscored = [own or any(r.reward is None for r in responses) for responses in used]
         unsolved = [e.origin for e, ask in zip(examples, unscored, strict=True) if ask and not e.solution.strip()]
         if unsolved:

@@ -52,6 +52,8 @@ class CheckConfig:
     """As for train."""
     own: int | None = None
     """As for train."""
+    advantage: Literal["group", "one"] = GroupConfig.advantage
+    """As for train."""
     max_prompt_tokens: int = SamplingConfig.max_prompt_tokens
     """As for train."""
     max_given_tokens: int = SamplingConfig.max_given_tokens
@@ -75,7 +77,7 @@ class CheckConfig:
             if self.model is None and value != getattr(SamplingConfig, name):
                 raise OptionError(f"{option(name)} is {value}, and would do nothing: tokens need --model.")
         if not self.scores() and self.limits != RewardLimits():
-            raise OptionError(f"limits of rewards would do nothing: {self.objective} asks for none without --reward.")
+            raise OptionError("limits of rewards would do nothing: the run asks for none, and no --reward is given.")
         if self.scores():
             check_limits(self.limits, self.run().reward_name())
 
@@ -87,7 +89,7 @@ class CheckConfig:
             objective=self.objective,
             reward=self.reward,
             limits=self.limits,
-            group=GroupConfig(self.experts, self.teachers, self.own),
+            group=GroupConfig(self.experts, self.teachers, self.own, advantage=self.advantage),
             sampling=SamplingConfig(
                 max_prompt_tokens=self.max_prompt_tokens,
                 max_given_tokens=self.max_given_tokens,
@@ -99,8 +101,8 @@ class CheckConfig:
         )
 
     def scores(self) -> bool:
-        """Whether responses are scored: the objective asks for rewards, or one is named."""
-        return self.reward is not None or "advantages" in self.run().objective_function().needs
+        """Whether responses are scored: the run asks for rewards, or one is named."""
+        return self.reward is not None or self.run().asks_for_rewards()
 
 
 def run_data_check(config: CheckConfig) -> None:

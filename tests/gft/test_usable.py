@@ -290,6 +290,12 @@ def test_check_examples_asks_for_a_solution_only_where_a_response_needs_one():
     assert check_examples([Example("ba=", "", scored + unused)], config(1, 1, 0)) == []
 
 
+def test_check_examples_asks_for_no_solution_where_every_advantage_is_1():
+    """The ablation "w/o GAL" scores nothing."""
+    alike = replace(config(), group=GroupConfig(1, 0, 4, advantage="one"))
+    assert check_examples([Example("ba=", "", (Response("ab", "expert"),))], alike) == []
+
+
 SCORED = (Response("ab", "expert", 1.0),)
 
 

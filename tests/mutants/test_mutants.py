@@ -16,6 +16,8 @@ from .loop_mutants import LOOP_MUTANTS
 from .low_rank_mutants import LOW_RANK_MUTANTS
 from .model_mutants import MODEL_MUTANTS
 from .mutants import MUTANTS, Mutant
+from .policy_mutants import POLICY_MUTANTS
+from .reuse_mutants import REUSE_MUTANTS
 from .run_mutants import RUN_MUTANTS
 from .sequence_mutants import SEQUENCE_MUTANTS
 from .shard_mutants import SHARD_MUTANTS
@@ -31,7 +33,9 @@ EVERY = (
     *STEP_MUTANTS,
     *MODEL_MUTANTS,
     *LOOP_MUTANTS,
+    *POLICY_MUTANTS,
     *RUN_MUTANTS,
+    *REUSE_MUTANTS,
     *SEQUENCE_MUTANTS,
     *SHARD_MUTANTS,
     *LAYERS_MUTANTS,

@@ -11,6 +11,8 @@ import torch
 
 from gft.checkpoint import Checkpoints, newest_whole
 from gft.demo.base_model import tokenizer
+from gft.optim import make_optimizer
+from gft.parts import OptimConfig
 from gft.policy import load_policy, make_policy
 from gft.state import RunState, random_state
 
@@ -54,7 +56,7 @@ def kill_at(number):
 
 
 def checkpoints(folder, policy):
-    optimizer = torch.optim.AdamW(policy.model.parameters())
+    optimizer = make_optimizer(policy.model, OptimConfig())
     return Checkpoints(folder, "run", policy, optimizer, [], keep=2)
 
 

@@ -37,14 +37,8 @@ PARTS = {
     "evaluate": EvalConfig,
 }
 PATHS = ("model", "out")
-FREE = (
-    "out",
-    "resume",
-    "overwrite",
-    "save_every",
-    "keep",
-    "limits.reward_workers",
-)  # options that change no number of a run
+# Options that change no number of a run.
+FREE = ("out", "resume", "overwrite", "save_every", "keep", "limits.reward_workers")
 
 
 def open_record(

@@ -118,7 +118,11 @@ class _Worker:
         self.pipe, theirs = Pipe()
         _give_up_sending(self.pipe, self.limits.seconds)
         path = [str(entry) for entry in sys.path]
-        code = f"import sys; sys.path[:] = {path!r}; from gft.rewards.workers import serve; serve({theirs.fileno()})"
+        ours = str(Path(__file__).parents[2])  # the same package as here, whatever comes first in the path
+        code = (
+            f"import sys; sys.path[:] = {[ours, *path]!r}; from gft.rewards.workers import serve; "
+            f"sys.path[:] = {path!r}; serve({theirs.fileno()})"
+        )
         with theirs:  # a session of its own: Ctrl-C is for the parent, and a kill reaches the worker's children too
             self.process = subprocess.Popen(
                 [sys.executable, "-c", code],

@@ -173,7 +173,7 @@ def test_load_examples_says_what_is_wrong_with_a_row(tmp_path, change, expected)
 
 
 WORKED = {"problem": "2+2?", "answer": "4", "solution": r"It is \boxed{3+1}, so \boxed{4}.", "level": 1}
-BOXED = {"problem": "2+2?", "solution": r"First \boxed{4}, then \boxed{7}, so \boxed{4}.", "source": "x"}
+BOXED = {"problem": "2+2?", "solution": r"\boxed{9} tries: \boxed{4}, \boxed{7}, so \boxed{4}.", "source": "x"}
 USER = ({"role": "user", "content": "2+2?"},)
 
 

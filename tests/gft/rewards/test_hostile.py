@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 import uuid
 from pathlib import Path
 
@@ -25,10 +26,16 @@ TAG = "GFT_HOSTILE_TEST"
 
 
 @pytest.fixture
-def unharmed(monkeypatch, tmp_path):
-    """Fails the test if processes are left, or if folder, environment or signals are others."""
+def tag(monkeypatch):
+    """In the environment of workers, and of what they start."""
     tag = uuid.uuid4().hex
-    monkeypatch.setenv(TAG, tag)  # workers inherit it, and what they start
+    monkeypatch.setenv(TAG, tag)
+    return tag
+
+
+@pytest.fixture
+def unharmed(monkeypatch, tmp_path, tag):
+    """Fails the test if processes are left, or if folder, environment or signals are others."""
     monkeypatch.chdir(tmp_path)
     before = state()
     yield tmp_path
@@ -101,6 +108,16 @@ def test_hostile_functions_are_rewards_or_counted(name):
             assert one.value is None
             assert expected in one.error
     assert pool.errors == 2 * isinstance(expected, str)
+
+
+def test_a_fork_that_comes_back_ends(tag):
+    """It would read calls and answer them beside the worker."""
+    with RewardPool(f"{hostile_functions.__name__}:forks", workers=1) as pool:
+        assert [one.value for one in scores(pool, "a", "b", "c")] == [1.0] * 3
+        deadline = time.monotonic() + 5
+        while len(tagged(tag)) > 1 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert len(tagged(tag)) == 1
 
 
 @pytest.mark.usefixtures("unharmed")

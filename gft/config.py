@@ -91,6 +91,9 @@ class TrainConfig:
     """cuda, cpu, ... None takes the GPU where there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 on a GPU, float32 elsewhere."""
+    parallel: Literal["ddp", "fsdp"] | None = None
+    """How several processes share the work: ddp, a whole model on each (also None), or fsdp, a share
+    of weights, gradients and moments on each."""
     backend: Literal["auto", "triton", "chunked", "eager"] = "auto"
     """What computes the head."""
     sparse: float | None = None

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 
 from .data.files import Example
+from .distributed import agreed, share, stream_seed, total
 from .policy import Policy
 from .rewards.pool import RewardPool
 from .rollout import sample
@@ -43,9 +44,10 @@ def evaluate(
         ValueError: an example has no solution to score with.
     """
     check_solved(examples)
+    examples = share(examples)
     prompts = [policy.encode_prompt(e.prompt) for e in examples]
     with torch.random.fork_rng(devices=[policy.device] if policy.device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        torch.manual_seed(stream_seed(seed))
         greedy, failed = _mean_reward(policy, examples, prompts, rewards, max_new_tokens, 0.0, batch)
         drawn, more = _mean_reward(
             policy, list(examples) * samples, prompts * samples, rewards, max_new_tokens, temperature, batch
@@ -63,11 +65,12 @@ def _mean_reward(
     batch: int,
 ) -> tuple[float, int]:
     """Mean reward of one response to each prompt, and how many could not be scored."""
-    if not prompts:
-        return float("nan"), 0
-    rollouts = sample(policy, prompts, max_new_tokens=max_new_tokens, temperature=temperature, batch=batch)
-    scored = rewards.score(
-        [(policy.decode(r.tokens), e) for r, e in zip(rollouts, examples, strict=True)], [r.truncated for r in rollouts]
-    )
+    with agreed():
+        rollouts = sample(policy, prompts, max_new_tokens=max_new_tokens, temperature=temperature, batch=batch)
+        scored = rewards.score(
+            [(policy.decode(r.tokens), e) for r, e in zip(rollouts, examples, strict=True)],
+            [r.truncated for r in rollouts],
+        )
     values = [s.value for s in scored if s.value is not None]
-    return (sum(values) / len(values) if values else float("nan")), len(scored) - len(values)
+    (rewarded,), (count, all_scored) = total(sum(values)), total(len(values), len(scored))
+    return (rewarded / count if count else float("nan")), all_scored - count

@@ -13,17 +13,18 @@ from gft_kernels import group_advantages
 
 from .config import TrainConfig
 from .data.files import Example, Response, Source
+from .distributed import agreed, gather, rank, share
 from .parts import GroupConfig
 from .policy import Policy
 from .rewards.pool import RewardPool
-from .rollout import sample
+from .samplers import draw
 
 
 @dataclass
 class Member:
     """One response of a group, as tokens."""
 
-    group: int  # the place of its prompt in the step: a prompt that comes twice has two groups
+    group: int  # the place of its prompt in the rollouts of all ranks: one that comes twice has two groups
     source: Source
     prompt: list[int]
     response: list[int]
@@ -58,7 +59,7 @@ class Batch:
 
 
 def make_batch(policy: Policy, examples: Sequence[Example], config: TrainConfig, rewards: RewardPool) -> Batch:
-    """One group of responses for every example, with rewards and advantages.
+    """One group of responses for every example, with rewards and advantages; on a rank, its share.
 
     A response whose checker failed is left out. A reward of 0 would train the policy on the
     checker's faults.
@@ -67,15 +68,19 @@ def make_batch(policy: Policy, examples: Sequence[Example], config: TrainConfig,
         RuntimeError: no response could be scored.
     """
     start = time.perf_counter()
-    members = _given(policy, examples, config) + _own(policy, examples, config)
+    groups = share(list(enumerate(examples)))
+    with agreed():
+        members = _given(policy, groups, config) + _own(policy, groups, config)
     sampled = time.perf_counter()
     if not config.asks_for_rewards():
         # A slow checker would be run for nothing.
         return Batch(members, seconds={"seconds_rollout": sampled - start})
-    errors = _score(members, rewards)
+    with agreed():
+        errors = _score(members, rewards)
     scored = [m for m in members if m.reward is not None]
-    if not scored:
-        raise RuntimeError(f"no response of this step could be scored; the first reason: {errors[0]}")
+    if not any(gather(len(scored))):
+        reasons = [reason for found in gather(errors[:1]) for reason in found]
+        raise RuntimeError(f"no response of this step could be scored; the first reason: {reasons[0]}")
     _set_advantages(scored, Counter(m.group for m in members), config.group)
     seconds = {"seconds_rollout": sampled - start, "seconds_reward": time.perf_counter() - sampled}
     return Batch(scored, [m.group for m in members if m.reward is None], seconds)
@@ -92,7 +97,7 @@ def given_responses(example: Example, config: TrainConfig) -> list[Response]:
     return chosen
 
 
-def _given(policy: Policy, examples: Sequence[Example], config: TrainConfig) -> list[Member]:
+def _given(policy: Policy, groups: Sequence[tuple[int, Example]], config: TrainConfig) -> list[Member]:
     """The given responses as members.
 
     One that is longer than the limit is here to be cut (--long-given). It has no end token, so that
@@ -101,7 +106,7 @@ def _given(policy: Policy, examples: Sequence[Example], config: TrainConfig) -> 
     """
     limit = config.sampling.max_given_tokens
     members = []
-    for group, example in enumerate(examples):
+    for group, example in groups:
         prompt = policy.encode_prompt(example.prompt)
         for response in given_responses(example, config):
             tokens, text = policy.encode_response(response.text, example.prompt), policy.response_text(response.text)
@@ -110,23 +115,17 @@ def _given(policy: Policy, examples: Sequence[Example], config: TrainConfig) -> 
     return members
 
 
-def _own(policy: Policy, examples: Sequence[Example], config: TrainConfig) -> list[Member]:
+def _own(policy: Policy, groups: Sequence[tuple[int, Example]], config: TrainConfig) -> list[Member]:
     """Samples of the current policy as members, all groups in one call: large batches are fast."""
     count, sampling = config.composition()[2], config.sampling
     if not count:
         return []
-    prompts = [policy.encode_prompt(e.prompt) for e in examples]
-    owners = [g for g in range(len(examples)) for _ in range(count)]
-    rollouts = sample(
-        policy,
-        [prompts[g] for g in owners],
-        max_new_tokens=sampling.max_new_tokens,
-        temperature=sampling.temperature,
-        batch=sampling.batch,
-    )
+    prompts = [(group, example, policy.encode_prompt(example.prompt)) for group, example in groups]
+    asked = [prompt for prompt in prompts for _ in range(count)]
+    rollouts = draw(policy, [tokens for *_, tokens in asked], sampling)
     return [
-        Member(g, "self", prompts[g], r.tokens, policy.decode(r.tokens), r.truncated, examples[g], logprobs=r.logprobs)
-        for g, r in zip(owners, rollouts, strict=True)
+        Member(group, "self", tokens, r.tokens, policy.decode(r.tokens), r.truncated, example, logprobs=r.logprobs)
+        for (group, example, tokens), r in zip(asked, rollouts, strict=True)
     ]
 
 
@@ -148,12 +147,17 @@ def _set_advantages(members: Sequence[Member], asked: Counter[int], group: Group
     design, whose advantage is its reward (`singleton`).
     """
     found = Counter(m.group for m in members)
+    # Those of all ranks: the std of a batch is that of the whole step.
+    of_ranks = gather([(m.reward, m.group) for m in members])
+    scores, groups = zip(*(pair for of_rank in of_ranks for pair in of_rank), strict=True)
     advantages = group_advantages(
-        torch.tensor([m.reward for m in members], dtype=torch.float64),
-        torch.tensor([m.group for m in members]),
+        torch.tensor(scores, dtype=torch.float64),
+        torch.tensor(groups),
         scale=group.scale,
         singleton=group.singleton,
     )
-    for member, advantage in zip(members, advantages.tolist(), strict=True):
+    before = sum(map(len, of_ranks[: rank()]))
+    own = advantages[before : before + len(members)].tolist()
+    for member, advantage in zip(members, own, strict=True):
         lonely = asked[member.group] > found[member.group] == 1
         member.advantage = 0.0 if lonely else advantage

@@ -17,7 +17,7 @@ import torch
 from gft_kernels import linear_policy_loss
 
 from .parts import RewardLimits
-from .rewards.pool import RewardPool, runs_in_workers
+from .rewards.pool import runs_in_workers
 
 if TYPE_CHECKING:
     from .config import EvaluateConfig, TrainConfig
@@ -69,6 +69,7 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(NOT_NEGATIVE, (lambda x: 0 <= x < math.inf, "finite, and at least 0")),
     **dict.fromkeys(SHARES, (lambda x: 0 <= x <= 1, "from 0 to 1")),
     **dict.fromkeys(BELOW_1, (lambda x: 0 <= x < 1, "at least 0 and below 1")),
+    "vllm_memory": (lambda x: 0 < x < 1, "above 0 and below 1"),
     "max_grad_norm": (lambda x: x > 0, "positive; inf clips nothing"),
     "reward_workers": (lambda n: 1 <= n <= 1024, "from 1 to 1024"),
     "reward_seconds": (lambda x: 0 < x <= 86400, "positive, and at most a day (86400)"),
@@ -145,7 +146,7 @@ def check_effects(config: TrainConfig, defaults: TrainConfig) -> None:
             check_limits(config.limits, config.reward_name())
         for field in ("group.scale", "group.singleton", "group.count_flat"):
             idle[field] = (not rewarded, "every response has the advantage 1")
-        for field in ("sampling.temperature", "sampling.truncated", "reuse.importance_cap"):
+        for field in ("sampling.temperature", "sampling.truncated", "sampling.sampler", "reuse.importance_cap"):
             idle[field] = (own == 0, "no response is sampled for training (--own is 0)")
         for field in ("reuse.clip_low", "reuse.clip_high"):
             idle[field] = (
@@ -162,6 +163,7 @@ def check_effects(config: TrainConfig, defaults: TrainConfig) -> None:
         decays and optim.warmup >= config.steps,
         f"the run ends in the warm-up (--warmup is {optim.warmup}, --steps is {config.steps})",
     )
+    idle["sampling.vllm_memory"] = (config.sampling.sampler != "vllm", "it is of --sampler vllm")
     for field in ("evaluate.eval_every", "evaluate.eval_samples"):
         idle[field] = (config.held_out_prompts() == 0, "nothing is held out: give --eval-prompts or --eval-data")
     for field, (has_no_effect, why) in idle.items():
@@ -237,20 +239,3 @@ def check_engine(config: TrainConfig) -> None:
         )
     except (RuntimeError, ValueError, ImportError) as error:
         raise OptionError(f"--backend is {config.backend!r}, which does not run on {device}: {error}") from error
-
-
-def reward_pool(name: str, limits: RewardLimits) -> RewardPool:
-    """The reward function within its limits, which is asked for before data and model: its name may be misspelt.
-
-    Raises:
-        OptionError: it cannot be found or imported.
-    """
-    try:
-        return RewardPool(
-            name,
-            workers=limits.reward_workers,
-            seconds=limits.reward_seconds,
-            memory_mib=limits.reward_memory,
-        )
-    except ValueError as error:
-        raise OptionError(f"--reward {name}: {error}") from error

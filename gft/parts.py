@@ -48,6 +48,11 @@ class SamplingConfig:
     temperature: float = 1.0
     batch: int = 128
     """Sequences generated at once."""
+    sampler: Literal["generate", "continuous", "vllm"] = "generate"
+    """What draws the policy's own responses: transformers' generate, its continuous batching, or vLLM
+    (docs/sampling.md). Evaluation samples by generate."""
+    vllm_memory: float = 0.3
+    """The share of the GPU's memory that vLLM may take while it samples (vllm)."""
     truncated: Literal["train", "mask"] = "train"
     """mask: own responses that were cut count in their group, and are not trained on."""
 

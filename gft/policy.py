@@ -10,6 +10,7 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gft_kernels import PolicyLoss
@@ -32,6 +33,7 @@ class Policy:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     compute: torch.dtype = torch.float32
+    wrapped: DistributedDataParallel | None = None  # what training calls in place of the model, where it is set
 
     @property
     def device(self) -> torch.device:
@@ -78,7 +80,8 @@ class Policy:
     def loss(self, inputs: dict[str, Tensor], batch: PolicyBatch) -> PolicyLoss:
         """The loss of the inputs' tokens [B, T], which the model computes in its own forward."""
         with self.precision():
-            return self.model(**inputs, use_cache=False, policy_batch=batch)
+            model = self.wrapped if self.wrapped is not None and torch.is_grad_enabled() else self.model
+            return model(**inputs, use_cache=False, policy_batch=batch)
 
 
 def make_policy(

@@ -23,6 +23,7 @@ import gft_kernels
 
 from .config import TrainConfig
 from .data.files import Example
+from .distributed import world_size
 from .folders import write_whole
 from .options import OptionError, option
 from .parts import EvalConfig, GroupConfig, OptimConfig, ReuseConfig, RewardLimits, SamplingConfig
@@ -38,7 +39,7 @@ PARTS = {
 }
 PATHS = ("model", "out")
 # Options that change no number of a run.
-FREE = ("out", "resume", "overwrite", "save_every", "keep", "limits.reward_workers")
+FREE = ("out", "resume", "overwrite", "save_every", "keep", "parallel", "limits.reward_workers")
 
 
 def open_record(
@@ -149,6 +150,7 @@ def made_with(device: torch.device) -> dict[str, str | int]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} {platform.machine()}",
+        "processes": world_size(),
         "threads": torch.get_num_threads(),
     }
 

@@ -18,10 +18,11 @@ from ..config import ObjectiveName, TrainConfig
 from ..data.files import Example, read_examples
 from ..findings import Finding, Inspection, inspect
 from ..groups import given_responses
-from ..options import OptionError, check_limits, check_ranges, option, reward_pool
+from ..options import OptionError, check_limits, check_ranges, option
 from ..parts import GroupConfig, RewardLimits, SamplingConfig
 from ..policy import Policy, load_encoder
 from ..report import plain_console
+from ..reward_options import reward_pool
 
 RENDERED = 3  # examples
 PLACES = 3  # of a finding

@@ -9,9 +9,10 @@ from ..data.files import load_examples
 from ..demo import sort_letters
 from ..demo.compare import HELD_OUT_SEED
 from ..evaluate import evaluate
-from ..options import check_device, reward_pool
+from ..options import check_device
 from ..policy import load_policy
 from ..report import accuracy_table, plain_console
+from ..reward_options import reward_pool
 from ..usable import usable_held_out
 
 

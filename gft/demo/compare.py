@@ -21,10 +21,11 @@ from transformers import Qwen2ForCausalLM
 from ..config import ObjectiveName, TrainConfig
 from ..data.files import Example
 from ..metrics import MetricsLog, read_metrics
-from ..options import OptionError, reward_pool
+from ..options import OptionError
 from ..parts import GroupConfig
 from ..policy import make_policy
 from ..report import Progress, accuracy_table, comparison_figure
+from ..reward_options import reward_pool
 from ..rewards.pool import RewardPool
 from ..train import train
 from ..usable import usable_examples, usable_held_out

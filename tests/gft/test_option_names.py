@@ -46,6 +46,7 @@ OTHERS = {
     "docs/benchmarks.md": {"--set", "--modes"},
     "docs/column-sparse.md": {"--set"},
     "docs/integrations/recipes.md": {"--enable_dft_loss"},
+    "docs/distributed-runs.md": {"--nproc-per-node", "--shutdown-timeout", "--signals-to-handle", "--max-restarts"},
 }
 
 

@@ -10,8 +10,9 @@ import torch
 
 import gft
 from gft.config import EMBEDDED, EvaluateConfig, TrainConfig
-from gft.options import OptionError, check_device, check_effects, check_engine, numbers, option, reward_pool
+from gft.options import OptionError, check_device, check_effects, check_engine, numbers, option
 from gft.parts import EvalConfig, GroupConfig, OptimConfig, ReuseConfig, RewardLimits, SamplingConfig
+from gft.reward_options import reward_pool
 
 ROOT = Path(gft.__file__).parents[1]
 
@@ -32,6 +33,7 @@ TAKES = {
     "max_new_tokens": {2**63},
     "temperature": {2**63},
     "batch": {2**63},
+    "vllm_memory": set(),
     "lr": {2**63},
     "min_lr": {0, 2**63},
     "weight_decay": {0, 2**63},
@@ -230,8 +232,13 @@ def test_evaluate_config_refuses_limits_of_a_reward_without_workers():
 
 
 def test_reward_pool_has_the_limits_of_the_options(monkeypatch):
-    monkeypatch.setattr("gft.options.RewardPool", lambda reward, **limits: (reward, limits))
+    monkeypatch.setattr("gft.reward_options.RewardPool", lambda reward, **limits: (reward, limits))
+    monkeypatch.setattr("gft.reward_options.usable_cores", lambda: 7)
     assert reward_pool("math", RewardLimits(3, 0.5, 77)) == ("math", {"workers": 3, "seconds": 0.5, "memory_mib": 77})
+    assert reward_pool("math", RewardLimits())[1]["workers"] == 7
+    for ranks, workers in ((2, 3), (8, 1)):  # of this machine: they share its cores
+        monkeypatch.setattr("gft.reward_options.local_count", lambda ranks=ranks: ranks)
+        assert reward_pool("math", RewardLimits())[1]["workers"] == workers
 
 
 # Devices and engines

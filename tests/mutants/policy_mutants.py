@@ -15,9 +15,9 @@ POLICY_MUTANTS = (
         f"{OPTIM}::test_optimizer_step_shrinks_matrices_and_leaves_norms",
     ),
     Mutant(
-        "gft/checkpoint.py",
-        "            for i, name in enumerate(names(self.optimizer))\n",
-        "            for i, (name, _) in enumerate(self.policy.model.named_parameters())\n",
+        "gft/moments.py",
+        "        for i, name in enumerate(names(optimizer))\n",
+        "        for i, (name, _) in enumerate(model.named_parameters())\n",
         "moments are saved under the names of other weights",
         f"{OPTIM}::test_restore_gives_every_weight_its_own_moments",
     ),

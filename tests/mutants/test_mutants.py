@@ -10,6 +10,7 @@ import pytest
 
 from ..helpers.verl import missing
 from .data_mutants import DATA_MUTANTS
+from .distributed_mutants import DISTRIBUTED_MUTANTS
 from .fork import RunTests, copy_packages, process_to_fork
 from .kernel_mutants import KERNEL_MUTANTS
 from .layers_mutants import LAYERS_MUTANTS
@@ -20,6 +21,7 @@ from .mutants import MUTANTS, Mutant
 from .policy_mutants import POLICY_MUTANTS
 from .reuse_mutants import REUSE_MUTANTS
 from .run_mutants import RUN_MUTANTS
+from .sampling_mutants import SAMPLING_MUTANTS
 from .sequence_mutants import SEQUENCE_MUTANTS
 from .shard_mutants import SHARD_MUTANTS
 from .sparse_mutants import SPARSE_MUTANTS
@@ -38,11 +40,13 @@ EVERY = (
     *RUN_MUTANTS,
     *REUSE_MUTANTS,
     *SEQUENCE_MUTANTS,
+    *SAMPLING_MUTANTS,
     *SHARD_MUTANTS,
     *LAYERS_MUTANTS,
     *LOW_RANK_MUTANTS,
     *TRAINER_MUTANTS,
     *DATA_MUTANTS,
+    *DISTRIBUTED_MUTANTS,
     *(() if missing() else VERL_MUTANTS),
 )
 # Whole runs and commands, several processes, dozens of compiled programs. Those tests run in any
@@ -51,6 +55,7 @@ SLOW = (
     "tests/gft/test_resume.py",
     "tests/gft/faults/",
     "tests/gft/data/",
+    "tests/gft/distributed/",
     "tests/gft/rewards/test_hostile.py",
     "tests/parallel/",
     "tests/ops/compile/test_graphs.py",

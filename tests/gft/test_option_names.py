@@ -6,6 +6,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import gft
+from gft.commands.data import CheckConfig
 from gft.config import EvaluateConfig, TrainConfig
 from gft.options import option
 from gft.sample import SampleConfig
@@ -14,7 +15,8 @@ ROOT = Path(gft.__file__).parents[1]
 
 
 def real_options():
-    found = {option(field.name) for config in (TrainConfig, EvaluateConfig, SampleConfig) for field in leaves(config)}
+    configs = (TrainConfig, EvaluateConfig, SampleConfig, CheckConfig)
+    found = {option(field.name) for config in configs for field in leaves(config)}
     switches = ("count-flat", "overwrite", "packed", "resume", "dropout", "checkpointing", "liger", "keep-truncated")
     return found | {f"--no-{name}" for name in switches} | {"--help"}
 
@@ -37,7 +39,7 @@ def texts():
                 yield f"{path.relative_to(ROOT)}:{node.lineno}", node.value
     for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
         for command in re.findall(
-            r"(?:`|^)gft (?:train|eval|sample)[^`\n]*|`--[^`\n]*`", page.read_text(), re.MULTILINE
+            r"(?:`|^)gft (?:train|eval|sample|data check)[^`\n]*|`--[^`\n]*`", page.read_text(), re.MULTILINE
         ):
             yield str(page.relative_to(ROOT)), command
 

@@ -168,11 +168,18 @@ class EvaluateConfig:
     """Sequences generated at once."""
     seed: int = 0
     """Seed of the samples."""
+    base: Path | None = None
+    """The folder of the model that --model was trained from: reports the KL to it, on the samples."""
+    out: Path | None = None
+    """A folder for every answer (samples.jsonl) and the numbers (eval.json). If it holds answers of
+    the same evaluation, that goes on behind them. None keeps nothing."""
     device: str | None = None
     """cuda, cpu, ... None takes the GPU where there is one."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.base is not None and self.samples == 0:
+            raise OptionError(f"--base is {self.base}, and would do nothing: the KL needs --samples.")
         if self.data is None and self.reward is not None:
             raise OptionError(
                 f"--reward is {self.reward}, and would do nothing: without --data, the embedded task has its own."

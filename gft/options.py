@@ -28,6 +28,7 @@ COUNTS = (
     "keep",
     "eval_every",
     "eval_prompts",
+    "eval_answers",
     "experts",
     "teachers",
     "own",
@@ -120,7 +121,7 @@ def check_effects(config: TrainConfig, defaults: TrainConfig) -> None:
         idle["max_failed_rewards"] = idle["reward"]
         for field in ("group.scale", "group.singleton", "group.count_flat"):
             idle[field] = (not rewarded, f"the objective {name} has no advantages")
-    for field in ("evaluate.eval_every", "evaluate.eval_samples"):
+    for field in ("evaluate.eval_every", "evaluate.eval_samples", "evaluate.eval_answers"):
         idle[field] = (config.held_out_prompts() == 0, "nothing is held out: give --eval-prompts or --eval-data")
     for field, (has_no_effect, why) in idle.items():
         value = attrgetter(field)(config)

@@ -39,6 +39,7 @@ from .policy import Policy
 from .record import open_record
 from .report import Progress
 from .rewards.pool import RewardPool
+from .samples import Answer, write_answers
 from .state import RunState, random_state
 from .stop import check, held
 from .update import accumulate_gradients, optimizer_step, reward_metrics
@@ -165,6 +166,7 @@ def evaluate_if_due(
     due = step in (0, config.steps) or (every > 0 and step % every == 0)
     if not held_out or not due or step in state.accuracies:
         return
+    answers: list[Answer] = []
     found = evaluate(
         policy,
         held_out,
@@ -172,6 +174,8 @@ def evaluate_if_due(
         samples=config.evaluate.eval_samples,
         max_new_tokens=config.sampling.max_new_tokens,
         batch=config.sampling.batch,
+        keep=answers.extend,
     )
-    log.write({"step": step, "eval_greedy": found.greedy, "eval_sampled": found.sampled, "eval_errors": found.errors})
+    write_answers(config.out, step, answers, config.evaluate.eval_answers)
+    log.write({"step": step, **found.row()})
     state.accuracies[step], state.offset = found, log.offset

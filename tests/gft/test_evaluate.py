@@ -29,7 +29,7 @@ def test_evaluate_leaves_failed_checks_out_of_the_mean(policy):
             return [Scored(1.0, None) if i % 2 else Scored(None, "boom") for i in range(len(items))]
 
     accuracy = evaluate(policy, sort_letters.examples(4, seed=1), Half(), samples=2, max_new_tokens=2)
-    assert accuracy == (1.0, 1.0, 2, 6)
+    assert accuracy[:4] == (1.0, 1.0, 2, 6)
 
 
 def test_evaluate_refuses_examples_without_a_solution(policy, rewards):

@@ -14,6 +14,7 @@ from .options import OptionError, check_ranges
 from .parts import EvalConfig, GroupConfig, OptimConfig, SamplingConfig
 
 ObjectiveName = Literal["sft", "dft", "gft", "reinforce", "grpo", "cispo"]
+LoggerName = Literal["tensorboard", "trackio", "wandb"]
 HELD_OUT_PROMPTS = 64  # of a file that is given for evaluation, unless a number is
 
 # (expert, teacher, own) responses of a group, unless given
@@ -77,6 +78,8 @@ class TrainConfig:
     """Save a checkpoint every this many steps (0: only at the end, and where a signal ends the run)."""
     keep: int = 2
     """Checkpoints that are kept, the newest (0: all of them)."""
+    log_to: tuple[LoggerName, ...] = ()
+    """Where the numbers go besides metrics.jsonl: tensorboard, trackio, wandb, or several of them."""
     device: str | None = None
     """cuda, cpu, ... None takes the GPU where there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -88,6 +91,7 @@ class TrainConfig:
     as 1e-3. None is exact."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "log_to", tuple(self.log_to))  # JSON has lists
         check_ranges(self)
         self.composition()  # refuses an empty group
 

@@ -30,7 +30,7 @@ from .parts import EvalConfig, GroupConfig, OptimConfig, SamplingConfig
 RECORD = "run.json"
 PARTS = {"group": GroupConfig, "sampling": SamplingConfig, "optim": OptimConfig, "evaluate": EvalConfig}
 PATHS = ("model", "out")
-FREE = ("out", "resume", "overwrite", "save_every", "keep")  # options that change no number of a run
+FREE = ("out", "resume", "overwrite", "save_every", "keep", "log_to")  # options that change no number of a run
 
 
 def open_record(

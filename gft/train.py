@@ -34,6 +34,7 @@ from .data.files import Example
 from .evaluate import Accuracy, evaluate
 from .groups import make_batch
 from .keeper import Keeper
+from .loggers import logging_to
 from .metrics import MetricsLog, peak_memory_mib
 from .policy import Policy
 from .record import open_record
@@ -87,7 +88,8 @@ def train(
         progress.say(f"goes on after step {state.step}, from {start}")
     order = islice(prompt_order(len(examples), config.seed), state.cursor, None)
     keeper = Keeper(checkpoints, config, log, progress.say, start, state.step if start else None)
-    with held(), keeper.rescuing(state):  # signals are taken where `check` stands, and no update is lost
+    # Signals are taken where `check` stands, and no update is lost.
+    with held(), logging_to(config, run, log, progress.say), keeper.rescuing(state):
         while True:
             # Saved before it is evaluated, which may be long, may fail or may be interrupted.
             keeper.save_if_due(state)

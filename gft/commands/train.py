@@ -13,6 +13,7 @@ from ..config import EMBEDDED, TrainConfig
 from ..data.files import Example, load_examples
 from ..demo.base_model import pretrain, tokenizer
 from ..demo.compare import HELD_OUT_SEED, check_embedded, check_usable, compare, embedded_examples
+from ..loggers import check_installed
 from ..metrics import MetricsLog, read_metrics
 from ..options import OptionError, check_device, check_effects, check_engine, reward_pool
 from ..policy import Policy, load_policy, make_policy
@@ -30,6 +31,7 @@ def run_train(config: TrainConfig) -> None:
     are read.
     """
     console = plain_console()
+    check_installed(config.log_to)
     check_effects(config, EMBEDDED if config.model is None else TrainConfig())
     if config.resume and config.is_comparison():
         raise OptionError(

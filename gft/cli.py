@@ -1,4 +1,4 @@
-"""The commands `gft train` and `gft eval`: their options, and how they end."""
+"""The commands `gft train`, `gft eval` and `gft report`: their options, and how they end."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ import tyro
 from transformers.utils import logging as transformers_logging
 
 from .commands.evaluate import run_eval
+from .commands.report import run_report
 from .commands.train import run_train
-from .config import EMBEDDED, EvaluateConfig, TrainConfig
+from .config import EMBEDDED, EvaluateConfig, ReportConfig, TrainConfig
 from .options import OptionError
 from .record import read_record
 from .stop import Stopped, heed_signals
@@ -29,7 +30,7 @@ FAULTS_OF_INPUT = (ValueError, TypeError, OSError, ImportError, RuntimeError, Me
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: `gft train [options]`, `gft eval [options]`.
+    """Entry point: `gft train [options]`, `gft eval [options]`, `gft report RUN...`.
 
     Bad input ends with one line, not a traceback.
     """
@@ -63,6 +64,11 @@ def _run_command(arguments: list[str], defaults: TrainConfig) -> None:
     def _eval(config: tyro.conf.OmitArgPrefixes[EvaluateConfig]) -> None:
         """Accuracy of a model: greedy, and the mean of samples."""
         run_eval(config)
+
+    @app.command(name="report")
+    def _report(config: tyro.conf.OmitArgPrefixes[ReportConfig]) -> None:
+        """A page of runs: curves, a table, samples to read."""
+        run_report(config)
 
     app.cli(args=arguments, prog="gft", description=DESCRIPTION)
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import tyro
+
 from gft_kernels import Backend, Sparse, cispo, dft, gft, grpo, reinforce, sft
 from gft_kernels.losses.objectives import Objective
 from gft_kernels.losses.reductions import Reduction
@@ -194,6 +196,24 @@ class EvaluateConfig:
         if self.data is None:
             return EMBEDDED.reward_name()
         return default_reward(self.data) if self.reward is None else self.reward
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """A page of runs: curves, a table, samples to read. It needs no network and no script."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Folders of gft train or gft eval, or folders of such folders."""
+    out: Path = Path("report.html")
+    """The page. Its pictures go to a folder of that name without .html."""
+    prompts: int = 32
+    """Held-out prompts to read, of those whose answers were kept (0: none)."""
+    png: bool = True
+    """Write the pictures as PNG files too."""
+
+    def __post_init__(self) -> None:
+        if self.prompts < 0:
+            raise OptionError(f"--prompts is {self.prompts}; it must be at least 0.")
 
 
 def default_reward(data: str | None) -> str:

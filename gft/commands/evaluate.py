@@ -101,7 +101,7 @@ def _kl(
 
 def _tell(config: EvaluateConfig, accuracy: Accuracy, kl: dict[str, Estimate], prompts: int) -> None:
     console = plain_console()
-    row = (str(config.model), accuracy._asdict() | accuracy.numbers)
+    row = (str(config.model), accuracy._asdict())
     console.print(accuracy_table([row], f"{prompts} prompts", config.samples))
     console.print(estimate_table(accuracy.numbers, kl))
     if accuracy.errors:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from .lines import Line, lines_of, pass_lines
+from .panels import PANELS
+from .runs import Run
+from .text import visible
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+LINE_STYLES, MARKERS = ("-", "--", ":", "-."), ("o", "s", "^", "D", "x", "|")
 
 
 def comparison_figure(curves: dict[str, list[dict]], path: Path, samples: int) -> Path:
@@ -71,3 +79,45 @@ def _save(figure: Figure, path: Path) -> Path:
     figure.savefig(path, dpi=120)
     _pyplot().close(figure)
     return path
+
+
+def panel_figures(runs: Sequence[Run], folder: Path) -> list[Path]:
+    """A PNG of every panel of the report that has a line, and of pass@k, in `folder`."""
+    pictures = [(panel.slug, panel.title, lines_of(panel, runs), panel.is_share) for panel in PANELS]
+    pictures.append(("pass-k", "pass@k", pass_lines(runs), True))
+    return [
+        _panel_figure(title, lines, is_share, folder / f"{slug}.png", is_power=slug == "pass-k")
+        for slug, title, lines, is_share in pictures
+        if lines
+    ]
+
+
+def _panel_figure(title: str, lines: Sequence[Line], is_share: bool, path: Path, is_power: bool) -> Path:
+    """Thin lines with a bold running mean where there are many points, bars for intervals."""
+    figure, axis = _pyplot().subplots(figsize=(6, 3.6))
+    for line in lines:
+        style = {"color": f"C{line.hue % 10}", "linestyle": LINE_STYLES[line.dash % len(LINE_STYLES)]}
+        xs = [2**p.x if is_power else p.x for p in line.points]
+        ys = [math.nan if p.y is None else p.y for p in line.points]
+        if line.mean:
+            axis.plot(xs, ys, color=style["color"], linewidth=0.6, alpha=0.4)
+            axis.plot([p.x for p in line.mean], [math.nan if p.y is None else p.y for p in line.mean], **style)
+        else:
+            axis.plot(xs, ys, marker=MARKERS[line.mark % len(MARKERS)], markersize=4, **style)
+        bounds = [(x, p.low, p.high) for x, p in zip(xs, line.points, strict=True) if None not in (p.low, p.high)]
+        axis.vlines(*zip(*bounds, strict=True), color=style["color"], linewidth=1) if bounds else None
+        axis.plot([], [], marker=MARKERS[line.mark % len(MARKERS)], label=_plain(line.label), **style)
+    axis.set(title=title, xlabel="k" if is_power else "updates")
+    if is_power:
+        axis.set_xscale("log", base=2)
+    if is_share and all(0 <= y <= 1 for line in lines for p in line.points if (y := p.y) is not None):
+        axis.set_ylim(-0.02, 1.02)
+    axis.grid(alpha=0.3)
+    if len(lines) > 1:
+        axis.legend(fontsize="small")
+    return _save(figure, path)
+
+
+def _plain(label: str) -> str:
+    """A label that matplotlib neither hides nor sets as a formula."""
+    return visible(label).lstrip("_").replace("$", r"\$")

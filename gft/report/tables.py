@@ -30,7 +30,7 @@ def accuracy_table(rows: Sequence[tuple[str, dict]], title: str, samples: int) -
     known = [key for key in ("updates", "sequences", "seconds") if any(key in r for _, r in rows)]
     titles = {"sequences": "sequences per update"}
     table = Table("", "greedy", f"mean@{samples}", *(titles.get(key, key) for key in known), title=title)
-    for name, r in rows:
+    for name, r in ((name, r | r.get("numbers", {})) for name, r in rows):
         own = f" ({r['own']} own)" if r.get("own") else ""
         shown = {key: f"{r[key]:.0f}" for key in known if key in r}
         shown |= {"sequences": shown["sequences"] + own} if "sequences" in shown else {}

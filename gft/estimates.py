@@ -137,7 +137,7 @@ def summary(answers: Sequence[Answer]) -> dict[str, float]:
 
 
 def paired_difference(ours: Sequence[Answer], theirs: Sequence[Answer]) -> tuple[Estimate, int]:
-    """Mean reward of `ours` less that of `theirs`, over the prompts that both answered; their number.
+    """Mean reward of `ours` less that of `theirs` over the prompts both answered, and their number.
 
     A prompt's own difficulty is in both and falls out, so that the interval is narrower than those
     of the two means let one guess.

@@ -66,7 +66,7 @@ class Trackio:
 
 
 class WandB:
-    """Offline unless WANDB_MODE says otherwise, in the run's folder: wandb sync OUT/wandb/offline-*."""
+    """Offline unless WANDB_MODE says otherwise: `wandb sync OUT/wandb/offline-*` sends it later."""
 
     def __init__(self, config: TrainConfig, run: str) -> None:
         import wandb

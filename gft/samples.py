@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .data.files import Example
-from .folders import write_whole
 
 SAMPLES = "samples.jsonl"  # of `gft eval --out`
 FOLDER = "samples"  # of a run: step-20.jsonl holds the answers after step 20
@@ -112,7 +111,9 @@ def write_answers(out: Path, step: int, answers: Sequence[Answer], prompts: int)
     lines = [_line(a, whole=a.prompt_index < prompts and a.sample < KEPT_SAMPLES) for a in answers]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / f"step-{step}.jsonl", "".join(lines))
+        fresh = folder / ".fresh"
+        fresh.write_text("".join(lines))
+        os.replace(fresh, folder / f"step-{step}.jsonl")  # whole or not there, whenever the process is killed
     except OSError as error:
         print(f"warning: the answers of step {step} are not kept: {error}", file=sys.stderr)
 

@@ -28,7 +28,7 @@ def number(value: float) -> str:
 
 
 def percent(value: float) -> str:
-    return f"{value:.3g}%" if abs(value) < 0.1 and value else f"{value:.1%}"
+    return f"{100 * value:.2g}%" if 0 < abs(value) < 0.001 else f"{value:.1%}"
 
 
 def ticks(low: float, high: float, count: int = 4) -> list[float]:

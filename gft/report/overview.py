@@ -61,12 +61,13 @@ def differences(runs: Sequence[Run]) -> str:
     rows = []
     for run, answers in zip(runs[1:], last[1:], strict=True):
         cells = [escaped(run.name)]
-        shared = 0
+        most = 0
         for source in ("sample", "greedy"):
             found, shared = paired_difference(*([a for a in some if a.source == source] for some in (answers, last[0])))
             cells.append(_signed(found) if shared > 1 else "")
-        if shared > 1:
-            rows.append([*cells, str(shared)])
+            most = max(most, shared)
+        if most > 1:
+            rows.append([*cells, str(most)])
     if not rows:
         return ""
     head = ["run", "mean of the samples", "greedy", "prompts"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from string import Template
 
 from .chart import chart, number, percent, swatch
@@ -11,11 +12,11 @@ from .overview import differences, run_table, table, tiles
 from .panels import HELD_OUT, PANELS
 from .reading import reading
 from .runs import Run
-from .style import STYLE
 from .text import escaped
 
 MARK = '<meta name="generator" content="gft report">'
 ROWS = 9  # of a picture's table
+STYLE = Path(__file__).with_name("style.css")
 
 # The browser itself refuses scripts and whatever would be fetched, should a text ever get through.
 PAGE = Template("""<!doctype html>
@@ -58,7 +59,7 @@ def page(runs: Sequence[Run], prompts: int) -> str:
     return PAGE.substitute(
         mark=MARK,
         title=escaped(title),
-        style=STYLE,
+        style=STYLE.read_text(encoding="utf-8"),
         lead=_lead(runs),
         links="".join(f'<li><a href="#{slug}">{escaped(name)}</a></li>' for slug, name in links),
         body=body + texts,

@@ -86,7 +86,7 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     Raises:
         OptionError: there is none.
     """
-    folders = [folder for path in paths for folder in _folders(path)]
+    folders = list(dict.fromkeys(folder.resolve() for path in paths for folder in _folders(path)))
     return [_read(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
 
 
@@ -106,7 +106,7 @@ def _is_run(path: Path) -> bool:
 
 def _names(folders: Sequence[Path]) -> list[str]:
     """The shortest ends of the paths that tell the folders apart."""
-    parts = [folder.resolve().parts for folder in folders]
+    parts = [folder.parts for folder in folders]
     length = 1
     while len({p[-length:] for p in parts}) < len(parts) and length < max(map(len, parts)):
         length += 1

@@ -28,7 +28,9 @@ def visible(text: str) -> str:
 def _spelled(c: str) -> str:
     if c in "\n\t" or (c.isascii() and c.isprintable()):
         return c
-    return f"\N{LEFT-POINTING ANGLE BRACKET}U+{ord(c):04X}\N{RIGHT-POINTING ANGLE BRACKET}" if _is_hidden(c) else c
+    return (
+        f"\N{MATHEMATICAL LEFT ANGLE BRACKET}U+{ord(c):04X}\N{MATHEMATICAL RIGHT ANGLE BRACKET}" if _is_hidden(c) else c
+    )
 
 
 def _is_hidden(c: str) -> bool:

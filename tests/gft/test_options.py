@@ -11,7 +11,7 @@ import torch
 
 import gft
 from gft import cli
-from gft.config import EMBEDDED, EvaluateConfig, TrainConfig
+from gft.config import EMBEDDED, EvaluateConfig, ReportConfig, TrainConfig
 from gft.options import OptionError, check_device, check_effects, check_engine, numbers, option
 from gft.parts import EvalConfig, GroupConfig, OptimConfig, SamplingConfig
 
@@ -223,16 +223,17 @@ def test_check_engine_passes_the_engines_own_words_on(monkeypatch):
 
 @pytest.fixture
 def helptext(capsys):
-    """What `gft train --help` and `gft eval --help` print."""
-    for command in ("train", "eval"):
+    """What --help of every command prints."""
+    for command in ("train", "eval", "report"):
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])
     return capsys.readouterr().out
 
 
 def real_options():
-    found = {option(field.name) for config in (TrainConfig, EvaluateConfig) for field in leaves(config)}
-    return found | {"--no-count-flat", "--no-overwrite", "--no-resume", "--help"}
+    configs = (TrainConfig, EvaluateConfig, ReportConfig)
+    found = {option(field.name) for config in configs for field in leaves(config)} - {"--runs"}  # has no name there
+    return found | {"--no-png", "--no-count-flat", "--no-overwrite", "--no-resume", "--help"}
 
 
 def leaves(config):
@@ -252,7 +253,7 @@ def texts():
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield f"{path.relative_to(ROOT)}:{node.lineno}", node.value
     for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
-        for command in re.findall(r"(?:`|^)gft (?:train|eval)[^`\n]*|`--[^`\n]*`", page.read_text(), re.MULTILINE):
+        for command in re.findall(r"(?:`|^)gft (?:train|eval|report)[^`\n]*|`--[^`\n]*`", page.read_text(), re.MULTILINE):
             yield str(page.relative_to(ROOT)), command
 
 

@@ -19,6 +19,7 @@ from .commands.evaluate import run_eval
 from .commands.report import run_report
 from .commands.train import run_train
 from .config import EMBEDDED, EvaluateConfig, ReportConfig, TrainConfig
+from .distributed import named_rank
 from .options import OptionError
 from .record import read_record
 from .stop import Stopped, heed_signals
@@ -49,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
         if os.environ.get("GFT_TRACEBACK"):
             raise
         hint = "" if isinstance(error, OptionError) else " (GFT_TRACEBACK=1 shows where)"
-        sys.exit(f"gft: {_one_line(error)}{hint}")
+        sys.exit(f"gft: {named_rank()}{_one_line(error)}{hint}")
 
 
 def _run_command(arguments: list[str], defaults: TrainConfig) -> None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
+from torch import Tensor
 
-from gft_kernels import Backend, Sparse, cispo, dft, gft, grpo, reinforce, sft
+from gft_kernels import Backend, Sparse, cispo, dft, gft, grpo, gspo, reinforce, sft
 from gft_kernels.losses.objectives import Objective
 from gft_kernels.losses.reductions import Reduction
 
 from .options import OptionError, check_ranges
-from .parts import EvalConfig, GroupConfig, OptimConfig, SamplingConfig
+from .parts import EvalConfig, GroupConfig, OptimConfig, ReuseConfig, SamplingConfig
 
-ObjectiveName = Literal["sft", "dft", "gft", "reinforce", "grpo", "cispo"]
+ObjectiveName = Literal["sft", "dft", "gft", "reinforce", "grpo", "cispo", "gspo"]
+RATIO = ("grpo", "cispo", "gspo")  # objectives of a ratio to the policy that sampled
 LoggerName = Literal["tensorboard", "trackio", "wandb"]
 HELD_OUT_PROMPTS = 64  # of a file that is given for evaluation, unless a number is
 
@@ -27,6 +30,7 @@ COMPOSITION = {
     "reinforce": (0, 0, 8),
     "grpo": (0, 0, 8),
     "cispo": (0, 0, 8),
+    "gspo": (0, 0, 8),
 }
 
 
@@ -49,9 +53,9 @@ class TrainConfig:
     max_bad_fraction: float = 0.01
     """The share of bad rows of a file that is left out with a warning. More of them end the run."""
     objective: ObjectiveName | None = None
-    """The loss of the responses. None is gft with --model, and the comparison without. Every
-    rollout is used for one update, so the ratio to the sampling policy is 1, and grpo, cispo and
-    reinforce are the same."""
+    """The loss of the responses. None is gft with --model, and the comparison without. Where a
+    batch of rollouts serves one update, the ratio to the policy that sampled is 1, and grpo, cispo,
+    gspo and reinforce are the same."""
     tau: float = 0.7
     """Tokens with p below it get weight p, the others 1 (gft)."""
     reduction: Reduction = "token-mean"
@@ -65,6 +69,7 @@ class TrainConfig:
     prompts_per_step: int = 8
     """Groups an optimiser step."""
     group: GroupConfig = field(default_factory=GroupConfig)
+    reuse: ReuseConfig = field(default_factory=ReuseConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     evaluate: EvalConfig = field(default_factory=EvalConfig)
@@ -86,6 +91,9 @@ class TrainConfig:
     """cuda, cpu, ... None takes the GPU where there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 on a GPU, float32 elsewhere."""
+    parallel: Literal["ddp", "fsdp"] | None = None
+    """How several processes share the work: ddp, a whole model on each (also None), or fsdp, a share
+    of weights, gradients and moments on each."""
     backend: Literal["auto", "triton", "chunked", "eager"] = "auto"
     """What computes the head."""
     sparse: float | None = None
@@ -137,15 +145,37 @@ class TrainConfig:
             )
         return experts, teachers, own
 
-    def objective_function(self) -> Objective:
-        """The objective, with what the configuration says of it."""
-        make = {
+    def asks_for_rewards(self) -> bool:
+        """Whether the objective looks at advantages that are not all 1."""
+        return self.group.advantage == "group" and "advantages" in self.objective_function().needs
+
+    def prompts_per_rollout(self) -> int:
+        """Groups that are sampled at once."""
+        return self.prompts_per_step * self.reuse.rollout_steps
+
+    def has_ratio(self) -> bool:
+        """Whether the objective has a ratio to the policy that sampled."""
+        return (self.objective or "gft") in RATIO
+
+    def keeps_old_logprobs(self) -> bool:
+        """Whether the log-probs of the policy that sampled are recorded, by a forward pass."""
+        return self.reuse.importance_cap is not None or (self.reuse.updates > 1 and self.has_ratio())
+
+    def objective_function(self, tau: float | Tensor | None = None, sequence_ids: Tensor | bool = True) -> Objective:
+        """The objective, with what the configuration says of it.
+
+        A micro-batch has tau and the sequences of its tokens [B, T-1].
+        """
+        given = {"clip_low": self.reuse.clip_low, "clip_high": self.reuse.clip_high}
+        clips: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        make: dict[str, Callable[[], Objective]] = {
             "sft": sft,
             "dft": dft,
-            "gft": lambda: gft(self.tau),
+            "gft": lambda: gft(self.tau if tau is None else tau),
             "reinforce": reinforce,
-            "grpo": grpo,
-            "cispo": cispo,
+            "grpo": lambda: grpo(**clips),
+            "cispo": lambda: cispo(**clips),
+            "gspo": lambda: gspo(**clips, sequence_ids=sequence_ids),
         }
         return make[self.objective or "gft"]()
 

@@ -14,18 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
 
-from gft_kernels.integrations.hf import PolicyBatch
-
+from .config import TrainConfig
 from .data.files import Example
 from .estimates import Estimate, estimate
 from .groups import Member
+from .logprobs import token_logprobs
+from .parts import OptimConfig
 from .policy import Policy
 from .samples import Answer
-from .stop import check
-from .update import IGNORE, collate
 
 
 def members_of(policy: Policy, examples: Sequence[Example], answers: Sequence[Answer]) -> list[Member]:
@@ -45,28 +43,17 @@ def members_of(policy: Policy, examples: Sequence[Example], answers: Sequence[An
     ]
 
 
-@torch.no_grad()
-def response_logprobs(policy: Policy, members: Sequence[Member], *, temperature: float, batch: int) -> list[Tensor]:
-    """log p of the tokens of every response, [tokens] each, in fp64 on the CPU.
+def response_logprobs(policy: Policy, members: Sequence[Member], batch: int) -> list[list[float]]:
+    """log p of the tokens of every response, at the temperature of the policy's head.
 
     Cost: a forward pass of the backbone and 2NDV for the head, `batch` responses at once.
     """
-    policy.model.eval()
-    order = sorted(range(len(members)), key=lambda i: len(members[i].prompt) + len(members[i].response))
-    found: dict[int, Tensor] = {}
-    for start in range(0, len(order), batch):
-        check()
-        chosen = order[start : start + batch]
-        tokens, mask, targets, _ = collate([members[i] for i in chosen], policy.tokenizer.pad_token_id, policy.device)
-        asked = PolicyBatch(targets, temperature=temperature)
-        with policy.precision():
-            logprobs = policy.model(input_ids=tokens, attention_mask=mask, use_cache=False, policy_batch=asked).logprobs
-        for row, i in enumerate(chosen):
-            found[i] = logprobs[row][targets[row] != IGNORE].double().cpu()
-    return [found[i] for i in range(len(members))]
+    return token_logprobs(policy, members, TrainConfig(optim=OptimConfig(micro_batch=batch)))
 
 
-def kl_to_base(answers: Sequence[Answer], own: Sequence[Tensor], base: Sequence[Tensor]) -> dict[str, Estimate]:
+def kl_to_base(
+    answers: Sequence[Answer], own: Sequence[list[float]], base: Sequence[list[float]]
+) -> dict[str, Estimate]:
     """`kl` and `kl_k3` in nats a response, `kl_token` and `kl_k3_token` in nats a token.
 
     `own` and `base` are the log-probs of the answers' tokens under the two models. Intervals draw
@@ -74,8 +61,8 @@ def kl_to_base(answers: Sequence[Answer], own: Sequence[Tensor], base: Sequence[
     """
     sums: dict[int, list[float]] = {}  # of a prompt: k1, k3, tokens, samples
     for answer, p, q in zip(answers, own, base, strict=True):
-        log_r = q - p
-        values = [-log_r.sum().item(), (log_r.expm1() - log_r).sum().item(), len(p), 1]
+        log_r = np.array(q) - np.array(p)
+        values = [-log_r.sum(), (np.expm1(log_r) - log_r).sum(), len(p), 1]
         had = sums.setdefault(answer.prompt_index, [0.0] * 4)
         sums[answer.prompt_index] = [a + b for a, b in zip(had, values, strict=True)]
     k1, k3, tokens, samples = (list(column) for column in zip(*sums.values(), strict=True))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
 
 from .data.files import Example
+from .distributed import agreed, gather, share, stream_seed, world_size
 from .estimates import summary
 from .policy import Policy
 from .rewards.pool import RewardPool
@@ -15,7 +16,7 @@ from .rollout import Rollout, sample
 from .samples import Answer, prompt_id
 from .usable import check_solved
 
-STRIDE = 1_000_003  # between the seeds of batches, so that those of nearby seeds are not the same
+STRIDE = 2**32 + 15  # between the seeds of two batches: those of runs and of ranks are nowhere so far apart
 
 
 class Accuracy(NamedTuple):
@@ -59,39 +60,46 @@ def evaluate(
     The samples are drawn from `seed`, and the caller's random state is left as it was. So the same
     model gets the same accuracy again, and a run that evaluates more often samples the same. Every
     batch has a seed of its own: an evaluation that was interrupted goes on behind the answers
-    `done`, and has the numbers of one that was not. `keep` is handed the new answers of each batch.
+    `done`, and has the numbers of one that was not. `keep` is handed the new answers of each batch;
+    where processes share the prompts, those of all of them at the end.
 
     Raises:
         ValueError: an example has no solution to score with.
     """
     check_solved(examples)
-    prompts = [policy.encode_prompt(e.prompt) for e in examples]
+    places = share(range(len(examples)))
+    prompts = {place: policy.encode_prompt(examples[place].prompt) for place in places}
     answers, planned = list(done), 0
-    for number, asked in requests(prompts, samples, batch):
-        planned += len(asked)
-        missing = planned - len(answers)
-        if missing <= 0:
-            continue
-        chosen = [prompts[r.place] for r in asked]
-        # A batch that was cut short is sampled as a whole: its numbers depend on all of it.
-        with torch.random.fork_rng(devices=[policy.device] if policy.device.type == "cuda" else []):
-            torch.manual_seed((seed + STRIDE * number) % 2**63)
-            heat = temperature if asked[0].source == "sample" else 0.0
-            rollouts = sample(policy, chosen, max_new_tokens=max_new_tokens, temperature=heat, batch=batch)
-        fresh = _scored(policy, examples, rewards, list(zip(asked, rollouts, strict=True))[-missing:])
-        keep(fresh)
-        answers += fresh
+    with agreed():
+        for number, asked in requests(prompts, samples, batch):
+            planned += len(asked)
+            missing = planned - len(answers)
+            if missing <= 0:
+                continue
+            # A batch that was cut short is sampled as a whole: its numbers depend on all of it.
+            with torch.random.fork_rng(devices=[policy.device] if policy.device.type == "cuda" else []):
+                torch.manual_seed((stream_seed(seed) + STRIDE * number) % 2**63)
+                heat = temperature if asked[0].source == "sample" else 0.0
+                chosen = [prompts[r.place] for r in asked]
+                rollouts = sample(policy, chosen, max_new_tokens=max_new_tokens, temperature=heat, batch=batch)
+            fresh = _scored(policy, examples, rewards, list(zip(asked, rollouts, strict=True))[-missing:])
+            answers += fresh
+            if world_size() == 1:
+                keep(fresh)
+    if world_size() > 1:
+        answers = [answer for of_rank in gather(answers) for answer in of_rank]
+        keep(answers)
     return accuracy(answers, samples)
 
 
-def requests(prompts: Sequence[list[int]], samples: int, batch: int) -> Iterator[tuple[int, list[Request]]]:
+def requests(prompts: Mapping[int, list[int]], samples: int, batch: int) -> Iterator[tuple[int, list[Request]]]:
     """The batches of an evaluation, greedy ones first, each with its number among its kind.
 
     Prompts of like length are side by side, as in `sample`. The plan follows from its arguments
     alone, so that an evaluation that goes on has the batches of the one that was interrupted.
     """
-    greedy = [Request(place, "greedy", 0) for place in range(len(prompts))]
-    drawn = [Request(place, "sample", k) for k in range(samples) for place in range(len(prompts))]
+    greedy = [Request(place, "greedy", 0) for place in prompts]
+    drawn = [Request(place, "sample", k) for k in range(samples) for place in prompts]
     for wanted in (greedy, drawn):
         wanted.sort(key=lambda r: len(prompts[r.place]))
         for number, start in enumerate(range(0, len(wanted), batch)):

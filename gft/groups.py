@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -12,17 +13,18 @@ from gft_kernels import group_advantages
 
 from .config import TrainConfig
 from .data.files import Example, Response, Source
+from .distributed import agreed, gather, rank, share
 from .parts import GroupConfig
 from .policy import Policy
 from .rewards.pool import RewardPool
-from .rollout import sample
+from .samplers import draw
 
 
 @dataclass
 class Member:
     """One response of a group, as tokens."""
 
-    group: int  # the place of its prompt in the step: a prompt that comes twice has two groups
+    group: int  # the place of its prompt in the rollouts of all ranks: one that comes twice has two groups
     source: Source
     prompt: list[int]
     response: list[int]
@@ -31,14 +33,23 @@ class Member:
     example: Example
     reward: float | None = None
     advantage: float = 1.0  # where there are no rewards, every response counts alike
+    logprobs: list[float] | None = None  # of the sampler, of its own tokens
+    old_logprobs: list[float] | None = None  # of the policy that sampled, as the trainer computes them
+    ref_logprobs: list[float] | None = None  # of the reference policy
 
 
 @dataclass
 class Batch:
-    """The members of one optimiser step."""
+    """The members of one optimiser step, or of the steps that a batch of rollouts serves."""
 
     members: list[Member]
-    reward_errors: int = 0
+    failed: list[int] = field(default_factory=list)  # of every response that could not be scored, its group
+    seconds: dict[str, float] = field(default_factory=dict)  # what sampling and scoring took
+
+    def part(self, groups: range) -> Batch:
+        """What belongs to these groups."""
+        members = [m for m in self.members if m.group in groups]
+        return Batch(members, [group for group in self.failed if group in groups])
 
     @property
     def flat_groups(self) -> set[int]:
@@ -47,7 +58,7 @@ class Batch:
 
 
 def make_batch(policy: Policy, examples: Sequence[Example], config: TrainConfig, rewards: RewardPool) -> Batch:
-    """One group of responses for every example, with rewards and advantages.
+    """One group of responses for every example, with rewards and advantages; on a rank, its share.
 
     A response whose checker failed is left out. A reward of 0 would train the policy on the
     checker's faults.
@@ -55,15 +66,23 @@ def make_batch(policy: Policy, examples: Sequence[Example], config: TrainConfig,
     Raises:
         RuntimeError: no response could be scored.
     """
-    members = _given(policy, examples, config) + _own(policy, examples, config)
-    if "advantages" not in config.objective_function().needs:
-        return Batch(members)  # imitation asks for no rewards: a slow checker would be run for nothing
-    errors = _score(members, rewards)
+    start = time.perf_counter()
+    groups = share(list(enumerate(examples)))
+    with agreed():
+        members = _given(policy, groups, config) + _own(policy, groups, config)
+    sampled = time.perf_counter()
+    if not config.asks_for_rewards():
+        # A slow checker would be run for nothing.
+        return Batch(members, seconds={"seconds_rollout": sampled - start})
+    with agreed():
+        errors = _score(members, rewards)
     scored = [m for m in members if m.reward is not None]
-    if not scored:
-        raise RuntimeError(f"no response of this step could be scored; the first reason: {errors[0]}")
+    if not any(gather(len(scored))):
+        reasons = [reason for found in gather(errors[:1]) for reason in found]
+        raise RuntimeError(f"no response of this step could be scored; the first reason: {reasons[0]}")
     _set_advantages(scored, Counter(m.group for m in members), config.group)
-    return Batch(scored, len(errors))
+    seconds = {"seconds_rollout": sampled - start, "seconds_reward": time.perf_counter() - sampled}
+    return Batch(scored, [m.group for m in members if m.reward is None], seconds)
 
 
 def given_responses(example: Example, config: TrainConfig) -> list[Response]:
@@ -77,7 +96,7 @@ def given_responses(example: Example, config: TrainConfig) -> list[Response]:
     return chosen
 
 
-def _given(policy: Policy, examples: Sequence[Example], config: TrainConfig) -> list[Member]:
+def _given(policy: Policy, groups: Sequence[tuple[int, Example]], config: TrainConfig) -> list[Member]:
     """The given responses as members.
 
     One that is cut at the limit has no end token, so that the policy does not learn to stop in the
@@ -85,7 +104,7 @@ def _given(policy: Policy, examples: Sequence[Example], config: TrainConfig) -> 
     """
     limit = config.sampling.max_given_tokens
     members = []
-    for group, example in enumerate(examples):
+    for group, example in groups:
         prompt = policy.encode_prompt(example.prompt)
         for response in given_responses(example, config):
             tokens, text = policy.encode_response(response.text, example.prompt), policy.response_text(response.text)
@@ -95,23 +114,17 @@ def _given(policy: Policy, examples: Sequence[Example], config: TrainConfig) -> 
     return members
 
 
-def _own(policy: Policy, examples: Sequence[Example], config: TrainConfig) -> list[Member]:
+def _own(policy: Policy, groups: Sequence[tuple[int, Example]], config: TrainConfig) -> list[Member]:
     """Samples of the current policy as members, all groups in one call: large batches are fast."""
     count, sampling = config.composition()[2], config.sampling
     if not count:
         return []
-    prompts = [policy.encode_prompt(e.prompt) for e in examples]
-    owners = [g for g in range(len(examples)) for _ in range(count)]
-    rollouts = sample(
-        policy,
-        [prompts[g] for g in owners],
-        max_new_tokens=sampling.max_new_tokens,
-        temperature=sampling.temperature,
-        batch=sampling.batch,
-    )
+    prompts = [(group, example, policy.encode_prompt(example.prompt)) for group, example in groups]
+    asked = [prompt for prompt in prompts for _ in range(count)]
+    rollouts = draw(policy, [tokens for *_, tokens in asked], sampling)
     return [
-        Member(g, "self", prompts[g], r.tokens, policy.decode(r.tokens), r.truncated, examples[g])
-        for g, r in zip(owners, rollouts, strict=True)
+        Member(group, "self", tokens, r.tokens, policy.decode(r.tokens), r.truncated, example, logprobs=r.logprobs)
+        for (group, example, tokens), r in zip(asked, rollouts, strict=True)
     ]
 
 
@@ -132,12 +145,17 @@ def _set_advantages(members: Sequence[Member], asked: Counter[int], group: Group
     design, whose advantage is its reward (`singleton`).
     """
     found = Counter(m.group for m in members)
+    # Those of all ranks: the std of a batch is that of the whole step.
+    of_ranks = gather([(m.reward, m.group) for m in members])
+    scores, groups = zip(*(pair for of_rank in of_ranks for pair in of_rank), strict=True)
     advantages = group_advantages(
-        torch.tensor([m.reward for m in members], dtype=torch.float64),
-        torch.tensor([m.group for m in members]),
+        torch.tensor(scores, dtype=torch.float64),
+        torch.tensor(groups),
         scale=group.scale,
         singleton=group.singleton,
     )
-    for member, advantage in zip(members, advantages.tolist(), strict=True):
+    before = sum(map(len, of_ranks[: rank()]))
+    own = advantages[before : before + len(members)].tolist()
+    for member, advantage in zip(members, own, strict=True):
         lonely = asked[member.group] > found[member.group] == 1
         member.advantage = 0.0 if lonely else advantage

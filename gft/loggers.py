@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .config import TrainConfig
+from .distributed import is_first
 from .metrics import MetricsLog
 from .options import OptionError
 from .record import as_json
@@ -159,7 +160,7 @@ class Loggers:
 @contextmanager
 def logging_to(config: TrainConfig, run: str, log: MetricsLog, say: Callable[[str], None]) -> Iterator[None]:
     """Within the block every row of `log` is given to the loggers of --log-to too."""
-    if not config.log_to:
+    if not config.log_to or not is_first():
         yield
         return
     loggers = Loggers(config.out, run, say)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 
+from .distributed import gather, is_first
+
 
 class Mean:
     """Weighted means of named values. An addition that lacks a name leaves its mean as it is."""
@@ -28,6 +30,15 @@ class Mean:
         for name, value in values.items():
             self.sums[name] += weight * value
             self.weights[name] += weight
+
+    def of_all_ranks(self) -> Mean:
+        """The means over what every rank added."""
+        both = Mean()
+        for sums, weights in gather((dict(self.sums), dict(self.weights))):
+            for name in sums:
+                both.sums[name] += sums[name]
+                both.weights[name] += weights[name]
+        return both
 
     def result(self) -> dict[str, float]:
         return {name: total / self.weights[name] for name, total in self.sums.items() if self.weights[name]}
@@ -99,6 +110,21 @@ class MetricsLog:
                 raise
         finally:
             self.file.close()
+
+
+class Unwritten(MetricsLog):
+    """The log of a rank that writes none."""
+
+    def open(self, offset: int = 0) -> None:
+        self.file, self.offset = FileIO(os.devnull, "a"), offset
+
+    def flush(self) -> None:
+        pass
+
+
+def metrics_log(path: Path) -> MetricsLog:
+    """The log of a run, which rank 0 writes."""
+    return MetricsLog(path) if is_first() else Unwritten(path)
 
 
 def read_metrics(path: Path) -> list[dict]:

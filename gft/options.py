@@ -35,7 +35,22 @@ COUNTS = (
     "samples",
 )
 LENGTHS = ("max_prompt_tokens", "max_given_tokens", "max_new_tokens")
-SIZES = (*LENGTHS, "prompts_per_step", "micro_batch", "batch", "bad_steps", "eval_samples", "prompts")
+SIZES = (
+    *LENGTHS,
+    "rollout_steps",
+    "passes",
+    "prompts_per_step",
+    "micro_batch",
+    "batch",
+    "bad_steps",
+    "eval_samples",
+    "prompts",
+)
+
+POSITIVE = ("lr", "adam_epsilon", "temperature", "importance_cap")
+NOT_NEGATIVE = ("clip_low", "clip_high", "weight_decay", "min_lr")
+SHARES = ("tau", "max_bad_fraction", "max_failed_rewards")
+BELOW_1 = ("sparse", "adam_beta1", "adam_beta2")
 
 
 class OptionError(Exception):
@@ -50,11 +65,12 @@ class OptionError(Exception):
 RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(COUNTS, (lambda n: n >= 0, "at least 0")),
     **dict.fromkeys(SIZES, (lambda n: n >= 1, "at least 1")),
-    **dict.fromkeys(("lr", "temperature"), (lambda x: 0 < x < math.inf, "positive and finite")),
-    **dict.fromkeys(("tau", "max_bad_fraction", "max_failed_rewards"), (lambda x: 0 <= x <= 1, "from 0 to 1")),
-    "weight_decay": (lambda x: 0 <= x < math.inf, "finite, and at least 0"),
+    **dict.fromkeys(POSITIVE, (lambda x: 0 < x < math.inf, "positive and finite")),
+    **dict.fromkeys(NOT_NEGATIVE, (lambda x: 0 <= x < math.inf, "finite, and at least 0")),
+    **dict.fromkeys(SHARES, (lambda x: 0 <= x <= 1, "from 0 to 1")),
+    **dict.fromkeys(BELOW_1, (lambda x: 0 <= x < 1, "at least 0 and below 1")),
+    "vllm_memory": (lambda x: 0 < x < 1, "above 0 and below 1"),
     "max_grad_norm": (lambda x: x > 0, "positive; inf clips nothing"),
-    "sparse": (lambda x: 0 <= x < 1, "at least 0 and below 1"),
     "seed": (lambda n: 0 <= n < 2**63, "at least 0 and below 2**63"),
 }
 
@@ -106,13 +122,16 @@ def check_effects(config: TrainConfig, defaults: TrainConfig) -> None:
         raise OptionError("give --model and --data together, or neither for the embedded task.")
     if config.eval_data is not None and config.held_out_prompts() == 0:
         raise OptionError(f"--eval-data is {config.eval_data} and --eval-prompts is 0: leave one of them out.")
-    name, rewarded = config.objective or "gft", "advantages" in config.objective_function().needs
+    name, rewarded = config.objective or "gft", config.asks_for_rewards()
+    ratio = config.has_ratio() and config.reuse.updates > 1
+    own = config.composition()[2]
     unscored = not rewarded and config.held_out_prompts() == 0
     idle: dict[str, tuple[bool, str]] = {}  # field: (has no effect, why)
     if not config.is_comparison():
         idle = {
             "tau": (name != "gft", f"the objective {name} has no tau"),
-            "sampling.temperature": (config.composition()[2] == 0, "no response is sampled for training (--own is 0)"),
+            "group.rectify": (name != "gft", f"the objective {name} has no tau"),
+            "group.advantage": (name in ("sft", "dft"), f"the objective {name} has no advantages"),
             "reward": (
                 unscored,
                 f"the objective {name} asks for no rewards, and nothing is evaluated (--eval-prompts is 0)",
@@ -120,7 +139,25 @@ def check_effects(config: TrainConfig, defaults: TrainConfig) -> None:
         }
         idle["max_failed_rewards"] = idle["reward"]
         for field in ("group.scale", "group.singleton", "group.count_flat"):
-            idle[field] = (not rewarded, f"the objective {name} has no advantages")
+            idle[field] = (not rewarded, "every response has the advantage 1")
+        for field in ("sampling.temperature", "sampling.truncated", "sampling.sampler", "reuse.importance_cap"):
+            idle[field] = (own == 0, "no response is sampled for training (--own is 0)")
+        for field in ("reuse.clip_low", "reuse.clip_high"):
+            idle[field] = (
+                not ratio,
+                f"the objective {name} with {config.reuse.updates} updates a batch of rollouts has no ratio but 1",
+            )
+    optim, decays = config.optim, config.optim.schedule != "constant"
+    if optim.min_lr > optim.lr:
+        raise OptionError(
+            f"--min-lr is {optim.min_lr}, above --lr, which is {optim.lr}: the rate falls, it never rises."
+        )
+    idle["optim.min_lr"] = (not decays, "the rate is constant (--schedule)")
+    idle["optim.schedule"] = (
+        decays and optim.warmup >= config.steps,
+        f"the run ends in the warm-up (--warmup is {optim.warmup}, --steps is {config.steps})",
+    )
+    idle["sampling.vllm_memory"] = (config.sampling.sampler != "vllm", "it is of --sampler vllm")
     for field in ("evaluate.eval_every", "evaluate.eval_samples", "evaluate.eval_answers"):
         idle[field] = (config.held_out_prompts() == 0, "nothing is held out: give --eval-prompts or --eval-data")
     for field, (has_no_effect, why) in idle.items():

@@ -24,6 +24,12 @@ class GroupConfig:
     """The advantage of a group of one."""
     count_flat: bool = True
     """Count the tokens of groups whose advantages are all 0 in the denominator of the loss."""
+    advantage: Literal["group", "one"] = "group"
+    """one: every response counts alike, and no reward is asked for. It is the paper's ablation "w/o
+    GAL"."""
+    rectify: Literal["all", "given"] = "all"
+    """The responses that C(p) acts on (gft). given: those of experts and teachers, and tau is 0 for
+    own ones, which were sampled with probability p already. all is the paper's."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,37 @@ class SamplingConfig:
     temperature: float = 1.0
     batch: int = 128
     """Sequences generated at once."""
+    sampler: Literal["generate", "continuous", "vllm"] = "generate"
+    """What draws the policy's own responses: transformers' generate, its continuous batching, or vLLM
+    (docs/sampling.md). Evaluation samples by generate."""
+    vllm_memory: float = 0.3
+    """The share of the GPU's memory that vLLM may take while it samples (vllm)."""
+    truncated: Literal["train", "mask"] = "train"
+    """mask: own responses that were cut count in their group, and are not trained on."""
+
+
+@dataclass(frozen=True)
+class ReuseConfig:
+    """How often a batch of rollouts is trained on, and what holds the policy near to another."""
+
+    rollout_steps: int = 1
+    """Optimiser steps that a batch of rollouts serves: the groups of so many steps are sampled at
+    once. The paper has 4."""
+    passes: int = 1
+    """Times that every batch of rollouts is trained on."""
+    clip_low: float | None = None
+    """How far below 1 the ratio to the policy that sampled counts. None is 0.2 for grpo, 1.0 for
+    cispo and 3e-4 for gspo."""
+    clip_high: float | None = None
+    """How far above 1. None is 0.2 for grpo, 4.0 for cispo and 4e-4 for gspo."""
+    importance_cap: float | None = None
+    """Weight own tokens by the trainer's probability over that of the sampler, at most by this. None
+    weights nothing."""
+
+    @property
+    def updates(self) -> int:
+        """Updates of a batch of rollouts."""
+        return self.rollout_steps * self.passes
 
 
 @dataclass(frozen=True)
@@ -46,12 +83,22 @@ class OptimConfig:
     """AdamW, and what is done to its gradients."""
 
     lr: float = 1e-6
-    weight_decay: float = 0.01
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """The learning rate after the warm-up: constant, or falling to --min-lr at the end of the run."""
     warmup: int = 0
-    """Steps of linear warm-up, then constant."""
+    """Steps of linear warm-up."""
+    min_lr: float = 0.0
+    """The learning rate that a schedule ends at."""
+    weight_decay: float = 0.01
+    """Decay of matrices. Norms and biases have none."""
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
     max_grad_norm: float = 1.0
     micro_batch: int = 8
     """Sequences in one forward and backward pass. It changes memory, not the result."""
+    packed: bool = False
+    """Put the sequences of a micro-batch into one row without padding. The result is the same."""
     bad_steps: int = 5
     """Stop after this many steps in a row whose gradient is not finite."""
 

@@ -10,6 +10,7 @@ from typing import cast
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gft_kernels import PolicyLoss
@@ -32,6 +33,7 @@ class Policy:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     compute: torch.dtype = torch.float32
+    wrapped: DistributedDataParallel | None = None  # what training calls in place of the model, where it is set
 
     @property
     def device(self) -> torch.device:
@@ -75,10 +77,11 @@ class Policy:
         """The context that forward passes run in. In fp32 tensor cores would be idle."""
         return torch.autocast(self.device.type, self.compute, enabled=self.compute != torch.float32)
 
-    def loss(self, tokens: Tensor, mask: Tensor, batch: PolicyBatch) -> PolicyLoss:
-        """The loss of right-padded tokens [B, T], which the model computes in its own forward."""
+    def loss(self, inputs: dict[str, Tensor], batch: PolicyBatch) -> PolicyLoss:
+        """The loss of the inputs' tokens [B, T], which the model computes in its own forward."""
         with self.precision():
-            return self.model(input_ids=tokens, attention_mask=mask, use_cache=False, policy_batch=batch)
+            model = self.wrapped if self.wrapped is not None and torch.is_grad_enabled() else self.model
+            return model(**inputs, use_cache=False, policy_batch=batch)
 
 
 def make_policy(

@@ -23,14 +23,22 @@ import gft_kernels
 
 from .config import TrainConfig
 from .data.files import Example
+from .distributed import world_size
 from .folders import write_whole
 from .options import OptionError, option
-from .parts import EvalConfig, GroupConfig, OptimConfig, SamplingConfig
+from .parts import EvalConfig, GroupConfig, OptimConfig, ReuseConfig, SamplingConfig
 
 RECORD = "run.json"
-PARTS = {"group": GroupConfig, "sampling": SamplingConfig, "optim": OptimConfig, "evaluate": EvalConfig}
+PARTS = {
+    "group": GroupConfig,
+    "reuse": ReuseConfig,
+    "sampling": SamplingConfig,
+    "optim": OptimConfig,
+    "evaluate": EvalConfig,
+}
 PATHS = ("model", "out")
-FREE = ("out", "resume", "overwrite", "save_every", "keep", "log_to")  # options that change no number of a run
+# options that change no number of a run
+FREE = ("out", "resume", "overwrite", "save_every", "keep", "parallel", "log_to")
 
 
 def open_record(
@@ -141,6 +149,7 @@ def made_with(device: torch.device) -> dict[str, str | int]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} {platform.machine()}",
+        "processes": world_size(),
         "threads": torch.get_num_threads(),
     }
 

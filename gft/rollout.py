@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from .policy import Policy
 from .stop import check
@@ -18,14 +25,40 @@ class Rollout(NamedTuple):
 
     tokens: list[int]  # with the end token, unless truncated
     truncated: bool
+    logprobs: list[float]  # one a token, of the distribution that it was drawn from
+
+
+class Scores(LogitsProcessor):
+    """Holds the logits of one step, and changes nothing."""
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        self.logits = scores
+        return scores
 
 
 class Heed(StoppingCriteria):
-    """Ends no sequence; after every token it lets a signal end the run."""
+    """Ends no sequence.
+
+    After every token it lets a signal end the run, and takes the token's log-prob from the scores.
+    No more than one step of them is ever kept, while `output_scores` would keep [B, T, V].
+    """
+
+    def __init__(self, temperature: float) -> None:
+        self.temperature, self.scores = temperature, Scores()
+        self.drawn: list[Tensor] = []  # [B] a step
 
     def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
         check()
+        # A processor that is passed stands before the temperature's own: these are fp32 logits.
+        logits = self.scores.logits / self.temperature
+        chosen = logits.gather(1, input_ids[:, -1:])[:, 0]
+        self.drawn.append(chosen - logits.logsumexp(-1))
+        del self.scores.logits
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+    def logprobs(self) -> list[list[float]]:
+        """[B][T] log-probs; after a sequence's end they are of its padding."""
+        return torch.stack(self.drawn, 1).tolist()
 
 
 @torch.no_grad()
@@ -34,9 +67,12 @@ def sample(
 ) -> list[Rollout]:
     """One response to each prompt; repeat a prompt for more.
 
-    Temperature 0 is greedy. The model's own generation settings (top-k, top-p, penalties) are not
-    used. With them, tokens would be drawn from another distribution than the one whose log-probs
-    the loss is made of.
+    Log-probs are those of the model at `temperature`, in fp32. They are the trainer's own, up to
+    the rounding of another batch. Temperature 0 is greedy, with log-probs at temperature 1: the
+    distribution that such a token is drawn from gives it a log-prob of 0, which says nothing.
+
+    The model's own generation settings (top-k, top-p, penalties) are not used. With them, tokens
+    would be drawn from another distribution than the one whose log-probs the loss is made of.
     """
     drawn = (
         {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
@@ -62,23 +98,30 @@ def sample(
             for row, i in enumerate(chosen):  # padded on the left: generate() appends at the right end
                 tokens[row, width - len(prompts[i]) :] = torch.tensor(prompts[i])
                 mask[row, width - len(prompts[i]) :] = 1
+            heed = Heed(temperature or 1.0)
             with policy.precision():
                 full = generate(
                     input_ids=tokens.to(policy.device),
                     attention_mask=mask.to(policy.device),
-                    stopping_criteria=StoppingCriteriaList([Heed()]),
+                    stopping_criteria=StoppingCriteriaList([heed]),
+                    logits_processor=LogitsProcessorList([heed.scores]),
+                    synced_gpus=False,  # a rank of several has all weights here, and ends when it likes
                 )
-            for i, response in zip(chosen, full[:, width:].tolist(), strict=True):
-                rollouts[i] = _until_end(response, policy.end_tokens)
+            for i, response, logprobs in zip(chosen, full[:, width:].tolist(), heed.logprobs(), strict=True):
+                rollouts[i] = until_end(response, logprobs, policy.end_tokens)
     finally:
         policy.model.generation_config = own
         policy.model.train(training)
     return [rollouts[i] for i in range(len(prompts))]
 
 
-def _until_end(tokens: list[int], end_tokens: set[int]) -> Rollout:
+def forked_random(policy: Policy) -> AbstractContextManager[None]:
+    """A block in which others may seed torch's generators: they are left as they were."""
+    return torch.random.fork_rng(devices=[policy.device] if policy.device.type == "cuda" else [])
+
+
+def until_end(tokens: list[int], logprobs: list[float], end_tokens: set[int]) -> Rollout:
     """The tokens up to the first end token; what follows it is padding of the batch."""
-    for position, token in enumerate(tokens):
-        if token in end_tokens:
-            return Rollout(tokens[: position + 1], truncated=False)
-    return Rollout(tokens, truncated=True)
+    end = next((position + 1 for position, token in enumerate(tokens) if token in end_tokens), None)
+    length = end or len(tokens)
+    return Rollout(tokens[:length], end is None, logprobs[:length])

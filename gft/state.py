@@ -23,24 +23,28 @@ class RunState:
     """Where a run stands."""
 
     step: int = 0  # whole updates
-    cursor: int = 0  # prompts that these have taken from the order
+    cursor: int = 0  # prompts that were taken from the order
     bad_steps: int = 0  # the last so many updates were dropped, because their gradient was not finite
     offset: int = 0  # bytes of metrics.jsonl
     accuracies: dict[int, Accuracy] = field(default_factory=dict)  # by the step they were measured after
     random: dict[str, str] = field(default_factory=dict)  # states of torch's generators
-    in_use: Batch | None = None  # rollouts of the next step, sampled and scored
+    in_use: Batch | None = None  # rollouts that have updates left, sampled and scored
+    used: int = 0  # updates that were made of them
     is_changing: bool = False  # weights and counters are not those of one moment: nothing to save
 
-    def hold(self, batch: Batch, device: torch.device) -> None:
-        """Keep a step's rollouts: a run that is interrupted in the update need not sample again."""
-        self.in_use, self.random = batch, random_state(device)
-
-    def advance(self, prompts: int, skipped: bool, offset: int, device: torch.device) -> None:
-        """A step is whole, and its row is in metrics.jsonl."""
-        self.step += 1
+    def hold(self, batch: Batch, prompts: int, device: torch.device) -> None:
+        """Keep new rollouts: a run that is interrupted in an update need not sample again."""
+        self.in_use, self.used, self.random = batch, 0, random_state(device)
         self.cursor += prompts
+
+    def advance(self, updates: int, skipped: bool, offset: int, device: torch.device) -> None:
+        """A step is whole, and its row is in metrics.jsonl. Rollouts serve so many updates."""
+        self.step += 1
+        self.used += 1
+        if self.used == updates:
+            self.in_use = None
         self.bad_steps = self.bad_steps + 1 if skipped else 0
-        self.offset, self.in_use, self.random = offset, None, random_state(device)
+        self.offset, self.random = offset, random_state(device)
         self.is_changing = False
 
     def as_json(self, examples: Sequence[Example]) -> dict[str, Any]:

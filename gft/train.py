@@ -15,7 +15,8 @@ loss_t and nothing else. w_t comes from `token_weights`. The model computes the 
 its own forward (`fuse_loss`), from hidden states and without the logits of all tokens.
 
 Here is the order of a run and of a step. groups.py samples and scores the responses, update.py
-makes gradients and the update, and keeper.py saves what the run needs to go on (`RunState`).
+makes gradients, optim.py the update, and keeper.py saves what the run needs to go on (`RunState`).
+A batch of rollouts serves one update, or several (`ReuseConfig`).
 """
 
 from __future__ import annotations
@@ -31,19 +32,23 @@ import torch
 from .checkpoint import Checkpoints, check_space
 from .config import TrainConfig
 from .data.files import Example
+from .distributed import agreed, check_all, is_first, on_first, stream_seed
 from .evaluate import Accuracy, evaluate
-from .groups import make_batch
+from .groups import Batch, make_batch
 from .keeper import Keeper
 from .loggers import logging_to
-from .metrics import MetricsLog, peak_memory_mib
+from .logprobs import token_logprobs
+from .metrics import MetricsLog
+from .optim import make_optimizer, optimizer_step
+from .parallel import spread, whole_weights
 from .policy import Policy
 from .record import open_record
 from .report import Progress
 from .rewards.pool import RewardPool
 from .samples import Answer, write_answers
 from .state import RunState, random_state
-from .stop import check, held
-from .update import accumulate_gradients, optimizer_step, reward_metrics
+from .stop import held
+from .update import accumulate_gradients, reward_metrics, speed
 from .usable import usable_examples, usable_held_out
 from .watch import watch
 
@@ -72,23 +77,22 @@ def train(
     held_out = usable_held_out(policy, held_out, config.sampling.max_new_tokens, config.max_bad_fraction)
     check_space(policy, config)
     # From here on the folder is this run's: nothing more can be refused.
-    run = open_record(config, policy.device, examples, held_out, progress.say)
+    run = on_first(lambda: open_record(config, policy.device, examples, held_out, progress.say))
+    spread(policy, config.parallel)
     # Seeded here and not earlier: whatever made the model may have drawn random numbers.
-    torch.manual_seed(config.seed)
+    torch.manual_seed(stream_seed(config.seed))
     # Parameters and Adam's state are fp32, whatever the model computes in. Near 0.02, a usual size
     # of a weight, bf16 numbers are 1e-4 apart: an update of lr = 1e-6 would be rounded away.
-    # Norms and biases decay like the rest. A step shrinks a weight by lr * weight_decay, 1e-8 by
-    # default, so that sparing some of them would change nothing.
-    optimizer = torch.optim.AdamW(policy.model.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay)
+    optimizer = make_optimizer(policy.model, config.optim)
     checkpoints = Checkpoints(config.out, run, policy, optimizer, examples, config.keep)
-    state = checkpoints.restore(start) if start else RunState(random=random_state(policy.device))
+    state = checkpoints.restore(start, progress.say) if start else RunState(random=random_state(policy.device))
     log.open(state.offset)
     progress.done = state.step
     if start:
         progress.say(f"goes on after step {state.step}, from {start}")
     order = islice(prompt_order(len(examples), config.seed), state.cursor, None)
     keeper = Keeper(checkpoints, config, log, progress.say, start, state.step if start else None)
-    # Signals are taken where `check` stands, and no update is lost.
+    # Signals are taken where `check_all` stands, and no update is lost.
     with held(), logging_to(config, run, log, progress.say), keeper.rescuing(state):
         while True:
             # Saved before it is evaluated, which may be long, may fail or may be interrupted.
@@ -96,11 +100,15 @@ def train(
             evaluate_if_due(policy, held_out, config, rewards, log, state)
             if state.step == config.steps:
                 break
-            check()
-            chosen = [examples[i] for i in islice(order, config.prompts_per_step)]
-            row = train_step(policy, optimizer, chosen, config, rewards, state)
+            check_all()
+            if state.in_use is None:
+                chosen = [examples[i] for i in islice(order, config.prompts_per_rollout())]
+                with whole_weights(policy.model):
+                    state.hold(roll_out(policy, chosen, config, rewards), len(chosen), policy.device)
+                check_all()
+            row = train_step(policy, optimizer, config, state)
             log.write(row)
-            state.advance(len(chosen), row["skipped"], log.offset, policy.device)
+            state.advance(config.reuse.updates, row["skipped"], log.offset, policy.device)
             progress.step(row)
             watch(row, state, config, rewards, progress)
     return state.accuracies.get(0), state.accuracies.get(config.steps)
@@ -118,25 +126,24 @@ def prompt_order(count: int, seed: int) -> Iterator[int]:
         yield from rng.sample(range(count), count)
 
 
-def train_step(
-    policy: Policy,
-    optimizer: torch.optim.Optimizer,
-    examples: Sequence[Example],
-    config: TrainConfig,
-    rewards: RewardPool,
-    state: RunState,
-) -> dict:
-    """Groups, rewards, gradients, update; returns the step's numbers.
+def roll_out(policy: Policy, examples: Sequence[Example], config: TrainConfig, rewards: RewardPool) -> Batch:
+    """Groups of scored responses, with the log-probs that later updates compare theirs with."""
+    batch = make_batch(policy, examples, config, rewards)
+    if config.keeps_old_logprobs():
+        # Computed by the trainer and not taken from the sampler: the ratio should be 1 as long as
+        # the weights are the same, whatever the numerics of the sampler.
+        with agreed():
+            for member, logprobs in zip(batch.members, token_logprobs(policy, batch.members, config), strict=True):
+                member.old_logprobs = logprobs
+    return batch
 
-    Every batch of samples is used for one update. The policy that is trained is then the one that
-    sampled, their ratio is 1, and no old log-probs need to be kept.
-    """
+
+def train_step(policy: Policy, optimizer: torch.optim.Optimizer, config: TrainConfig, state: RunState) -> dict:
+    """Gradients and update on the next part of the rollouts; returns the step's numbers."""
     start = time.perf_counter()
-    if state.in_use is None:  # else the run was interrupted with rollouts in hand
-        state.hold(make_batch(policy, examples, config, rewards), policy.device)
-    batch = state.in_use
-    assert batch is not None
-    rollout = time.perf_counter() - start
+    assert state.in_use is not None
+    first = state.used % config.reuse.rollout_steps * config.prompts_per_step
+    batch = state.in_use.part(range(first, first + config.prompts_per_step))
     numbers = accumulate_gradients(policy, batch, config)
     state.is_changing = True  # until its row is logged too
     # Where every advantage is 0 there is nothing to learn. AdamW would still move the weights, by
@@ -144,15 +151,10 @@ def train_step(
     update = optimizer_step(policy, optimizer, config, state.step + 1, learn=numbers["active_sequences"] > 0)
     # The clock needs no synchronisation with the GPU: reading the norm waited for the gradients.
     # Only the optimiser's own kernels are still under way, and count for the next step.
-    seconds = time.perf_counter() - start
-    tokens = sum(len(m.response) for m in batch.members)
-    speed = {
-        "seconds": seconds,
-        "seconds_rollout": rollout,
-        "tokens_per_second": tokens / seconds,
-        "peak_memory_mib": peak_memory_mib(),
-    }
-    return {"step": state.step + 1, **numbers, **update, **reward_metrics(batch), **speed}
+    seconds = {"seconds_update": time.perf_counter() - start}
+    if state.used == 0:  # sampling and scoring count for the first step that they serve
+        seconds |= state.in_use.seconds
+    return {"step": state.step + 1, **numbers, **update, **reward_metrics(batch), **speed(batch, seconds)}
 
 
 def evaluate_if_due(
@@ -169,15 +171,17 @@ def evaluate_if_due(
     if not held_out or not due or step in state.accuracies:
         return
     answers: list[Answer] = []
-    found = evaluate(
-        policy,
-        held_out,
-        rewards,
-        samples=config.evaluate.eval_samples,
-        max_new_tokens=config.sampling.max_new_tokens,
-        batch=config.sampling.batch,
-        keep=answers.extend,
-    )
-    write_answers(config.out, step, answers, config.evaluate.eval_answers)
+    with whole_weights(policy.model):
+        found = evaluate(
+            policy,
+            held_out,
+            rewards,
+            samples=config.evaluate.eval_samples,
+            max_new_tokens=config.sampling.max_new_tokens,
+            batch=config.sampling.batch,
+            keep=answers.extend,
+        )
+    if is_first():
+        write_answers(config.out, step, answers, config.evaluate.eval_answers)
     log.write({"step": step, **found.row()})
     state.accuracies[step], state.offset = found, log.offset

@@ -13,6 +13,7 @@ import torch
 
 from gft.config import TrainConfig
 from gft.groups import Member
+from gft.optim import make_optimizer
 from gft.policy import Policy
 from gft.rewards.pool import RewardPool
 from gft.state import RunState
@@ -38,10 +39,7 @@ class Run:
     @classmethod
     def of(cls, task: Task, head: str) -> Run:
         policy, config = task.policy(), task.config()
-        optimizer = torch.optim.AdamW(
-            policy.model.parameters(), lr=config.optim.lr, weight_decay=config.optim.weight_decay
-        )
-        return cls(HEADS[head](), policy, config, optimizer)
+        return cls(HEADS[head](), policy, config, make_optimizer(policy.model, config.optim))
 
     def step(self, given: list[Member]) -> None:
         """gft's training step, timed, with the responses and the head put in."""

@@ -27,8 +27,8 @@ def run_eval(config: EvaluateConfig) -> None:
     check_device(config.device)
     with reward_pool(config.reward_name()) as rewards:
         examples = _examples(config)
-        policy = load_policy(config.model, device=config.device)
-        base = None if config.base is None else load_policy(config.base, device="cpu")
+        policy = load_policy(config.model, device=config.device, temperature=config.temperature)
+        base = None if config.base is None else load_policy(config.base, device="cpu", temperature=config.temperature)
         if base is not None:
             check_same_tokens(policy, base)
         examples = usable_held_out(policy, examples, config.max_new_tokens, config.max_bad_fraction)
@@ -91,11 +91,11 @@ def _kl(
     """The KL to the base. The device holds one model at a time."""
     sampled = [a for a in answers if a.source == "sample"]
     members, device = members_of(policy, examples, sampled), policy.device
-    own = response_logprobs(policy, members, temperature=config.temperature, batch=config.batch)
+    own = response_logprobs(policy, members, config.batch)
     policy.model.to("cpu")  # type: ignore[arg-type]  # the annotation of transformers' own .to is at fault
     base.model.to(device)  # type: ignore[arg-type]
     base.compute = policy.compute
-    theirs = response_logprobs(base, members, temperature=config.temperature, batch=config.batch)
+    theirs = response_logprobs(base, members, config.batch)
     return kl_to_base(sampled, own, theirs)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -13,13 +14,15 @@ from ..config import EMBEDDED, TrainConfig
 from ..data.files import Example, load_examples
 from ..demo.base_model import pretrain, tokenizer
 from ..demo.compare import HELD_OUT_SEED, check_embedded, check_usable, compare, embedded_examples
+from ..distributed import check_processes, is_first, joined, on_first
 from ..loggers import check_installed
-from ..metrics import MetricsLog, read_metrics
+from ..metrics import metrics_log, read_metrics
 from ..options import OptionError, check_device, check_effects, check_engine, reward_pool
 from ..policy import Policy, load_policy, make_policy
 from ..record import read_record
 from ..report import Progress, plain_console, run_figure, run_table
 from ..run import run_folder
+from ..samplers import check_sampler
 from ..stop import Stopped
 from ..train import train
 
@@ -31,6 +34,17 @@ def run_train(config: TrainConfig) -> None:
     are read.
     """
     console = plain_console()
+    say = partial(console.print, highlight=False, soft_wrap=True)
+    with joined(config.device):
+        _check(config)
+        with run_folder(config, say) if is_first() else nullcontext():
+            if config.is_comparison():
+                compare(config, console)
+            else:
+                _run(config, console)
+
+
+def _check(config: TrainConfig) -> None:
     check_installed(config.log_to)
     check_effects(config, EMBEDDED if config.model is None else TrainConfig())
     if config.resume and config.is_comparison():
@@ -39,28 +53,27 @@ def run_train(config: TrainConfig) -> None:
         )
     if config.model is None:
         check_embedded(config)
+    check_processes(config)
     check_device(config.device)
     check_engine(config)
-    with run_folder(config, partial(console.print, highlight=False, soft_wrap=True)):
-        if config.is_comparison():
-            compare(config, console)
-        else:
-            _run(config, console)
+    check_sampler(config)
 
 
 def _run(config: TrainConfig, console: Console) -> None:
     """One run, then its table and curves."""
     path, say = config.out / "metrics.jsonl", partial(console.print, highlight=False, soft_wrap=True)
-    with reward_pool(config.reward_name()) as rewards, MetricsLog(path) as log:
-        record = read_record(config.out) if config.resume else None
+    with reward_pool(config.reward_name()) as rewards, metrics_log(path) as log:
+        record = on_first(lambda: read_record(config.out) if config.resume else None)
         try:
-            start = newest_whole(config.out, record["run"], say) if record else None
+            start = on_first(lambda: newest_whole(config.out, record["run"], say)) if record else None
             policy, examples, held_out = _materials(config, start)
             with Progress(config.objective or "gft", config.steps, console) as progress:
                 train(policy, examples, held_out, config, rewards, log, progress, start)
         except Stopped as stop:
             stop.resumable = record is not None or log.file is not None
             raise
+    if not is_first():
+        return
     rows = read_metrics(path)
     console.print(run_table(rows, f"{config.objective or 'gft'}, {config.steps} steps"))
     console.print(

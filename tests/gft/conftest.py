@@ -2,6 +2,7 @@
 
 import pytest
 
+from gft import cli
 from gft.demo.base_model import tokenizer, untrained
 from gft.policy import make_policy
 from gft.rewards.pool import RewardPool
@@ -16,3 +17,12 @@ def policy():
 def rewards():
     with RewardPool("gft.demo.sort_letters:reward", workers=1) as pool:
         yield pool
+
+
+@pytest.fixture
+def helptext(capsys):
+    """What --help of every command prints."""
+    for command in ("train", "eval", "report"):
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"])
+    return capsys.readouterr().out

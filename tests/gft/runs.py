@@ -87,8 +87,8 @@ def resume(
 
 def numbers(rows: list[dict]) -> list[dict]:
     """Rows of metrics.jsonl without what a clock or the system measured."""
-    measured = ("seconds", "seconds_rollout", "tokens_per_second", "peak_memory_mib")
-    return [{name: value for name, value in row.items() if name not in measured} for row in rows]
+    measured = ("seconds", "tokens_per_second", "peak_memory_mib")
+    return [{name: value for name, value in row.items() if not name.startswith(measured)} for row in rows]
 
 
 def weights(folder: Path) -> dict[str, bytes]:

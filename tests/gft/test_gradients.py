@@ -6,11 +6,12 @@ import pytest
 import torch
 from transformers import MixtralConfig, MixtralForCausalLM
 
+from gft.collate import collate
 from gft.demo.base_model import tokenizer
 from gft.groups import make_batch
 from gft.parts import GroupConfig, OptimConfig
 from gft.policy import make_policy
-from gft.update import accumulate_gradients, collate
+from gft.update import accumulate_gradients
 
 from .runs import EXAMPLES, config, fixed_batch, gradients, response_logprobs
 
@@ -113,8 +114,8 @@ def test_accumulate_gradients_has_router_balancing_by_the_share_of_a_micro_batch
     expected = 0.0
     for start in range(0, len(active), micro_batch):
         part = active[start : start + micro_batch]
-        tokens, mask, _, _ = collate(part, 0, torch.device("cpu"))
-        aux = 0.5 * policy.model(tokens, attention_mask=mask, output_router_logits=True).aux_loss
+        rows = collate(part, 0, torch.device("cpu"))
+        aux = 0.5 * policy.model(**rows.inputs, output_router_logits=True).aux_loss
         (len(part) / len(active) * aux).backward()
         expected += len(part) / len(active) * aux.item()
     balancing = {n: p.grad.clone() for n, p in policy.model.named_parameters() if p.grad is not None}
@@ -142,7 +143,8 @@ def test_collate_masks_padding_by_length_even_where_it_is_the_end_token(policy, 
     members = sorted(batch.members, key=lambda m: len(m.response))
     members[0].response = members[0].response[:3]
     eos = policy.tokenizer.eos_token_id
-    _, mask, targets, _ = collate(members, pad=eos, device=torch.device("cpu"))
+    inputs, targets, _ = collate(members, pad=eos, device=torch.device("cpu"))
+    mask = inputs["attention_mask"]
     assert (targets != -100).sum(1).tolist() == [len(m.response) for m in members]
     assert mask.sum(1).tolist() == [len(m.prompt) + len(m.response) for m in members]
     for row, m in enumerate(members):

@@ -72,7 +72,7 @@ def test_make_batch_keeps_given_rewards(policy, rewards):
 
 def test_make_batch_drops_what_could_not_be_scored_and_counts_it(policy):
     batch = make_batch(policy, sort_letters.examples(3, seed=0), config(1, 3, 2), Failing())
-    assert (len(batch.members), batch.reward_errors) == (12, 6)
+    assert (len(batch.members), batch.failed) == (12, [0, 0, 1, 2, 0, 1])
 
 
 def test_make_batch_stops_where_nothing_could_be_scored(policy):

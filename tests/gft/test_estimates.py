@@ -39,6 +39,11 @@ def test_mean_reward_leaves_failures_out_and_weighs_every_response():
     assert found.value == 0.25
 
 
+def test_mean_reward_draws_prompts():
+    alike = mean_reward(samples(*([float(p % 2)] * 16 for p in range(20))))
+    assert alike.high - alike.low > 0.3  # 320 answers that had nothing to do with each other: 0.11
+
+
 def test_pass_at_k_counts_full_rewards_and_leaves_short_prompts_out():
     found = pass_at_k(samples([1.0, 0.5, 0.0, 0.0], [0.99, 0.5, 0.0, 0.0], [1.0, None, None, None]))
     assert found[1].value == pytest.approx((0.25 + 0 + 1) / 3)

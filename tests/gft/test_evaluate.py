@@ -14,7 +14,7 @@ from gft.parts import EvalConfig
 from gft.report import accuracy_table, comparison_figure, run_table
 from gft.rewards.pool import Scored
 from gft.rollout import sample
-from gft.samples import read_answers
+from gft.samples import Answer, read_answers
 
 from .runs import config, run
 
@@ -82,9 +82,15 @@ def test_evaluate_answers_every_prompt_as_often_as_asked(whole):
         [(p, "greedy", 0) for p in range(5)] + [(p, "sample", k) for p in range(5) for k in range(3)]
     )
     assert all(a.prompt == PROMPTS[a.prompt_index].prompt for a in answers)
-    assert len({(a.prompt_index, tuple(a.tokens)) for a in answers if a.source == "sample"}) == 15  # no seed twice
     assert accuracy.row()["eval_sampled"] == accuracy.sampled
     assert accuracy.row()["eval_pass_at_3"] == accuracy.numbers["pass_at_3"]
+
+
+def test_evaluate_draws_anew_in_every_batch(policy, rewards):
+    answers = []
+    evaluate(policy, PROMPTS[:1], rewards, **SETTINGS | {"samples": 8}, keep=answers.extend)
+    drawn = [a.tokens for a in answers if a.source == "sample"]
+    assert drawn[:4] != drawn[4:]
 
 
 def test_evaluate_in_one_batch_draws_what_one_seed_gives(policy, rewards):
@@ -107,3 +113,20 @@ def test_run_keeps_intervals_and_answers(policy, rewards, tmp_path):
     answers = read_answers(tmp_path / "samples" / "step-2.jsonl")
     assert mean_reward([a for a in answers if a.source == "sample"]).value == last["eval_sampled"]
     assert {a.prompt_index for a in answers if a.response} == {0}
+
+
+def test_evaluate_of_one_rank_names_prompts_by_their_place_in_the_data(policy, rewards, monkeypatch):
+    """As rank 1 of 2, whose answers the exchange gives back beside those of rank 0."""
+    other = [Answer(0, "x", "greedy", 0, 0.0, None, False)]
+    monkeypatch.setattr("gft.evaluate.share", lambda items: items[1::2])
+    monkeypatch.setattr("gft.evaluate.world_size", lambda: 2)
+    monkeypatch.setattr("gft.evaluate.gather", lambda answers: [other, answers])
+    kept = []
+    found = evaluate(policy, PROMPTS, rewards, samples=1, max_new_tokens=2, keep=kept.append)
+    (answers,) = kept
+    assert [(a.prompt_index, a.source) for a in answers] == [
+        (0, "greedy"),
+        *((place, source) for source in ("greedy", "sample") for place in (1, 3)),
+    ]
+    assert [a.prompt for a in answers[1:3]] == [PROMPTS[1].prompt, PROMPTS[3].prompt]
+    assert found.greedy == mean_reward(answers[:3]).value

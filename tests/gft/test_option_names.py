@@ -15,7 +15,8 @@ ROOT = Path(gft.__file__).parents[1]
 def real_options():
     configs = (TrainConfig, EvaluateConfig, ReportConfig)
     found = {option(field.name) for config in configs for field in leaves(config)} - {"--runs"}  # they need no name
-    return found | {"--no-png", "--no-count-flat", "--no-overwrite", "--no-packed", "--no-resume", "--help"}
+    switches = ("count-flat", "overwrite", "packed", "resume", "dropout", "checkpointing", "liger", "png")
+    return found | {f"--no-{name}" for name in switches} | {"--help"}
 
 
 def leaves(config):

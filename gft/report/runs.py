@@ -53,7 +53,7 @@ class Run:
         return next((row for row in reversed(self.rows) if "eval_greedy" in row), {})
 
     def series(self, key: str) -> list[tuple[int, float | None]]:
-        """(step, value) of every row that has the key; None for a value that was no finite number."""
+        """(step, value) of every row that has the key; None where that is no finite number."""
         return [(row["step"], _number(row[key])) for row in self.rows if key in row]
 
     def has(self, key: str) -> bool:

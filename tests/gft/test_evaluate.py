@@ -94,7 +94,7 @@ def test_evaluate_draws_anew_in_every_batch(policy, rewards):
 
 
 def test_evaluate_in_one_batch_draws_what_one_seed_gives(policy, rewards):
-    """The numbers of evaluations that fit one batch are those of releases before batches had seeds."""
+    """Evaluations that fit one batch draw what they drew before batches had seeds."""
     answers, prompts = [], [policy.encode_prompt(e.prompt) for e in PROMPTS]
     evaluate(policy, PROMPTS, rewards, **SETTINGS | {"batch": 99}, keep=answers.extend)
     torch.manual_seed(7)

@@ -1,4 +1,4 @@
-"""Chromium without a window, spoken to over two pipes: DevTools messages that end in a zero byte."""
+"""Chromium without a window, spoken to over two pipes, by DevTools messages that end in a zero."""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ COUNTS = (
     "keep",
     "eval_every",
     "eval_prompts",
+    "eval_answers",
     "experts",
     "teachers",
     "own",
@@ -157,7 +158,7 @@ def check_effects(config: TrainConfig, defaults: TrainConfig) -> None:
             )
     idle |= _idle_in_updates(config)
     idle["sampling.vllm_memory"] = (config.sampling.sampler != "vllm", "it is of --sampler vllm")
-    for field in ("evaluate.eval_every", "evaluate.eval_samples"):
+    for field in ("evaluate.eval_every", "evaluate.eval_samples", "evaluate.eval_answers"):
         idle[field] = (config.held_out_prompts() == 0, "nothing is held out: give --eval-prompts or --eval-data")
     for field, (has_no_effect, why) in idle.items():
         value = attrgetter(field)(config)

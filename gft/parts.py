@@ -151,3 +151,6 @@ class EvalConfig:
     --eval-data, else 0."""
     eval_samples: int = 16
     """Samples a prompt at temperature 1. Their mean is the paper's metric. Greedy is reported too."""
+    eval_answers: int = 16
+    """Held-out prompts whose answers are kept as texts, in samples/ of --out: the greedy one and up
+    to four samples. Of the other prompts their rewards are kept; with 0 nothing is."""

@@ -15,6 +15,7 @@ from ..data.files import Example, load_examples
 from ..demo.base_model import pretrain, tokenizer
 from ..demo.compare import HELD_OUT_SEED, check_embedded, check_usable, compare, embedded_examples
 from ..distributed import check_processes, is_first, joined, on_first
+from ..loggers import check_installed
 from ..metrics import metrics_log, read_metrics
 from ..options import OptionError, check_device, check_effects, check_engine
 from ..policy import Policy, configure, load_policy, make_policy
@@ -45,6 +46,7 @@ def run_train(config: TrainConfig) -> None:
 
 
 def _check(config: TrainConfig) -> None:
+    check_installed(config.log_to)
     check_effects(config, EMBEDDED if config.model is None else TrainConfig())
     if config.resume and config.is_comparison():
         raise OptionError(

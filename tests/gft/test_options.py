@@ -50,6 +50,7 @@ TAKES = {
     "eval_every": {0, 2**63},
     "eval_prompts": {0, 2**63},
     "eval_samples": {2**63},
+    "eval_answers": {0, 2**63},
     "tau": {0},  # 0 is the plain weighted NLL
     "max_bad_fraction": {0},
     "max_failed_rewards": {0},

@@ -59,6 +59,13 @@ DATA_MUTANTS = (
         f"{HOSTILE}::test_a_fork_that_comes_back_ends",
     ),
     Mutant(
+        "gft/rewards/reap.py",
+        "if not blank - _blank:",
+        "if True:",
+        "a program that is just starting is overlooked and left behind",
+        "tests/gft/rewards/test_reap.py::test_end_marked_looks_again_at_who_starts_a_program",
+    ),
+    Mutant(
         "gft/rewards/judge/verdict.py",
         '        _read(text, "solution", flips)\n',
         "        pass\n",

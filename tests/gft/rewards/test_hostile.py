@@ -99,7 +99,8 @@ def test_hostile_answers_are_wrong_or_counted(reward, unharmed):
 @pytest.mark.usefixtures("quiet", "unharmed")
 def test_hostile_functions_are_rewards_or_counted(name):
     expected = EXPECTED[name]
-    with RewardPool(name, workers=1, seconds=0.5, memory_mib=256) as pool:
+    seconds = 0.5 if expected == "timed out" else 20.0  # a busy machine takes its time for the others
+    with RewardPool(name, workers=1, seconds=seconds, memory_mib=256) as pool:
         first, second = scores(pool, "a", "b")
     for one in (first, second):  # the second call is no worse for the first one
         if isinstance(expected, float):

@@ -119,6 +119,28 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class ModelConfig:
+    """How the model is trained: its layers in gradient passes."""
+
+    dropout: bool = False
+    """Train with the dropout that the model's config has. The loss is then not that of the network
+    that sampled."""
+    checkpointing: bool = False
+    """Gradient checkpointing: layers are computed again in the backward pass. Less memory, a third
+    more time."""
+    liger: bool = False
+    """Kernels of Liger in the layers (RMSNorm, SwiGLU, rotary positions). A GPU only."""
+    lora: int | None = None
+    """Train factors of this rank beside the weights, which stay as they are. None trains the weights
+    themselves."""
+    lora_alpha: int | None = None
+    """The product of the factors is multiplied by this / rank. None is twice the rank."""
+    lora_targets: str = "all-linear"
+    """Layers that get factors, by the ends of their names: q_proj,v_proj. all-linear: every linear
+    layer but the head."""
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     """Held-out accuracy during the run."""
 
@@ -129,3 +151,6 @@ class EvalConfig:
     --eval-data, else 0."""
     eval_samples: int = 16
     """Samples a prompt at temperature 1. Their mean is the paper's metric. Greedy is reported too."""
+    eval_answers: int = 16
+    """Held-out prompts whose answers are kept as texts, in samples/ of --out: the greedy one and up
+    to four samples. Of the other prompts their rewards are kept; with 0 nothing is."""

@@ -26,7 +26,7 @@ from .data.files import Example
 from .distributed import world_size
 from .folders import write_whole
 from .options import OptionError, option
-from .parts import EvalConfig, GroupConfig, OptimConfig, ReuseConfig, RewardLimits, SamplingConfig
+from .parts import EvalConfig, GroupConfig, ModelConfig, OptimConfig, ReuseConfig, RewardLimits, SamplingConfig
 
 RECORD = "run.json"
 PARTS = {
@@ -35,11 +35,12 @@ PARTS = {
     "reuse": ReuseConfig,
     "sampling": SamplingConfig,
     "optim": OptimConfig,
+    "network": ModelConfig,
     "evaluate": EvalConfig,
 }
-PATHS = ("model", "out")
+PATHS = ("recipe", "model", "out")
 # Options that change no number of a run.
-FREE = ("out", "resume", "overwrite", "save_every", "keep", "parallel", "limits.reward_workers")
+FREE = ("recipe", "out", "resume", "overwrite", "save_every", "keep", "parallel", "log_to", "limits.reward_workers")
 
 
 def open_record(

@@ -32,10 +32,11 @@ import torch
 from .checkpoint import Checkpoints, check_space
 from .config import TrainConfig
 from .data.files import Example
-from .distributed import agreed, check_all, on_first, stream_seed
+from .distributed import agreed, check_all, is_first, on_first, stream_seed
 from .evaluate import Accuracy, evaluate
 from .groups import Batch, make_batch
 from .keeper import Keeper
+from .loggers import logging_to
 from .logprobs import token_logprobs
 from .metrics import MetricsLog
 from .optim import make_optimizer, optimizer_step
@@ -44,6 +45,7 @@ from .policy import Policy
 from .record import open_record
 from .report import Progress
 from .rewards.pool import RewardPool
+from .samples import Answer, write_answers
 from .state import RunState, random_state
 from .stop import held
 from .update import accumulate_gradients, reward_metrics, speed
@@ -90,7 +92,8 @@ def train(
         progress.say(f"goes on after step {state.step}, from {start}")
     order = islice(prompt_order(len(examples), config.seed), state.cursor, None)
     keeper = Keeper(checkpoints, config, log, progress.say, start, state.step if start else None)
-    with held(), keeper.rescuing(state):  # signals are taken where `check_all` stands, and no update is lost
+    # Signals are taken where `check_all` stands, and no update is lost.
+    with held(), logging_to(config, run, log, progress.say), keeper.rescuing(state):
         while True:
             # Saved before it is evaluated, which may be long, may fail or may be interrupted.
             keeper.save_if_due(state)
@@ -167,6 +170,7 @@ def evaluate_if_due(
     due = step in (0, config.steps) or (every > 0 and step % every == 0)
     if not held_out or not due or step in state.accuracies:
         return
+    answers: list[Answer] = []
     with whole_weights(policy.model):
         found = evaluate(
             policy,
@@ -175,6 +179,9 @@ def evaluate_if_due(
             samples=config.evaluate.eval_samples,
             max_new_tokens=config.sampling.max_new_tokens,
             batch=config.sampling.batch,
+            keep=answers.extend,
         )
-    log.write({"step": step, "eval_greedy": found.greedy, "eval_sampled": found.sampled, "eval_errors": found.errors})
+    if is_first():
+        write_answers(config.out, step, answers, config.evaluate.eval_answers)
+    log.write({"step": step, **found.row()})
     state.accuracies[step], state.offset = found, log.offset

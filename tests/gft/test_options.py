@@ -11,8 +11,9 @@ import torch
 import gft
 from gft.config import EMBEDDED, EvaluateConfig, TrainConfig
 from gft.options import OptionError, check_device, check_effects, check_engine, numbers, option
-from gft.parts import EvalConfig, GroupConfig, OptimConfig, ReuseConfig, RewardLimits, SamplingConfig
+from gft.parts import EvalConfig, GroupConfig, ModelConfig, OptimConfig, ReuseConfig, RewardLimits, SamplingConfig
 from gft.reward_options import reward_pool
+from gft.sample import SampleConfig
 
 ROOT = Path(gft.__file__).parents[1]
 
@@ -40,6 +41,8 @@ TAKES = {
     "adam_beta1": {0},
     "adam_beta2": {0},
     "adam_epsilon": {2**63},
+    "lora": {2**63},
+    "lora_alpha": {2**63},
     "warmup": {0, 2**63},
     "max_grad_norm": {math.inf, 2**63},  # inf clips nothing
     "micro_batch": {2**63},
@@ -47,6 +50,7 @@ TAKES = {
     "eval_every": {0, 2**63},
     "eval_prompts": {0, 2**63},
     "eval_samples": {2**63},
+    "eval_answers": {0, 2**63},
     "tau": {0},  # 0 is the plain weighted NLL
     "max_bad_fraction": {0},
     "max_failed_rewards": {0},
@@ -67,9 +71,11 @@ TRAIN = replace(
     reuse=ReuseConfig(1, 1, 0.2, 0.2, 2.0),
     sparse=0.1,
     evaluate=EvalConfig(1, 1, 1),
+    network=ModelConfig(lora=1, lora_alpha=1),
     limits=RewardLimits(2),
 )
 EVALUATE = EvaluateConfig(model=Path("m"), limits=RewardLimits(2))
+SAMPLE = SampleConfig(model=Path("m"), data="d.jsonl", out=Path("g.jsonl"), samples=4, prompts=1, sampler="vllm")
 
 
 def with_value(config, name, value):
@@ -86,7 +92,7 @@ def with_value(config, name, value):
 
 @pytest.mark.parametrize(
     ("config", "name"),
-    [(config, field.name) for config in (TRAIN, EVALUATE) for field, _ in numbers(config)],
+    [(config, field.name) for config in (TRAIN, EVALUATE, SAMPLE) for field, _ in numbers(config)],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_every_number_is_refused_by_name_or_taken_on_purpose(config, name):
@@ -101,7 +107,7 @@ def test_every_number_is_refused_by_name_or_taken_on_purpose(config, name):
 
 def test_the_walk_meets_every_number_of_the_command_line(helptext):
     """The walk above is only as good as its list of fields."""
-    walked = {option(field.name) for config in (TRAIN, EVALUATE) for field, _ in numbers(config)}
+    walked = {option(field.name) for config in (TRAIN, EVALUATE, SAMPLE) for field, _ in numbers(config)}
     shown = set(re.findall(r"(--[a-z0-9-]+) (?:\{None\}\|)?(?:INT|FLOAT)", helptext))
     assert walked == shown
     assert walked == {option(name) for name in TAKES}
@@ -165,15 +171,6 @@ HELD_OUT = {"evaluate": EvalConfig(eval_prompts=2)}
         (
             {**GFT, "eval_data": "e.jsonl", "evaluate": EvalConfig(eval_prompts=0)},
             "--eval-data is e.jsonl and --eval-prompts is 0: leave one of them out.",
-        ),
-        ({**SFT, "optim": OptimConfig(min_lr=1e-7)}, f"--min-lr is 1e-07{NOTHING}: the rate is constant"),
-        (
-            {**SFT, "optim": OptimConfig(schedule="cosine", min_lr=1e-3)},
-            "--min-lr is 0.001, above --lr, which is 1e-06: ",
-        ),
-        (
-            {**SFT, "optim": OptimConfig(schedule="linear", warmup=100)},
-            f"--schedule is linear{NOTHING}: the run ends in the warm-up (--warmup is 100, --steps is 100)",
         ),
         ({"model": Path("m")}, "give --model and --data together"),
         ({"data": "d.jsonl"}, "give --model and --data together"),

@@ -1,6 +1,7 @@
 """Checkpoints: all that a run needs to go on, in a folder that appears whole or not at all.
 
-checkpoint-40/model/                  a transformers folder, model and tokenizer
+checkpoint-40/model/                  a transformers folder, model and tokenizer; with LoRA
+checkpoint-40/adapter/                in its place: PEFT's folder
 checkpoint-40/optimizer.safetensors   the moments of AdamW; a folder optimizer/ under FSDP2: see moments.py
 checkpoint-40/state.json              see state.py; of rank 1: state-1.json
 checkpoint-40/manifest.json           the run, the step, and size and hash of every file; written last
@@ -26,12 +27,13 @@ from .config import TrainConfig
 from .data.files import Example
 from .distributed import gather, on_first, rank, world_size
 from .folders import FRESH, OLD, flush, remove, retire, whole_folder
+from .lora import save_adapter, save_merged
 from .moments import load_moments, save_moments
 from .parallel import whole_state
 from .policy import Policy
 from .state import RunState, random_state, set_random_state
 
-MODEL, STATE, MANIFEST = "model", "state{}.json", "manifest.json"
+MODEL, ADAPTER, STATE, MANIFEST = "model", "adapter", "state{}.json", "manifest.json"
 ADAM = 3  # a checkpoint's size in weights: the weights themselves, and two moments of each
 
 
@@ -66,7 +68,10 @@ class Checkpoints:
 
     def _fill(self, fresh: Path, weights: dict[str, Tensor] | None, states: Sequence[dict[str, Any]]) -> None:
         """What rank 0 writes: everything but shares of moments, the manifest last."""
-        _save_model(self.policy, fresh / MODEL, weights)
+        if self.policy.adapter is None:
+            _save_model(self.policy, fresh / MODEL, weights)
+        else:
+            save_adapter(self.policy.adapter, fresh / ADAPTER)
         for place, state in enumerate(states):
             _state_file(fresh, place).write_text(json.dumps(state))
         files = {str(p.relative_to(fresh)): _measure(p) for p in sorted(fresh.rglob("*")) if p.is_file()}
@@ -92,9 +97,18 @@ class Checkpoints:
         return state
 
     def publish(self, path: Path) -> Path:
-        """Make the weights of a checkpoint the run's `model`: the same files, if the system can."""
-        with whole_folder(self.folder / MODEL) as fresh:
-            shutil.copytree(path / MODEL, fresh, copy_function=_link, dirs_exist_ok=True)
+        """Make the weights of a checkpoint the run's `model`: the same files, if the system can.
+
+        With LoRA they are its `adapter`. Its `model` is written, and is that of the policy, which
+        must be the one of the checkpoint.
+        """
+        for name in (MODEL, ADAPTER):
+            if (path / name).exists():
+                with whole_folder(self.folder / name) as fresh:
+                    shutil.copytree(path / name, fresh, copy_function=_link, dirs_exist_ok=True)
+        if self.policy.adapter is not None:
+            with whole_folder(self.folder / MODEL) as fresh:
+                _save_model(self.policy, fresh, None)
         return self.folder / MODEL
 
     def _prune(self) -> None:
@@ -193,9 +207,11 @@ def check_space(policy: Policy, config: TrainConfig) -> None:
     if config.resume:
         count = max(1, count - len(list(config.out.glob("checkpoint-*"))))
     size, free = ADAM * _size(policy), _free(config.out)
-    if count * size > free:
+    merged = 0 if policy.adapter is None else _size(policy, whole=True)
+    if count * size + merged > free:
+        model = f" and for a model of {merged / 2**30:.3g} GiB" if merged else ""
         raise OSError(
-            f"{config.out}: the run needs room for {count} checkpoints of {size / 2**30:.3g} GiB, and "
+            f"{config.out}: the run needs room for {count} checkpoints of {size / 2**30:.3g} GiB{model}, and "
             f"{free / 2**30:.3g} GiB are free: make room, give another --out, or keep fewer (--keep)."
         )
 
@@ -206,7 +222,9 @@ def _state_file(folder: Path, place: int) -> Path:
 
 def _save_model(policy: Policy, folder: Path, weights: dict[str, Tensor] | None) -> None:
     """Of a sharded model, which rank 0 holds a part of, its gathered `weights`."""
-    if weights is None:
+    if policy.adapter is not None:
+        save_merged(policy.model, folder)
+    elif weights is None:
         policy.model.save_pretrained(folder)
     else:
         policy.model.save_pretrained(folder, state_dict=weights)
@@ -222,8 +240,9 @@ def _refuse_without_room(folder: Path, size: int) -> None:
         raise OSError(f"{folder}: a checkpoint takes {size / 2**20:.3g} MiB, and {free / 2**20:.3g} MiB are free")
 
 
-def _size(policy: Policy) -> int:
-    return sum(p.numel() * p.element_size() for p in policy.model.parameters())
+def _size(policy: Policy, *, whole: bool = False) -> int:
+    """Bytes of the weights that are trained, or of all."""
+    return sum(p.numel() * p.element_size() for p in policy.model.parameters() if p.requires_grad or whole)
 
 
 def _free(folder: Path) -> int:

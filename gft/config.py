@@ -14,7 +14,7 @@ from gft_kernels.losses.objectives import Objective
 from gft_kernels.losses.reductions import Reduction
 
 from .options import OptionError, check_ranges
-from .parts import EvalConfig, GroupConfig, OptimConfig, ReuseConfig, SamplingConfig
+from .parts import EvalConfig, GroupConfig, ModelConfig, OptimConfig, ReuseConfig, SamplingConfig
 
 ObjectiveName = Literal["sft", "dft", "gft", "reinforce", "grpo", "cispo", "gspo"]
 RATIO = ("grpo", "cispo", "gspo")  # objectives of a ratio to the policy that sampled
@@ -70,6 +70,7 @@ class TrainConfig:
     reuse: ReuseConfig = field(default_factory=ReuseConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    network: ModelConfig = field(default_factory=ModelConfig)
     evaluate: EvalConfig = field(default_factory=EvalConfig)
     seed: int = 0
     """Seed of the embedded base, of the order of prompts and of the sampling."""

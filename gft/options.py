@@ -44,6 +44,8 @@ SIZES = (
     "bad_steps",
     "eval_samples",
     "prompts",
+    "lora",
+    "lora_alpha",
 )
 
 POSITIVE = ("lr", "adam_epsilon", "temperature", "importance_cap")
@@ -146,16 +148,7 @@ def check_effects(config: TrainConfig, defaults: TrainConfig) -> None:
                 not ratio,
                 f"the objective {name} with {config.reuse.updates} updates a batch of rollouts has no ratio but 1",
             )
-    optim, decays = config.optim, config.optim.schedule != "constant"
-    if optim.min_lr > optim.lr:
-        raise OptionError(
-            f"--min-lr is {optim.min_lr}, above --lr, which is {optim.lr}: the rate falls, it never rises."
-        )
-    idle["optim.min_lr"] = (not decays, "the rate is constant (--schedule)")
-    idle["optim.schedule"] = (
-        decays and optim.warmup >= config.steps,
-        f"the run ends in the warm-up (--warmup is {optim.warmup}, --steps is {config.steps})",
-    )
+    idle |= _idle_in_updates(config)
     idle["sampling.vllm_memory"] = (config.sampling.sampler != "vllm", "it is of --sampler vllm")
     for field in ("evaluate.eval_every", "evaluate.eval_samples"):
         idle[field] = (config.held_out_prompts() == 0, "nothing is held out: give --eval-prompts or --eval-data")
@@ -163,6 +156,26 @@ def check_effects(config: TrainConfig, defaults: TrainConfig) -> None:
         value = attrgetter(field)(config)
         if has_no_effect and value != attrgetter(field)(defaults):
             raise OptionError(f"{option(field)} is {value}, and would do nothing: {why}.")
+
+
+def _idle_in_updates(config: TrainConfig) -> dict[str, tuple[bool, str]]:
+    """The same of the optimiser's options, and of the model's."""
+    optim, decays = config.optim, config.optim.schedule != "constant"
+    if optim.min_lr > optim.lr:
+        raise OptionError(
+            f"--min-lr is {optim.min_lr}, above --lr, which is {optim.lr}: the rate falls, it never rises."
+        )
+    in_warmup = f"the run ends in the warm-up (--warmup is {optim.warmup}, --steps is {config.steps})"
+    idle = {
+        "optim.min_lr": (not decays, "the rate is constant (--schedule)"),
+        "optim.schedule": (decays and optim.warmup >= config.steps, in_warmup),
+    }
+    for name in ("lora_alpha", "lora_targets"):
+        idle[f"network.{name}"] = (config.network.lora is None, "it needs the rank that --lora gives")
+    for field in fields(config.network) if config.is_comparison() else ():
+        whole = "the comparison trains its model as it is: give an --objective"
+        idle[f"network.{field.name}"] = (True, whole)
+    return idle
 
 
 def check_device(name: str | None) -> None:

@@ -104,6 +104,28 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class ModelConfig:
+    """How the model is trained: its layers in gradient passes."""
+
+    dropout: bool = False
+    """Train with the dropout that the model's config has. The loss is then not that of the network
+    that sampled."""
+    checkpointing: bool = False
+    """Gradient checkpointing: layers are computed again in the backward pass. Less memory, a third
+    more time."""
+    liger: bool = False
+    """Kernels of Liger in the layers (RMSNorm, SwiGLU, rotary positions). A GPU only."""
+    lora: int | None = None
+    """Train factors of this rank beside the weights, which stay as they are. None trains the weights
+    themselves."""
+    lora_alpha: int | None = None
+    """The product of the factors is multiplied by this / rank. None is twice the rank."""
+    lora_targets: str = "all-linear"
+    """Layers that get factors, by the ends of their names: q_proj,v_proj. all-linear: every linear
+    layer but the head."""
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     """Held-out accuracy during the run."""
 

@@ -6,7 +6,7 @@ import importlib.util
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -17,7 +17,11 @@ from gft_kernels import PolicyLoss
 from gft_kernels.integrations.hf import PolicyBatch, fuse_loss
 
 from .encoding import Encoding, Prompt
+from .layers import checkpoint_layers, refuse_unsuitable, set_mode
+from .liger import use_liger
+from .lora import add_lora, load_adapter
 from .model_folder import read_model_folder
+from .parts import ModelConfig
 
 DTYPES = {name: getattr(torch, name) for name in ("bfloat16", "float32")}
 
@@ -34,6 +38,8 @@ class Policy:
     tokenizer: PreTrainedTokenizerBase
     compute: torch.dtype = torch.float32
     wrapped: DistributedDataParallel | None = None  # what training calls in place of the model, where it is set
+    dropout: bool = False  # in gradient passes
+    adapter: Any = None  # PEFT's view of the model, if LoRA is trained
 
     @property
     def device(self) -> torch.device:
@@ -77,6 +83,10 @@ class Policy:
         """The context that forward passes run in. In fp32 tensor cores would be idle."""
         return torch.autocast(self.device.type, self.compute, enabled=self.compute != torch.float32)
 
+    def learn(self) -> None:
+        """Prepare gradient passes: see `set_mode`. Sampling leaves another mode behind."""
+        set_mode(self.model, self.dropout)
+
     def loss(self, inputs: dict[str, Tensor], batch: PolicyBatch) -> PolicyLoss:
         """The loss of the inputs' tokens [B, T], which the model computes in its own forward."""
         with self.precision():
@@ -109,6 +119,28 @@ def make_policy(
     tables = {"head": model.get_output_embeddings(), "embedding": model.get_input_embeddings()}
     _check_vocabulary(tokenizer, {name: cast(Tensor, layer.weight) for name, layer in tables.items()})
     return Policy(model, tokenizer, compute)
+
+
+def configure(policy: Policy, config: ModelConfig, *, seed: int = 0, adapter: Path | None = None) -> Policy:
+    """Train the policy as the configuration says; returns it.
+
+    `seed` is that of LoRA's factors, and `adapter` a folder to take them from.
+
+    Raises:
+        ValueError: an option that does not suit the model.
+        ImportError: a package that an option needs is missing.
+    """
+    refuse_unsuitable(policy.model, config.dropout)
+    policy.dropout = config.dropout
+    if config.liger:
+        use_liger(policy.model)
+    if config.checkpointing:
+        checkpoint_layers(policy.model, config.dropout)
+    if config.lora is not None:
+        policy.adapter = add_lora(policy.model, config, seed)
+        if adapter is not None:
+            load_adapter(policy.adapter, adapter)
+    return policy
 
 
 def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, tables: dict[str, Tensor]) -> None:

@@ -26,7 +26,7 @@ from .data.files import Example
 from .distributed import world_size
 from .folders import write_whole
 from .options import OptionError, option
-from .parts import EvalConfig, GroupConfig, OptimConfig, ReuseConfig, SamplingConfig
+from .parts import EvalConfig, GroupConfig, ModelConfig, OptimConfig, ReuseConfig, SamplingConfig
 
 RECORD = "run.json"
 PARTS = {
@@ -34,6 +34,7 @@ PARTS = {
     "reuse": ReuseConfig,
     "sampling": SamplingConfig,
     "optim": OptimConfig,
+    "network": ModelConfig,
     "evaluate": EvalConfig,
 }
 PATHS = ("model", "out")

@@ -38,7 +38,7 @@ def accumulate_gradients(policy: Policy, batch: Batch, config: TrainConfig) -> d
     # A micro-batch is padded to its longest member. With like lengths side by side little is
     # padding, and the order of a sum does not change it.
     active.sort(key=lambda m: len(m.prompt) + len(m.response))
-    policy.model.train()  # models are loaded in eval mode; the difference is dropout, if there is any
+    policy.learn()
     (active_sequences,) = total(len(active))
     parts = micro_batches(active, config)
     means, loss, aux_loss = Mean(), 0.0, 0.0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..checkpoint import MODEL, newest_whole
+from ..checkpoint import ADAPTER, MODEL, newest_whole
 from ..config import EMBEDDED, TrainConfig
 from ..data.files import Example, load_examples
 from ..demo.base_model import pretrain, tokenizer
@@ -17,7 +17,7 @@ from ..demo.compare import HELD_OUT_SEED, check_embedded, check_usable, compare,
 from ..distributed import check_processes, is_first, joined, on_first
 from ..metrics import metrics_log, read_metrics
 from ..options import OptionError, check_device, check_effects, check_engine, reward_pool
-from ..policy import Policy, load_policy, make_policy
+from ..policy import Policy, configure, load_policy, make_policy
 from ..record import read_record
 from ..report import Progress, plain_console, run_figure, run_table
 from ..run import run_folder
@@ -82,22 +82,28 @@ def _run(config: TrainConfig, console: Console) -> None:
 
 
 def _materials(config: TrainConfig, start: Path | None) -> tuple[Policy, list[Example], list[Example]]:
-    """Policy, training examples and held-out ones, from files or embedded.
-
-    The policy is that of the checkpoint `start`, if there is one.
-    """
-    temperature = config.head_temperature()
-    if config.model is None or config.data is None:
+    """Policy, training examples and held-out ones, from files or embedded."""
+    if config.data is None:
         examples, held_out = embedded_examples(config)
         check_usable(config, examples, held_out)
-        if start is not None:
-            return load_policy(start / MODEL, device="cpu", temperature=temperature), examples, held_out
-        return make_policy(pretrain(config.seed), tokenizer(), temperature), examples, held_out
-    examples = load_examples(config.data, max_bad_fraction=config.max_bad_fraction)
-    examples, held_out = _hold_out(examples, config)
-    folder = config.model if start is None else start / MODEL
-    policy = load_policy(folder, device=config.device, dtype=config.dtype, temperature=temperature)
-    return policy, examples, held_out
+    else:
+        examples = load_examples(config.data, max_bad_fraction=config.max_bad_fraction)
+        examples, held_out = _hold_out(examples, config)
+    return make_run_policy(config, start), examples, held_out
+
+
+def make_run_policy(config: TrainConfig, start: Path | None) -> Policy:
+    """The policy that a run begins with, or that of the checkpoint `start`."""
+    lora = config.network.lora is not None
+    folder = config.model if start is None or lora else start / MODEL
+    temperature = config.head_temperature()
+    if folder is None:
+        policy = make_policy(pretrain(config.seed), tokenizer(), temperature)
+    else:
+        device = "cpu" if config.model is None else config.device
+        policy = load_policy(folder, device=device, dtype=config.dtype, temperature=temperature)
+    adapter = start / ADAPTER if start is not None and lora else None
+    return configure(policy, config.network, seed=config.seed, adapter=adapter)
 
 
 def _hold_out(examples: list[Example], config: TrainConfig) -> tuple[list[Example], list[Example]]:

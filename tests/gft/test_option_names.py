@@ -14,7 +14,8 @@ ROOT = Path(gft.__file__).parents[1]
 
 def real_options():
     found = {option(field.name) for config in (TrainConfig, EvaluateConfig) for field in leaves(config)}
-    return found | {"--no-count-flat", "--no-overwrite", "--no-packed", "--no-resume", "--help"}
+    switches = ("count-flat", "overwrite", "packed", "resume", "dropout", "checkpointing", "liger")
+    return found | {f"--no-{name}" for name in switches} | {"--help"}
 
 
 def leaves(config):

@@ -11,7 +11,7 @@ import torch
 import gft
 from gft.config import EMBEDDED, EvaluateConfig, TrainConfig
 from gft.options import OptionError, check_device, check_effects, check_engine, numbers, option
-from gft.parts import EvalConfig, GroupConfig, OptimConfig, ReuseConfig, SamplingConfig
+from gft.parts import EvalConfig, GroupConfig, ModelConfig, OptimConfig, ReuseConfig, SamplingConfig
 
 ROOT = Path(gft.__file__).parents[1]
 
@@ -39,6 +39,8 @@ TAKES = {
     "adam_beta1": {0},
     "adam_beta2": {0},
     "adam_epsilon": {2**63},
+    "lora": {2**63},
+    "lora_alpha": {2**63},
     "warmup": {0, 2**63},
     "max_grad_norm": {math.inf, 2**63},  # inf clips nothing
     "micro_batch": {2**63},
@@ -63,6 +65,7 @@ TRAIN = replace(
     reuse=ReuseConfig(1, 1, 0.2, 0.2, 2.0),
     sparse=0.1,
     evaluate=EvalConfig(1, 1, 1),
+    network=ModelConfig(lora=1, lora_alpha=1),
 )
 EVALUATE = EvaluateConfig(model=Path("m"))
 
@@ -149,15 +152,6 @@ HELD_OUT = {"evaluate": EvalConfig(eval_prompts=2)}
             {**GFT, "eval_data": "e.jsonl", "evaluate": EvalConfig(eval_prompts=0)},
             "--eval-data is e.jsonl and --eval-prompts is 0: leave one of them out.",
         ),
-        ({**SFT, "optim": OptimConfig(min_lr=1e-7)}, f"--min-lr is 1e-07{NOTHING}: the rate is constant"),
-        (
-            {**SFT, "optim": OptimConfig(schedule="cosine", min_lr=1e-3)},
-            "--min-lr is 0.001, above --lr, which is 1e-06: ",
-        ),
-        (
-            {**SFT, "optim": OptimConfig(schedule="linear", warmup=100)},
-            f"--schedule is linear{NOTHING}: the run ends in the warm-up (--warmup is 100, --steps is 100)",
-        ),
         ({"model": Path("m")}, "give --model and --data together"),
         ({"data": "d.jsonl"}, "give --model and --data together"),
     ],
@@ -178,7 +172,6 @@ def test_check_effects_refuses_what_would_do_nothing(changes, message):
         {**SFT, **HELD_OUT, "reward": "math"},  # scores the held-out responses
         {**SFT, "eval_data": "e.jsonl", "evaluate": EvalConfig(eval_every=5, eval_samples=5)},
         {**SFT, "optim": OptimConfig(warmup=500)},
-        {**SFT, "optim": OptimConfig(schedule="linear", warmup=99, min_lr=1e-6)},
         {"tau": 0.5},  # the comparison trains by gft too
     ],
 )

@@ -51,6 +51,7 @@ EVERY = (
 # that they see are planted in the slow suite.
 SLOW = (
     "tests/gft/test_resume.py",
+    "tests/gft/test_liger.py",
     "tests/gft/faults/",
     "tests/gft/distributed/",
     "tests/parallel/",

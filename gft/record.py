@@ -26,10 +26,11 @@ from .data.files import Example
 from .distributed import world_size
 from .folders import write_whole
 from .options import OptionError, option
-from .parts import EvalConfig, GroupConfig, ModelConfig, OptimConfig, ReuseConfig, SamplingConfig
+from .parts import EvalConfig, GroupConfig, ModelConfig, OptimConfig, ReuseConfig, RewardLimits, SamplingConfig
 
 RECORD = "run.json"
 PARTS = {
+    "limits": RewardLimits,
     "group": GroupConfig,
     "reuse": ReuseConfig,
     "sampling": SamplingConfig,
@@ -37,8 +38,9 @@ PARTS = {
     "network": ModelConfig,
     "evaluate": EvalConfig,
 }
-PATHS = ("model", "out")
-FREE = ("out", "resume", "overwrite", "save_every", "keep", "parallel")  # options that change no number of a run
+PATHS = ("recipe", "model", "out")
+# Options that change no number of a run.
+FREE = ("recipe", "out", "resume", "overwrite", "save_every", "keep", "parallel", "limits.reward_workers")
 
 
 def open_record(

@@ -6,15 +6,18 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import gft
+from gft.commands.data import CheckConfig
 from gft.config import EvaluateConfig, TrainConfig
 from gft.options import option
+from gft.sample import SampleConfig
 
 ROOT = Path(gft.__file__).parents[1]
 
 
 def real_options():
-    found = {option(field.name) for config in (TrainConfig, EvaluateConfig) for field in leaves(config)}
-    switches = ("count-flat", "overwrite", "packed", "resume", "dropout", "checkpointing", "liger")
+    configs = (TrainConfig, EvaluateConfig, SampleConfig, CheckConfig)
+    found = {option(field.name) for config in configs for field in leaves(config)}
+    switches = ("count-flat", "overwrite", "packed", "resume", "dropout", "checkpointing", "liger", "keep-truncated")
     return found | {f"--no-{name}" for name in switches} | {"--help"}
 
 
@@ -35,7 +38,9 @@ def texts():
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield f"{path.relative_to(ROOT)}:{node.lineno}", node.value
     for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
-        for command in re.findall(r"(?:`|^)gft (?:train|eval)[^`\n]*|`--[^`\n]*`", page.read_text(), re.MULTILINE):
+        for command in re.findall(
+            r"(?:`|^)gft (?:train|eval|sample|data check)[^`\n]*|`--[^`\n]*`", page.read_text(), re.MULTILINE
+        ):
             yield str(page.relative_to(ROOT)), command
 
 

@@ -28,7 +28,7 @@ from gft.parts import GroupConfig, OptimConfig, ReuseConfig, SamplingConfig
 from gft.policy import Policy, make_policy
 from gft.report import Progress
 from gft.rewards.calls import Scored
-from gft.rewards.pool import RewardPool
+from gft.rewards.pool import Items, RewardPool
 from gft.rollout import Rollout
 from gft.samplers import draw
 from gft.train import prompt_order, train
@@ -92,10 +92,9 @@ class Lengths(RewardPool):
 
     def __init__(self) -> None:
         super().__init__("exact")
-        self._built_in = False  # which scores what was cut as if it were empty
 
-    def _run(self, calls: list[tuple]) -> list[Scored]:
-        return [Scored(len(text) % 3 / 2, None) for _, text, *_ in calls]
+    def score(self, items: Items, truncated: Sequence[bool]) -> list[Scored]:
+        return [Scored(len(text) % 3 / 2, None) for text, _ in items]
 
 
 Drawn = list[list[Rollout]]  # by call

@@ -26,6 +26,7 @@ from gft.distributed import gather
 from gft.metrics import metrics_log
 from gft.parts import GroupConfig, OptimConfig, ReuseConfig, SamplingConfig
 from gft.policy import Policy, make_policy
+from gft.reference import make_reference
 from gft.report import Progress
 from gft.rewards.calls import Scored
 from gft.rewards.pool import Items, RewardPool
@@ -61,6 +62,10 @@ SCENARIOS = {
     # One and a half batches of rollouts, whose parts have two groups of rank 0 and one of rank 1.
     "several updates of a batch": Scenario(
         group=GroupConfig(1, 1, OWN), options={"objective": "grpo", "reuse": ReuseConfig(rollout_steps=2)}
+    ),
+    # Rank 1 has no group, and takes part with a member that has log-probs of no token.
+    "KL and importance weights": Scenario(
+        prompts=1, group=GroupConfig(1, 1, OWN), options={"reuse": ReuseConfig(kl=0.1, importance_cap=2.0)}
     ),
     "packed rows": Scenario(),
 }
@@ -139,7 +144,8 @@ def run(name: str, kind: str | None, out: Path, recorded: Sequence[Drawn] | None
     groups.draw = recording(drawn) if recorded is None else replaying(recorded)
     try:
         with metrics_log(out / "metrics.jsonl") as log, Progress("", STEPS, Console(quiet=True)) as progress:
-            train(policy, examples(scenario.flat), [], config, Lengths(), log, progress)
+            first = None if config.reuse.kl is None else make_reference(policy)
+            train(policy, examples(scenario.flat), [], config, Lengths(), log, progress, reference=first)
     finally:
         groups.draw = draw
     return gather(drawn)

@@ -34,7 +34,7 @@ Number = TypeVar("Number", int, float)
 # Ranks wait for the slowest one's samples and rewards, which may be long. One that has ended is
 # noticed at once, by its closed connections.
 PATIENCE = timedelta(minutes=30)
-REUNION = timedelta(seconds=5)  # for the others to come to the same error, once one rank has it
+REUNION = timedelta(seconds=10)  # for the others to come to the same error, once one rank has it
 SEED_STEP = 1_000_003  # between the seeds of two ranks: seeds of runs are seldom so far apart
 UNWRITTEN = (OSError, SafetensorError)  # both are a full disk
 

@@ -93,7 +93,7 @@ def reducing(policy: Policy, last: bool) -> Iterator[None]:
 def whole_state(model: nn.Module) -> dict[str, Tensor] | None:
     """Every weight of a sharded model in main memory, on rank 0; None where the model is whole.
 
-    A weight that has two names, as a tied head's has, comes by the first: gathered, it would be two.
+    A weight with two names, as a tied head has, comes by the first: gathered, it would be two.
     """
     if not is_sharded(model):
         return None

@@ -85,6 +85,8 @@ def micro_batches(active: Sequence[Member], config: TrainConfig) -> list[Sequenc
     nobody = Member(-1, "self", [0, 0], [], "", False, Example("", ""))
     if config.keeps_old_logprobs():
         nobody.old_logprobs = []
+    if config.reuse.kl is not None:
+        nobody.ref_logprobs = []
     return parts + [[nobody]] * (max(gather(len(parts))) - len(parts))
 
 

@@ -1,4 +1,4 @@
-"""Two processes run the scenarios, by DDP and by FSDP2, and one process after them."""
+"""Two processes run the scenarios, by DDP or by FSDP2, and one process after them."""
 
 from __future__ import annotations
 
@@ -27,30 +27,21 @@ def forkable():
 
 @pytest.fixture(scope="session")
 def outcomes(tmp_path_factory):
-    """(scenario, kind) -> the folders of two processes' run and of one's."""
+    """(scenario, kind) -> the folders of two processes' run and of one's, on the same samples."""
 
     @cache
-    def run_all(slow: bool) -> dict[tuple[str, str], tuple[Path, Path]]:
-        return _run_all([place for place in PLACES if PLACES[place] == slow], tmp_path_factory.mktemp("scenarios"))
+    def made(name: str, kind: str) -> tuple[Path, Path]:
+        folder = tmp_path_factory.mktemp("scenario")
 
-    return lambda *place: run_all(PLACES[place])[place]
+        def work(rank: int) -> None:
+            with joined("cpu"):
+                drawn = run(name, kind, folder / "two")
+                if is_first():
+                    (folder / "drawn").write_bytes(pickle.dumps(drawn))
 
+        for ended in ranks(work, folder):
+            assert ended.code == 0, ended.output
+        run(name, None, folder / "one", pickle.loads((folder / "drawn").read_bytes()))
+        return folder / "two", folder / "one"
 
-def _run_all(places: list[tuple[str, str]], folder: Path) -> dict[tuple[str, str], tuple[Path, Path]]:
-    outs = {place: folder / f"several-{i}" for i, place in enumerate(places)}
-
-    def work(rank: int) -> None:
-        with joined("cpu"):
-            drawn = {place: run(*place, out) for place, out in outs.items()}
-            if is_first():
-                (folder / "drawn").write_bytes(pickle.dumps(drawn))
-
-    for ended in ranks(work, folder):
-        assert ended.code == 0, ended.output
-    drawn = pickle.loads((folder / "drawn").read_bytes())
-    alone: dict[str, Path] = {}
-    for name, kind in places:
-        if name not in alone:  # DDP and FSDP2 draw the same
-            alone[name] = folder / f"one-{name}"
-            run(name, None, alone[name], drawn[name, kind])
-    return {(name, kind): (out, alone[name]) for (name, kind), out in outs.items()}
+    return made

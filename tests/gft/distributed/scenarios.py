@@ -26,9 +26,10 @@ from gft.distributed import gather
 from gft.metrics import metrics_log
 from gft.parts import GroupConfig, OptimConfig, ReuseConfig, SamplingConfig
 from gft.policy import Policy, make_policy
+from gft.reference import make_reference
 from gft.report import Progress
 from gft.rewards.calls import Scored
-from gft.rewards.pool import RewardPool
+from gft.rewards.pool import Items, RewardPool
 from gft.rollout import Rollout
 from gft.samplers import draw
 from gft.train import prompt_order, train
@@ -62,6 +63,10 @@ SCENARIOS = {
     "several updates of a batch": Scenario(
         group=GroupConfig(1, 1, OWN), options={"objective": "grpo", "reuse": ReuseConfig(rollout_steps=2)}
     ),
+    # Rank 1 has no group, and takes part with a member that has log-probs of no token.
+    "KL and importance weights": Scenario(
+        prompts=1, group=GroupConfig(1, 1, OWN), options={"reuse": ReuseConfig(kl=0.1, importance_cap=2.0)}
+    ),
     "packed rows": Scenario(),
 }
 
@@ -92,10 +97,9 @@ class Lengths(RewardPool):
 
     def __init__(self) -> None:
         super().__init__("exact")
-        self._built_in = False  # which scores what was cut as if it were empty
 
-    def _run(self, calls: list[tuple]) -> list[Scored]:
-        return [Scored(len(text) % 3 / 2, None) for _, text, *_ in calls]
+    def score(self, items: Items, truncated: Sequence[bool]) -> list[Scored]:
+        return [Scored(len(text) % 3 / 2, None) for text, _ in items]
 
 
 Drawn = list[list[Rollout]]  # by call
@@ -140,7 +144,8 @@ def run(name: str, kind: str | None, out: Path, recorded: Sequence[Drawn] | None
     groups.draw = recording(drawn) if recorded is None else replaying(recorded)
     try:
         with metrics_log(out / "metrics.jsonl") as log, Progress("", STEPS, Console(quiet=True)) as progress:
-            train(policy, examples(scenario.flat), [], config, Lengths(), log, progress)
+            first = None if config.reuse.kl is None else make_reference(policy)
+            train(policy, examples(scenario.flat), [], config, Lengths(), log, progress, reference=first)
     finally:
         groups.draw = draw
     return gather(drawn)

@@ -1,4 +1,4 @@
-"""The commands of `gft`: train, eval, sample and data check; their options, and how they end."""
+"""The commands of `gft`: their options, and how they end."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from transformers.utils import logging as transformers_logging
 
 from .commands.data import CheckConfig, run_data_check
 from .commands.evaluate import run_eval
+from .commands.report import run_report
 from .commands.sample import run_sample
 from .commands.train import run_train
-from .config import EMBEDDED, EvaluateConfig, TrainConfig
+from .config import EMBEDDED, EvaluateConfig, ReportConfig, TrainConfig
 from .distributed import named_rank
 from .options import OptionError
 from .recipe import read_recipe, with_recipe
@@ -68,6 +69,11 @@ def _run_command(arguments: list[str], defaults: TrainConfig) -> None:
     def _eval(config: tyro.conf.OmitArgPrefixes[EvaluateConfig]) -> None:
         """Accuracy of a model: greedy, and the mean of samples."""
         run_eval(config)
+
+    @app.command(name="report")
+    def _report(config: tyro.conf.OmitArgPrefixes[ReportConfig]) -> None:
+        """A page of runs: curves, a table, samples to read."""
+        run_report(config)
 
     @app.command(name="sample")
     def _sample(config: tyro.conf.OmitArgPrefixes[SampleConfig]) -> None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import tyro
 from torch import Tensor
 
-from gft_kernels import Backend, Sparse, cispo, dft, gft, grpo, gspo, reinforce, sft
+from gft_kernels import Backend, Sparse, cispo, dft, gft, grpo, gspo, kl, reinforce, sft
 from gft_kernels.losses.objectives import Objective
 from gft_kernels.losses.reductions import Reduction
 
@@ -18,6 +19,7 @@ from .parts import EvalConfig, GroupConfig, ModelConfig, OptimConfig, ReuseConfi
 
 ObjectiveName = Literal["sft", "dft", "gft", "reinforce", "grpo", "cispo", "gspo"]
 RATIO = ("grpo", "cispo", "gspo")  # objectives of a ratio to the policy that sampled
+LoggerName = Literal["tensorboard", "trackio", "wandb"]
 HELD_OUT_PROMPTS = 64  # of a file that is given for evaluation, unless a number is
 
 # (expert, teacher, own) responses of a group, unless given
@@ -44,6 +46,8 @@ class TrainConfig:
     """A .toml file of options (docs/recipes.md). What is typed beside it counts."""
     model: Path | None = None
     """A local transformers folder; None uses the embedded model."""
+    reference: Path | None = None
+    """The folder of the reference policy of --kl. None is the model that the run begins with."""
     data: str | None = None
     """A .jsonl or .parquet file (columns of GSM8K, MATH, NuminaMath, groups, TRL or verl), or rg:NAME
     for a task of reasoning-gym."""
@@ -90,6 +94,8 @@ class TrainConfig:
     """Save a checkpoint every this many steps (0: only at the end, and where a signal ends the run)."""
     keep: int = 2
     """Checkpoints that are kept, the newest (0: all of them)."""
+    log_to: tuple[LoggerName, ...] = ()
+    """Where the numbers go besides metrics.jsonl: tensorboard, trackio, wandb, or several of them."""
     device: str | None = None
     """cuda, cpu, ... None takes the GPU where there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -104,6 +110,7 @@ class TrainConfig:
     as 1e-3. None is exact."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "log_to", tuple(self.log_to))  # JSON has lists
         check_ranges(self)
         check_suffix(self)
         self.composition()  # refuses an empty group
@@ -180,7 +187,8 @@ class TrainConfig:
             "cispo": lambda: cispo(**clips),
             "gspo": lambda: gspo(**clips, sequence_ids=sequence_ids),
         }
-        return make[self.objective or "gft"]()
+        found = make[self.objective or "gft"]()
+        return found + kl(self.reuse.kl) if self.reuse.kl else found
 
 
 @dataclass(frozen=True)
@@ -210,11 +218,18 @@ class EvaluateConfig:
     """Sequences generated at once."""
     seed: int = 0
     """Seed of the samples."""
+    base: Path | None = None
+    """The folder of the model that --model was trained from: reports the KL to it, on the samples."""
+    out: Path | None = None
+    """A folder for every answer (samples.jsonl) and the numbers (eval.json). If it holds answers of
+    the same evaluation, that goes on behind them. None keeps nothing."""
     device: str | None = None
     """cuda, cpu, ... None takes the GPU where there is one."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.base is not None and self.samples == 0:
+            raise OptionError(f"--base is {self.base}, and would do nothing: the KL needs --samples.")
         if self.data is None and self.reward is not None:
             raise OptionError(
                 f"--reward is {self.reward}, and would do nothing: without --data, the embedded task has its own."
@@ -227,6 +242,24 @@ class EvaluateConfig:
         if self.data is None:
             return EMBEDDED.reward_name()
         return default_reward(self.data) if self.reward is None else self.reward
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """A page of runs: curves, a table, samples to read. It needs no network and no script."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Folders of gft train or gft eval, or folders of such folders."""
+    out: Path = Path("report.html")
+    """The page. Its pictures go to a folder of that name without .html."""
+    prompts: int = 32
+    """Held-out prompts to read, of those whose answers were kept (0: none)."""
+    png: bool = True
+    """Write the pictures as PNG files too."""
+
+    def __post_init__(self) -> None:
+        if self.prompts < 0:
+            raise OptionError(f"--prompts is {self.prompts}; it must be at least 0.")
 
 
 def default_reward(data: str | None) -> str:

@@ -7,6 +7,7 @@ import math
 import os
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
@@ -55,6 +56,7 @@ class MetricsLog:
         self.file: FileIO | None = None
         self.offset = 0  # bytes of all rows, those that wait included
         self._waiting = b""
+        self.also: Callable[[dict], None] | None = None  # who is given every row too
 
     def open(self, offset: int = 0) -> None:
         """Begin the file and replace an older one, or cut the run's own back to `offset` bytes.
@@ -75,6 +77,8 @@ class MetricsLog:
         self._waiting += line
         with suppress(OSError):
             self._write()
+        if self.also is not None:
+            self.also(row)
 
     def flush(self) -> None:
         """Wait until every row is on the disk.

@@ -71,6 +71,9 @@ class ReuseConfig:
     cispo and 3e-4 for gspo."""
     clip_high: float | None = None
     """How far above 1. None is 0.2 for grpo, 4.0 for cispo and 4e-4 for gspo."""
+    kl: float | None = None
+    """Weight of the penalty on the KL to the reference policy (k3 at every token). 0 measures it and
+    changes nothing; None keeps no reference."""
     importance_cap: float | None = None
     """Weight own tokens by the trainer's probability over that of the sampler, at most by this. None
     weights nothing."""
@@ -151,3 +154,6 @@ class EvalConfig:
     --eval-data, else 0."""
     eval_samples: int = 16
     """Samples a prompt at temperature 1. Their mean is the paper's metric. Greedy is reported too."""
+    eval_answers: int = 16
+    """Held-out prompts whose answers are kept as texts, in samples/ of --out: the greedy one and up
+    to four samples. Of the other prompts their rewards are kept; with 0 nothing is."""

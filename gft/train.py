@@ -32,18 +32,21 @@ import torch
 from .checkpoint import Checkpoints, check_space
 from .config import TrainConfig
 from .data.files import Example
-from .distributed import agreed, check_all, on_first, stream_seed
+from .distributed import agreed, check_all, is_first, on_first, stream_seed
 from .evaluate import Accuracy, evaluate
 from .groups import Batch, make_batch
 from .keeper import Keeper
+from .loggers import logging_to
 from .logprobs import token_logprobs
 from .metrics import MetricsLog
 from .optim import make_optimizer, optimizer_step
 from .parallel import spread, whole_weights
 from .policy import Policy
 from .record import open_record
+from .reference import Reference
 from .report import Progress
 from .rewards.pool import RewardPool
+from .samples import Answer, write_answers
 from .state import RunState, random_state
 from .stop import held
 from .update import accumulate_gradients, reward_metrics, speed
@@ -60,10 +63,12 @@ def train(
     log: MetricsLog,
     progress: Progress,
     start: Path | None = None,
+    reference: Reference | None = None,
 ) -> tuple[Accuracy | None, Accuracy | None]:
     """Train `policy` in place; returns the held-out accuracy before and after.
 
-    `start` is the checkpoint to go on from, and `policy` then the model in it.
+    `start` is the checkpoint to go on from, and `policy` then the model in it. `reference` is what
+    KL is measured from.
 
     Raises:
         ValueError: what `usable_examples` and `usable_held_out` refuse.
@@ -90,7 +95,8 @@ def train(
         progress.say(f"goes on after step {state.step}, from {start}")
     order = islice(prompt_order(len(examples), config.seed), state.cursor, None)
     keeper = Keeper(checkpoints, config, log, progress.say, start, state.step if start else None)
-    with held(), keeper.rescuing(state):  # signals are taken where `check_all` stands, and no update is lost
+    # Signals are taken where `check_all` stands, and no update is lost.
+    with held(), logging_to(config, run, log, progress.say), keeper.rescuing(state):
         while True:
             # Saved before it is evaluated, which may be long, may fail or may be interrupted.
             keeper.save_if_due(state)
@@ -101,7 +107,7 @@ def train(
             if state.in_use is None:
                 chosen = [examples[i] for i in islice(order, config.prompts_per_rollout())]
                 with whole_weights(policy.model):
-                    state.hold(roll_out(policy, chosen, config, rewards), len(chosen), policy.device)
+                    state.hold(roll_out(policy, chosen, config, rewards, reference), len(chosen), policy.device)
                 check_all()
             row = train_step(policy, optimizer, config, state)
             log.write(row)
@@ -123,15 +129,24 @@ def prompt_order(count: int, seed: int) -> Iterator[int]:
         yield from rng.sample(range(count), count)
 
 
-def roll_out(policy: Policy, examples: Sequence[Example], config: TrainConfig, rewards: RewardPool) -> Batch:
-    """Groups of scored responses, with the log-probs that later updates compare theirs with."""
+def roll_out(
+    policy: Policy,
+    examples: Sequence[Example],
+    config: TrainConfig,
+    rewards: RewardPool,
+    reference: Reference | None,
+) -> Batch:
+    """Groups of scored responses, with the log-probs that updates compare theirs with."""
     batch = make_batch(policy, examples, config, rewards)
-    if config.keeps_old_logprobs():
-        # Computed by the trainer and not taken from the sampler: the ratio should be 1 as long as
-        # the weights are the same, whatever the numerics of the sampler.
-        with agreed():
+    with agreed():
+        if config.keeps_old_logprobs():
+            # Computed by the trainer and not taken from the sampler: the ratio should be 1 as long
+            # as the weights are the same, whatever the numerics of the sampler.
             for member, logprobs in zip(batch.members, token_logprobs(policy, batch.members, config), strict=True):
                 member.old_logprobs = logprobs
+        if reference is not None:
+            for member, logprobs in zip(batch.members, reference.logprobs(batch.members, config), strict=True):
+                member.ref_logprobs = logprobs
     return batch
 
 
@@ -167,6 +182,7 @@ def evaluate_if_due(
     due = step in (0, config.steps) or (every > 0 and step % every == 0)
     if not held_out or not due or step in state.accuracies:
         return
+    answers: list[Answer] = []
     with whole_weights(policy.model):
         found = evaluate(
             policy,
@@ -175,6 +191,9 @@ def evaluate_if_due(
             samples=config.evaluate.eval_samples,
             max_new_tokens=config.sampling.max_new_tokens,
             batch=config.sampling.batch,
+            keep=answers.extend,
         )
-    log.write({"step": step, "eval_greedy": found.greedy, "eval_sampled": found.sampled, "eval_errors": found.errors})
+    if is_first():
+        write_answers(config.out, step, answers, config.evaluate.eval_answers)
+    log.write({"step": step, **found.row()})
     state.accuracies[step], state.offset = found, log.offset

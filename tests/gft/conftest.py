@@ -22,7 +22,7 @@ def rewards():
 @pytest.fixture
 def helptext(capsys):
     """What --help of every command prints."""
-    for command in ("train", "eval", "sample", "data check"):
+    for command in ("train", "eval", "sample", "report", "data check"):
         with pytest.raises(SystemExit):
             cli.main([*command.split(), "--help"])
     return capsys.readouterr().out

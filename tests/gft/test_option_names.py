@@ -7,7 +7,7 @@ from pathlib import Path
 
 import gft
 from gft.commands.data import CheckConfig
-from gft.config import EvaluateConfig, TrainConfig
+from gft.config import EvaluateConfig, ReportConfig, TrainConfig
 from gft.options import option
 from gft.sample import SampleConfig
 
@@ -15,9 +15,19 @@ ROOT = Path(gft.__file__).parents[1]
 
 
 def real_options():
-    configs = (TrainConfig, EvaluateConfig, SampleConfig, CheckConfig)
-    found = {option(field.name) for config in configs for field in leaves(config)}
-    switches = ("count-flat", "overwrite", "packed", "resume", "dropout", "checkpointing", "liger", "keep-truncated")
+    configs = (TrainConfig, EvaluateConfig, ReportConfig, SampleConfig, CheckConfig)
+    found = {option(field.name) for config in configs for field in leaves(config)} - {"--runs"}  # they need no name
+    switches = {
+        "count-flat",
+        "overwrite",
+        "packed",
+        "resume",
+        "dropout",
+        "checkpointing",
+        "liger",
+        "keep-truncated",
+        "png",
+    }
     return found | {f"--no-{name}" for name in switches} | {"--help"}
 
 
@@ -39,7 +49,7 @@ def texts():
                 yield f"{path.relative_to(ROOT)}:{node.lineno}", node.value
     for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
         for command in re.findall(
-            r"(?:`|^)gft (?:train|eval|sample|data check)[^`\n]*|`--[^`\n]*`", page.read_text(), re.MULTILINE
+            r"(?:`|^)gft (?:train|eval|sample|report|data check)[^`\n]*|`--[^`\n]*`", page.read_text(), re.MULTILINE
         ):
             yield str(page.relative_to(ROOT)), command
 

@@ -11,6 +11,7 @@ import pytest
 from ..helpers.verl import missing
 from .data_mutants import DATA_MUTANTS
 from .distributed_mutants import DISTRIBUTED_MUTANTS
+from .evaluation_mutants import EVALUATION_MUTANTS
 from .fork import RunTests, copy_packages, process_to_fork
 from .kernel_mutants import KERNEL_MUTANTS
 from .layers_mutants import LAYERS_MUTANTS
@@ -38,6 +39,7 @@ EVERY = (
     *LOOP_MUTANTS,
     *POLICY_MUTANTS,
     *RUN_MUTANTS,
+    *EVALUATION_MUTANTS,
     *REUSE_MUTANTS,
     *SEQUENCE_MUTANTS,
     *SAMPLING_MUTANTS,

@@ -88,7 +88,7 @@ def _check_same(beside: Path, made_of: dict[str, Any], path: Path) -> None:
         raise OptionError(
             f"--resume needs {beside}, which says what the rows of {path} are made of: {error}"
         ) from error
-    for name in made_of.keys() | found.keys():
+    for name in {**made_of, **found}:
         if made_of.get(name) != found.get(name):
             raise OptionError(
                 f"{option(name)} is {made_of.get(name)}, and was {found.get(name)} when {path} began: give the same, "

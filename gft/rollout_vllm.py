@@ -53,8 +53,11 @@ def sample_vllm(
         memory: the share of the GPU's memory that vLLM may take while it samples.
 
     Raises:
+        ValueError: a policy with LoRA.
         RuntimeError: what came back is not what was asked for.
     """
+    if policy.adapter is not None:
+        raise ValueError("the sampler vllm takes weights by the names of a checkpoint, which LoRA's are not.")
     from vllm import SamplingParams
 
     check()  # taken here, and not again before all responses are there

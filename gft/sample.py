@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,6 +16,7 @@ from .growing_file import GrowingFile
 from .options import OptionError, check_ranges
 from .parts import RewardLimits, SamplingConfig
 from .policy import Policy
+from .record import flat
 from .rewards.calls import Scored
 from .rewards.pool import RewardPool
 from .rollout import Rollout
@@ -24,7 +25,8 @@ from .stop import check, held
 from .usable import position_limit
 
 SEED_STEP = 1_000_003  # between the seeds of two rows: seeds of runs are seldom so far apart
-FREE = ("out", "resume", "overwrite", "device")  # options that no row depends on
+# Options that no row depends on. The data are known by their hash.
+FREE = ("data", "out", "resume", "overwrite", "device", "limits.reward_workers")
 
 
 class Told(NamedTuple):
@@ -111,7 +113,7 @@ class SampleConfig:
 
     def made_of(self) -> dict[str, Any]:
         """The options that a row depends on, as what JSON has."""
-        return {name: str(v) if isinstance(v, Path) else v for name, v in asdict(self).items() if name not in FREE}
+        return {name: str(v) if isinstance(v, Path) else v for name, v in flat(self) if name not in FREE}
 
 
 def sample_groups(

@@ -53,7 +53,7 @@ def draw(policy: Policy, prompts: list[list[int]], sampling: SamplingConfig) -> 
     )
 
 
-def check_sampler(name: str, device: str | None, dtype: str) -> None:
+def check_sampler(name: str, device: str | None, dtype: str, *, lora: bool = False) -> None:
     """Refuse a sampler that cannot run here, or not exactly.
 
     Raises:
@@ -69,6 +69,8 @@ def check_sampler(name: str, device: str | None, dtype: str) -> None:
         why = "samples in float32, the dtype of the parameters: give --dtype float32"
     elif name == "vllm" and not on_gpu:
         why = "needs --model and a GPU"
+    elif name == "vllm" and lora:
+        why = "takes weights by the names of a checkpoint, which those of --lora are not"
     elif name == "vllm" and not is_installed():
         why = "needs the package vllm, which is not installed"
     if why is not None:

@@ -61,7 +61,8 @@ def _check(config: TrainConfig) -> None:
     check_processes(config)
     check_device(config.device)
     check_engine(config)
-    check_sampler(config.sampling.sampler, "cpu" if config.model is None else config.device, config.dtype)
+    device = "cpu" if config.model is None else config.device
+    check_sampler(config.sampling.sampler, device, config.dtype, lora=config.network.lora is not None)
 
 
 def _run(config: TrainConfig, console: Console) -> None:

@@ -55,6 +55,7 @@ def test_recipes_of_the_paper_are_the_papers():
     best, launcher = (with_recipe(TrainConfig(), ROOT / f"recipes/paper-tau-{tau}.toml") for tau in (0.7, 0.1))
     assert (best.tau, launcher.tau) == (0.7, 0.1)
     assert replace(best, tau=0.1, out=launcher.out, recipe=launcher.recipe) == launcher
+    assert best.prompt_suffix == r"Let's think step by step and output the final answer within \boxed{}."
     assert best.prompts_per_step * sum(best.composition()) == 256
     assert best.prompts_per_step * best.reuse.rollout_steps == 128
     assert 10_000 - 128 < best.steps * best.prompts_per_step <= 10_000

@@ -245,6 +245,15 @@ def test_check_sampler_refuses_what_cannot_run_here(config, message):
         check(config)
 
 
+def test_vllm_takes_no_lora(policy, monkeypatch):
+    vllm_stub.installed(policy, monkeypatch)
+    policy.adapter = object()
+    with pytest.raises(ValueError, match="names of a checkpoint, which LoRA's are not"):
+        draw(policy, prompts(policy), replace(SAMPLING, sampler="vllm"))
+    with pytest.raises(OptionError, match="which those of --lora are not"):
+        check_sampler("vllm", "cuda", "auto", lora=True)
+
+
 def test_check_sampler_takes_the_others(monkeypatch):
     for name in ("generate", "continuous"):
         check(config_of(sampler=name))

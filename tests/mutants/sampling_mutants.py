@@ -5,8 +5,9 @@ from __future__ import annotations
 from .mutants import Mutant
 
 ROLLOUT, SAMPLERS = "tests/gft/test_rollout.py", "tests/gft/test_samplers.py"
-SAMPLE, RECIPE = "tests/gft/test_sample.py", "tests/gft/test_recipe.py"
-RESUMED = f"{SAMPLE}::test_resume_writes_the_bytes_of_one_run"
+SAMPLE, RESUME = "tests/gft/sample/test_rows.py", "tests/gft/sample/test_resume.py"
+RECIPE = "tests/gft/test_recipe.py"
+RESUMED = f"{RESUME}::test_resume_writes_the_bytes_of_one_run"
 
 SAMPLING_MUTANTS = (
     Mutant(
@@ -126,7 +127,7 @@ SAMPLING_MUTANTS = (
         "            _check_same(beside, made_of, path)\n",
         "",
         "rows of other options follow",
-        f"{SAMPLE}::test_resume_refuses_other_options",
+        f"{RESUME}::test_resume_refuses_other_options",
     ),
     Mutant(
         "gft/recipe.py",

@@ -1,4 +1,4 @@
-"""The commands `gft train`, `gft eval` and `gft report`: their options, and how they end."""
+"""The commands `gft train`, `gft eval`, `gft sample` and `gft report`: their options and ends."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from transformers.utils import logging as transformers_logging
 
 from .commands.evaluate import run_eval
 from .commands.report import run_report
+from .commands.sample import run_sample
 from .commands.train import run_train
 from .config import EMBEDDED, EvaluateConfig, ReportConfig, TrainConfig
 from .distributed import named_rank
 from .options import OptionError
+from .recipe import read_recipe, with_recipe
 from .record import read_record
+from .sample import SampleConfig
 from .stop import Stopped, heed_signals
 
 DESCRIPTION = "Group Fine-Tuning on fused head kernels. Without --model: the embedded task, with a recipe of its own."
@@ -31,7 +34,7 @@ FAULTS_OF_INPUT = (ValueError, TypeError, OSError, ImportError, RuntimeError, Me
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: `gft train [options]`, `gft eval [options]`, `gft report RUN...`.
+    """Entry point: `gft train`, `gft eval` and `gft sample` with options, `gft report RUN...`.
 
     Bad input ends with one line, not a traceback.
     """
@@ -71,26 +74,41 @@ def _run_command(arguments: list[str], defaults: TrainConfig) -> None:
         """A page of runs: curves, a table, samples to read."""
         run_report(config)
 
+    @app.command(name="sample")
+    def _sample(config: tyro.conf.OmitArgPrefixes[SampleConfig]) -> None:
+        """Sample a teacher's responses to the prompts of a file, and write groups for train."""
+        run_sample(config)
+
     app.cli(args=arguments, prog="gft", description=DESCRIPTION)
 
 
 def _defaults(arguments: list[str]) -> TrainConfig:
-    """What an option is that is not typed: with --resume, what it is in that run.
+    """What an option of train is that is not typed: with --resume, what it is in that run.
 
-    Without --model it is the recipe of the embedded task. --help shows the usual ones.
+    A recipe's options stand over these. Without a model it is the recipe of the embedded task.
+    --help shows the usual ones.
     """
+    if arguments[:1] != ["train"]:
+        return TrainConfig()
+    typed = _typed(arguments, "--recipe")
+    recipe = None if typed is None else Path(typed)
+    given = {} if recipe is None else read_recipe(recipe)
+    own_recipe = "model" in given or any(a.split("=")[0] in ("--model", "-h", "--help") for a in arguments)
+    defaults = TrainConfig() if own_recipe else EMBEDDED
     if "--resume" in arguments:
-        typed = [b if a == "--out" else a.removeprefix("--out=") for a, b in pairwise([*arguments, ""]) if _is_out(a)]
-        out = Path(typed[-1]) if typed else TrainConfig().out
+        out = Path(_typed(arguments, "--out") or given.get("out", TrainConfig().out))
         record = read_record(out)
         if record is not None:
-            return replace(record["config"], out=out)
-    own_recipe = any(a.split("=")[0] in ("--model", "-h", "--help") for a in arguments)
-    return TrainConfig() if own_recipe else EMBEDDED
+            defaults = replace(record["config"], out=out)
+    return defaults if recipe is None else with_recipe(defaults, recipe)
 
 
-def _is_out(argument: str) -> bool:
-    return argument.split("=")[0] == "--out"
+def _typed(arguments: list[str], name: str) -> str | None:
+    """The last value that is typed for an option: --out runs/a, or --out=runs/a."""
+    found = [
+        b if a == name else a.removeprefix(f"{name}=") for a, b in pairwise([*arguments, ""]) if a.split("=")[0] == name
+    ]
+    return found[-1] if found else None
 
 
 def _drop_unwritten() -> None:

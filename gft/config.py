@@ -42,6 +42,8 @@ class TrainConfig:
     needed.
     """
 
+    recipe: Path | None = None
+    """A .toml file of options (docs/recipes.md). What is typed beside it counts."""
     model: Path | None = None
     """A local transformers folder; None uses the embedded model."""
     data: str | None = None

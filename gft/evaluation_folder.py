@@ -16,11 +16,11 @@ from .data.files import Example
 from .estimates import Estimate
 from .evaluate import Accuracy
 from .folders import write_whole
+from .held_out import SAMPLES
 from .options import OptionError, option
 from .policy import Policy
 from .record import data_hash, made_with
 from .run import contents
-from .samples import SAMPLES
 
 RECORD = "eval.json"
 VALUES_READ = 512  # of a weight, for the model's fingerprint

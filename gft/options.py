@@ -20,6 +20,7 @@ from .rewards.pool import RewardPool
 
 if TYPE_CHECKING:
     from .config import EvaluateConfig, TrainConfig
+    from .sample import SampleConfig
 
 COUNTS = (
     "steps",
@@ -77,7 +78,7 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
 }
 
 
-def check_ranges(config: TrainConfig | EvaluateConfig) -> None:
+def check_ranges(config: TrainConfig | EvaluateConfig | SampleConfig) -> None:
     """Refuse numbers that are out of range.
 
     Raises:

@@ -37,9 +37,9 @@ PARTS = {
     "network": ModelConfig,
     "evaluate": EvalConfig,
 }
-PATHS = ("model", "out")
+PATHS = ("recipe", "model", "out")
 # options that change no number of a run
-FREE = ("out", "resume", "overwrite", "save_every", "keep", "parallel", "log_to")
+FREE = ("recipe", "out", "resume", "overwrite", "save_every", "keep", "parallel", "log_to")
 
 
 def open_record(

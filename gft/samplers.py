@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 import transformers
 
-from .config import TrainConfig
 from .options import OptionError
 from .parts import SamplingConfig
 from .policy import Policy
@@ -54,20 +53,19 @@ def draw(policy: Policy, prompts: list[list[int]], sampling: SamplingConfig) -> 
     )
 
 
-def check_sampler(config: TrainConfig) -> None:
+def check_sampler(name: str, device: str | None, dtype: str) -> None:
     """Refuse a sampler that cannot run here, or not exactly.
 
     Raises:
         OptionError: it cannot.
     """
-    name, device = config.sampling.sampler, config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    on_gpu = config.model is not None and device.startswith("cuda")
+    on_gpu = (device or ("cuda" if torch.cuda.is_available() else "cpu")).startswith("cuda")
     why = None
     if name != "generate" and dist.is_initialized() and dist.get_world_size() > 1:
         why = "runs in one process, and this run has several"
     elif name == "continuous" and not hasattr(transformers, "ContinuousBatchingConfig"):
         why = f"needs a newer transformers: {transformers.__version__} has no ContinuousBatchingConfig"
-    elif name == "continuous" and (config.dtype == "bfloat16" or (config.dtype == "auto" and on_gpu)):
+    elif name == "continuous" and (dtype == "bfloat16" or (dtype == "auto" and on_gpu)):
         why = "samples in float32, the dtype of the parameters: give --dtype float32"
     elif name == "vllm" and not on_gpu:
         why = "needs --model and a GPU"

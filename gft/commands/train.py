@@ -56,7 +56,7 @@ def _check(config: TrainConfig) -> None:
     check_processes(config)
     check_device(config.device)
     check_engine(config)
-    check_sampler(config)
+    check_sampler(config.sampling.sampler, "cpu" if config.model is None else config.device, config.dtype)
 
 
 def _run(config: TrainConfig, console: Console) -> None:

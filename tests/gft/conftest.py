@@ -21,8 +21,8 @@ def rewards():
 
 @pytest.fixture
 def helptext(capsys):
-    """What --help of every command prints."""
-    for command in ("train", "eval", "report"):
+    """What `gft COMMAND --help` prints."""
+    for command in ("train", "eval", "sample", "report"):
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])
     return capsys.readouterr().out

@@ -8,14 +8,25 @@ from pathlib import Path
 import gft
 from gft.config import EvaluateConfig, ReportConfig, TrainConfig
 from gft.options import option
+from gft.sample import SampleConfig
 
 ROOT = Path(gft.__file__).parents[1]
 
 
 def real_options():
-    configs = (TrainConfig, EvaluateConfig, ReportConfig)
+    configs = (TrainConfig, EvaluateConfig, SampleConfig, ReportConfig)
     found = {option(field.name) for config in configs for field in leaves(config)} - {"--runs"}  # they need no name
-    switches = ("count-flat", "overwrite", "packed", "resume", "dropout", "checkpointing", "liger", "png")
+    switches = (
+        "count-flat",
+        "overwrite",
+        "packed",
+        "resume",
+        "dropout",
+        "checkpointing",
+        "liger",
+        "keep-truncated",
+        "png",
+    )
     return found | {f"--no-{name}" for name in switches} | {"--help"}
 
 
@@ -37,7 +48,7 @@ def texts():
                 yield f"{path.relative_to(ROOT)}:{node.lineno}", node.value
     for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
         for command in re.findall(
-            r"(?:`|^)gft (?:train|eval|report)[^`\n]*|`--[^`\n]*`", page.read_text(), re.MULTILINE
+            r"(?:`|^)gft (?:train|eval|sample|report)[^`\n]*|`--[^`\n]*`", page.read_text(), re.MULTILINE
         ):
             yield str(page.relative_to(ROOT)), command
 

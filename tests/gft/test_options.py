@@ -12,6 +12,7 @@ import gft
 from gft.config import EMBEDDED, EvaluateConfig, TrainConfig
 from gft.options import OptionError, check_device, check_effects, check_engine, numbers, option
 from gft.parts import EvalConfig, GroupConfig, ModelConfig, OptimConfig, ReuseConfig, SamplingConfig
+from gft.sample import SampleConfig
 
 ROOT = Path(gft.__file__).parents[1]
 
@@ -69,6 +70,7 @@ TRAIN = replace(
     network=ModelConfig(lora=1, lora_alpha=1),
 )
 EVALUATE = EvaluateConfig(model=Path("m"))
+SAMPLE = SampleConfig(model=Path("m"), data="d.jsonl", out=Path("g.jsonl"), samples=4, prompts=1, sampler="vllm")
 
 
 def with_value(config, name, value):
@@ -85,7 +87,7 @@ def with_value(config, name, value):
 
 @pytest.mark.parametrize(
     ("config", "name"),
-    [(config, field.name) for config in (TRAIN, EVALUATE) for field, _ in numbers(config)],
+    [(config, field.name) for config in (TRAIN, EVALUATE, SAMPLE) for field, _ in numbers(config)],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_every_number_is_refused_by_name_or_taken_on_purpose(config, name):
@@ -100,7 +102,7 @@ def test_every_number_is_refused_by_name_or_taken_on_purpose(config, name):
 
 def test_the_walk_meets_every_number_of_the_command_line(helptext):
     """The walk above is only as good as its list of fields."""
-    walked = {option(field.name) for config in (TRAIN, EVALUATE) for field, _ in numbers(config)}
+    walked = {option(field.name) for config in (TRAIN, EVALUATE, SAMPLE) for field, _ in numbers(config)}
     shown = set(re.findall(r"(--[a-z0-9-]+) (?:\{None\}\|)?(?:INT|FLOAT)", helptext))
     assert walked == shown
     assert walked == {option(name) for name in TAKES}
@@ -234,6 +236,3 @@ def test_check_engine_passes_the_engines_own_words_on(monkeypatch):
     monkeypatch.setattr("gft.options.linear_policy_loss", refuse)
     with pytest.raises(OptionError, match="--backend is 'triton', which does not run on cpu: needs CUDA or ROCm"):
         check_engine(replace(EMBEDDED, backend="triton", device="cpu"))
-
-
-# Options that are named somewhere

@@ -221,6 +221,10 @@ def test_vllm_is_held_to_what_was_asked(monkeypatch, change, message):
         draw(policy, prompt * 2, config)
 
 
+def check(config):
+    check_sampler(config.sampling.sampler, config.device, config.dtype)
+
+
 def config_of(**sampling):
     return TrainConfig(
         model=Path("base"), data="d.jsonl", objective="gft", sampling=SamplingConfig(**sampling), device="cpu"
@@ -238,17 +242,17 @@ def config_of(**sampling):
 )
 def test_check_sampler_refuses_what_cannot_run_here(config, message):
     with pytest.raises(OptionError, match=message):
-        check_sampler(config)
+        check(config)
 
 
 def test_check_sampler_takes_the_others(monkeypatch):
     for name in ("generate", "continuous"):
-        check_sampler(config_of(sampler=name))
+        check(config_of(sampler=name))
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    check_sampler(config_of(sampler="generate"))
+    check(config_of(sampler="generate"))
     with pytest.raises(OptionError, match="runs in one process"):
-        check_sampler(config_of(sampler="continuous"))
+        check(config_of(sampler="continuous"))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .mutants import Mutant
 
-GRADIENTS, REUSE = "tests/gft/test_recipe_gradients.py", "tests/gft/test_reuse.py"
+GRADIENTS, REUSE = "tests/gft/test_update_gradients.py", "tests/gft/test_reuse.py"
 
 REUSE_MUTANTS = (
     Mutant(

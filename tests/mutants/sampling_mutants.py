@@ -5,6 +5,8 @@ from __future__ import annotations
 from .mutants import Mutant
 
 ROLLOUT, SAMPLERS = "tests/gft/test_rollout.py", "tests/gft/test_samplers.py"
+SAMPLE, RECIPE = "tests/gft/test_sample.py", "tests/gft/test_recipe.py"
+RESUMED = f"{SAMPLE}::test_resume_writes_the_bytes_of_one_run"
 
 SAMPLING_MUTANTS = (
     Mutant(
@@ -76,5 +78,89 @@ SAMPLING_MUTANTS = (
         "        pass\n",
         "vLLM keeps the trainer's memory",
         f"{SAMPLERS}::test_vllm_is_asked_for_the_trainers_distribution",
+    ),
+    Mutant(
+        "gft/sample.py",
+        "config.seed + SEED_STEP * file.done",
+        "config.seed",
+        "every batch of rows draws the same",
+        f"{SAMPLE}::test_sample_keeps_the_given_responses_and_appends_scored_ones",
+    ),
+    Mutant(
+        "gft/sample.py",
+        '"completions": [r.text for r in example.responses]',
+        '"completions": []',
+        "given responses are lost",
+        f"{SAMPLE}::test_sample_keeps_the_given_responses_and_appends_scored_ones",
+    ),
+    Mutant(
+        "gft/sample.py",
+        "config.keep_truncated or not rollout.truncated",
+        "True",
+        "responses without an end are kept",
+        f"{SAMPLE}::test_sample_tells_what_became_of_the_responses",
+    ),
+    Mutant(
+        "gft/sample.py",
+        "append(score.value)",
+        "append(score.value or 0.0)",
+        "a checker that fails gives 0",
+        f"{SAMPLE}::test_sample_gives_no_reward_where_the_checker_fails",
+    ),
+    Mutant(
+        "gft/growing_file.py",
+        "        rows -= rows % at_once\n",
+        "        pass\n",
+        "half a batch of rows stays",
+        f"{RESUMED}[at byte 200]",
+    ),
+    Mutant(
+        "gft/growing_file.py",
+        "        file.truncate(length)\n",
+        "        pass\n",
+        "a torn row stays",
+        f"{RESUMED}[at byte 200]",
+    ),
+    Mutant(
+        "gft/growing_file.py",
+        "            _check_same(beside, made_of, path)\n",
+        "",
+        "rows of other options follow",
+        f"{SAMPLE}::test_resume_refuses_other_options",
+    ),
+    Mutant(
+        "gft/recipe.py",
+        '        if heading not in ("", homes[name]):\n',
+        "        if False:\n",
+        "an option stands under any heading",
+        f"{RECIPE}::test_recipe_refuses",
+    ),
+    Mutant(
+        "gft/recipe.py",
+        "if choice in (int, str, bool) and type(value) is choice:",
+        "if choice in (int, str, bool) and isinstance(value, choice):",
+        "true is a number of steps",
+        f"{RECIPE}::test_recipe_refuses",
+    ),
+    Mutant(
+        "gft/recipe.py",
+        "            return float(value)\n",
+        "            return value\n",
+        "a learning rate is a whole number",
+        f"{RECIPE}::test_recipe_takes_flat_keys_headings_and_hyphens",
+    ),
+    Mutant(
+        "gft/cli.py",
+        "return defaults if recipe is None else with_recipe(defaults, recipe)",
+        "return defaults if recipe is None else with_recipe(TrainConfig(), recipe)",
+        "a recipe forgets the embedded task and the run that goes on",
+        f"{RECIPE}::test_recipe_without_a_model_stands_over_the_embedded_task",
+    ),
+    Mutant(
+        "gft/cli.py",
+        'given.get("out", TrainConfig().out)',
+        "TrainConfig().out",
+        "a recipe's folder is not looked into",
+        f"{RECIPE}::test_recipe_may_name_the_run_to_resume",
     ),
 )

@@ -39,7 +39,7 @@ PARTS = {
 }
 PATHS = ("recipe", "model", "out")
 # options that change no number of a run
-FREE = ("recipe", "out", "resume", "overwrite", "save_every", "keep", "parallel", "log_to")
+FREE = ("recipe", "out", "resume", "overwrite", "save_every", "keep", "parallel", "log_to", "evaluate.eval_answers")
 
 
 def open_record(

@@ -1,4 +1,4 @@
-"""The commands `gft train`, `gft eval`, `gft sample` and `gft report`: their options and ends."""
+"""The commands of `gft`: their options, and how they end."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import torch
 import tyro
 from transformers.utils import logging as transformers_logging
 
+from .commands.data import CheckConfig, run_data_check
 from .commands.evaluate import run_eval
 from .commands.report import run_report
 from .commands.sample import run_sample
@@ -34,7 +35,7 @@ FAULTS_OF_INPUT = (ValueError, TypeError, OSError, ImportError, RuntimeError, Me
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: `gft train`, `gft eval` and `gft sample` with options, `gft report RUN...`.
+    """Entry point: `gft train [options]`, `gft eval [options]`, and so on.
 
     Bad input ends with one line, not a traceback.
     """
@@ -78,6 +79,14 @@ def _run_command(arguments: list[str], defaults: TrainConfig) -> None:
     def _sample(config: tyro.conf.OmitArgPrefixes[SampleConfig]) -> None:
         """Sample a teacher's responses to the prompts of a file, and write groups for train."""
         run_sample(config)
+
+    data = tyro.extras.SubcommandApp()
+    app.command(data, name="data", help="Look at data before a run.")
+
+    @data.command(name="check")
+    def _check(config: tyro.conf.OmitArgPrefixes[CheckConfig]) -> None:
+        """What a run would make of a data file."""
+        run_data_check(config)
 
     app.cli(args=arguments, prog="gft", description=DESCRIPTION)
 

@@ -14,8 +14,8 @@ from gft_kernels import Backend, Sparse, cispo, dft, gft, grpo, gspo, reinforce,
 from gft_kernels.losses.objectives import Objective
 from gft_kernels.losses.reductions import Reduction
 
-from .options import OptionError, check_ranges
-from .parts import EvalConfig, GroupConfig, ModelConfig, OptimConfig, ReuseConfig, SamplingConfig
+from .options import OptionError, check_limits, check_ranges, check_suffix
+from .parts import EvalConfig, GroupConfig, ModelConfig, OptimConfig, ReuseConfig, RewardLimits, SamplingConfig
 
 ObjectiveName = Literal["sft", "dft", "gft", "reinforce", "grpo", "cispo", "gspo"]
 RATIO = ("grpo", "cispo", "gspo")  # objectives of a ratio to the policy that sampled
@@ -47,13 +47,16 @@ class TrainConfig:
     model: Path | None = None
     """A local transformers folder; None uses the embedded model."""
     data: str | None = None
-    """A .jsonl or .parquet file (GSM8K, group, TRL or verl columns), or rg:NAME for a task of
-    reasoning-gym."""
+    """A .jsonl or .parquet file (columns of GSM8K, MATH, NuminaMath, groups, TRL or verl), or rg:NAME
+    for a task of reasoning-gym."""
     eval_data: str | None = None
     """Held-out data in the same formats. None holds out the last rows of --data if --eval-prompts
     asks for any; they may be a tenth at most."""
     max_bad_fraction: float = 0.01
     """The share of bad rows of a file that is left out with a warning. More of them end the run."""
+    prompt_suffix: str | None = None
+    """Text at the end of every prompt, training and held-out: of the user's last message, or of a
+    text. It takes the place of the instruction that prompts of GSM8K get."""
     objective: ObjectiveName | None = None
     """The loss of the responses. None is gft with --model, and the comparison without. Where a
     batch of rollouts serves one update, the ratio to the policy that sampled is 1, and grpo, cispo,
@@ -62,10 +65,11 @@ class TrainConfig:
     """Tokens with p below it get weight p, the others 1 (gft)."""
     reduction: Reduction = "token-mean"
     reward: str | None = None
-    """exact, number, math, or package.module:function with verl's compute_score signature. None is
-    exact for rg:NAME, else number."""
+    """exact, number, math, package.module:function with verl's or TRL's signature, or a weighted sum
+    such as "math + 0.1*package.module:function". None is exact for rg:NAME, else number."""
     max_failed_rewards: float = 0.3
     """The share of responses that may have no reward, because it failed. More of them end the run."""
+    limits: RewardLimits = field(default_factory=RewardLimits)
     steps: int = 100
     """Optimiser steps."""
     prompts_per_step: int = 8
@@ -106,6 +110,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "log_to", tuple(self.log_to))  # JSON has lists
         check_ranges(self)
+        check_suffix(self)
         self.composition()  # refuses an empty group
 
     def is_comparison(self) -> bool:
@@ -193,10 +198,13 @@ class EvaluateConfig:
     """As for train. None is the embedded task."""
     reward: str | None = None
     """As for train."""
+    limits: RewardLimits = field(default_factory=RewardLimits)
     prompts: int = HELD_OUT_PROMPTS
     """Prompts to evaluate on, from the start of the data."""
     max_bad_fraction: float = 0.01
     """As for train, of the rows that are read."""
+    prompt_suffix: str | None = None
+    """As for train."""
     samples: int = 16
     """Samples a prompt, besides the greedy response."""
     temperature: float = 1.0
@@ -223,6 +231,8 @@ class EvaluateConfig:
             raise OptionError(
                 f"--reward is {self.reward}, and would do nothing: without --data, the embedded task has its own."
             )
+        check_suffix(self)
+        check_limits(self.limits, self.reward_name())
 
     def reward_name(self) -> str:
         """The reward, or the one that suits the data."""

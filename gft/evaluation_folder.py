@@ -79,6 +79,8 @@ def identity(config: EvaluateConfig, policy: Policy, examples: Sequence[Example]
         "model": fingerprint(policy.model),
         "data": data_hash(examples),
         "reward": config.reward_name(),
+        "reward_seconds": config.limits.reward_seconds,
+        "reward_memory": config.limits.reward_memory,
         **{name: getattr(config, name) for name in options},
     }
 

@@ -33,6 +33,7 @@ class Member:
     example: Example
     reward: float | None = None
     advantage: float = 1.0  # where there are no rewards, every response counts alike
+    reward_parts: dict[str, float] = field(default_factory=dict)  # of a sum: every term's, before its weight
     logprobs: list[float] | None = None  # of the sampler, of its own tokens
     old_logprobs: list[float] | None = None  # of the policy that sampled, as the trainer computes them
     ref_logprobs: list[float] | None = None  # of the reference policy
@@ -99,8 +100,9 @@ def given_responses(example: Example, config: TrainConfig) -> list[Response]:
 def _given(policy: Policy, groups: Sequence[tuple[int, Example]], config: TrainConfig) -> list[Member]:
     """The given responses as members.
 
-    One that is cut at the limit has no end token, so that the policy does not learn to stop in the
-    middle. Its reward is 0, which is what the built-in rewards give to a sample without an end.
+    One that is longer than the limit is here to be cut (--long-given). It has no end token, so that
+    the policy does not learn to stop in the middle. Its reward is that of its whole text: it was
+    not cut by whoever wrote it, and a reward of 0 would train against a right beginning.
     """
     limit = config.sampling.max_given_tokens
     members = []
@@ -109,8 +111,7 @@ def _given(policy: Policy, groups: Sequence[tuple[int, Example]], config: TrainC
         for response in given_responses(example, config):
             tokens, text = policy.encode_response(response.text, example.prompt), policy.response_text(response.text)
             cut = len(tokens) > limit
-            reward = 0.0 if cut else response.reward
-            members.append(Member(group, response.source, prompt, tokens[:limit], text, cut, example, reward))
+            members.append(Member(group, response.source, prompt, tokens[:limit], text, cut, example, response.reward))
     return members
 
 
@@ -131,9 +132,10 @@ def _own(policy: Policy, groups: Sequence[tuple[int, Example]], config: TrainCon
 def _score(members: Sequence[Member], rewards: RewardPool) -> list[str]:
     """Set the rewards that the data did not give; returns why some could not be scored."""
     unscored = [m for m in members if m.reward is None]
-    scored = rewards.score([(m.text, m.example) for m in unscored], [m.truncated for m in unscored])
+    unfinished = [m.truncated and m.source == "self" for m in unscored]  # a given one that is cut has its whole text
+    scored = rewards.score([(m.text, m.example) for m in unscored], unfinished)
     for member, score in zip(unscored, scored, strict=True):
-        member.reward = score.value
+        member.reward, member.reward_parts = score.value, dict(score.parts)
     return [score.error for score in scored if score.error is not None]
 
 

@@ -16,11 +16,11 @@ import torch
 
 from gft_kernels import linear_policy_loss
 
-from .rewards.pool import RewardPool
+from .parts import RewardLimits
+from .rewards.pool import runs_in_workers
 
 if TYPE_CHECKING:
     from .config import EvaluateConfig, TrainConfig
-    from .sample import SampleConfig
 
 COUNTS = (
     "steps",
@@ -74,11 +74,14 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(BELOW_1, (lambda x: 0 <= x < 1, "at least 0 and below 1")),
     "vllm_memory": (lambda x: 0 < x < 1, "above 0 and below 1"),
     "max_grad_norm": (lambda x: x > 0, "positive; inf clips nothing"),
+    "reward_workers": (lambda n: 1 <= n <= 1024, "from 1 to 1024"),
+    "reward_seconds": (lambda x: 0 < x <= 86400, "positive, and at most a day (86400)"),
+    "reward_memory": (lambda n: 1 <= n <= 2**20, "from 1 to 2**20 (MiB)"),
     "seed": (lambda n: 0 <= n < 2**63, "at least 0 and below 2**63"),
 }
 
 
-def check_ranges(config: TrainConfig | EvaluateConfig | SampleConfig) -> None:
+def check_ranges(config: Any) -> None:
     """Refuse numbers that are out of range.
 
     Raises:
@@ -141,6 +144,9 @@ def check_effects(config: TrainConfig, defaults: TrainConfig) -> None:
             ),
         }
         idle["max_failed_rewards"] = idle["reward"]
+        idle |= {f"limits.{limit}": idle["reward"] for limit in vars(config.limits)}
+        if not unscored:
+            check_limits(config.limits, config.reward_name())
         for field in ("group.scale", "group.singleton", "group.count_flat"):
             idle[field] = (not rewarded, "every response has the advantage 1")
         for field in ("sampling.temperature", "sampling.truncated", "sampling.sampler", "reuse.importance_cap"):
@@ -180,6 +186,37 @@ def _idle_in_updates(config: TrainConfig) -> dict[str, tuple[bool, str]]:
     return idle
 
 
+def check_suffix(config: TrainConfig | EvaluateConfig) -> None:
+    """Refuse a --prompt-suffix that says nothing, or that no data file is there for.
+
+    Raises:
+        OptionError: there is one.
+    """
+    suffix = config.prompt_suffix
+    if suffix is not None and not suffix.strip():
+        raise OptionError(f"--prompt-suffix is {suffix!r}, and would do nothing: leave it out.")
+    if suffix is not None and config.data is None:
+        raise OptionError(
+            f"--prompt-suffix is {suffix!r}, and would do nothing: without --data, the embedded task has its own "
+            "prompts."
+        )
+
+
+def check_limits(limits: RewardLimits, reward: str) -> None:
+    """Refuse limits of a reward that is called in this process.
+
+    Raises:
+        OptionError: there is one that is not the default, or no such reward.
+    """
+    try:
+        in_workers = runs_in_workers(reward)
+    except ValueError as error:
+        raise OptionError(f"--reward {reward}: {error}") from error
+    for name, value in vars(limits).items():
+        if value != getattr(RewardLimits(), name) and not in_workers:
+            raise OptionError(f"{option(name)} is {value}, and would do nothing: --reward {reward} runs in no worker.")
+
+
 def check_device(name: str | None) -> None:
     """Refuse a device that this machine lacks.
 
@@ -216,15 +253,3 @@ def check_engine(config: TrainConfig) -> None:
         )
     except (RuntimeError, ValueError, ImportError) as error:
         raise OptionError(f"--backend is {config.backend!r}, which does not run on {device}: {error}") from error
-
-
-def reward_pool(name: str) -> RewardPool:
-    """The reward function, which is asked for before data and model: its name may be misspelt.
-
-    Raises:
-        OptionError: it cannot be found or imported.
-    """
-    try:
-        return RewardPool(name)
-    except ValueError as error:
-        raise OptionError(f"--reward {name}: {error}") from error

@@ -39,7 +39,10 @@ class SamplingConfig:
     max_prompt_tokens: int = 1024
     """Longer prompts are left out, and counted."""
     max_given_tokens: int = 2048
-    """Longer expert and teacher responses are cut. They then have no end token, and reward 0."""
+    """Tokens of an expert or teacher response, with the end token."""
+    long_given: Literal["drop", "cut"] = "drop"
+    """A longer one is dropped from its group, or cut: scored by its whole text, and trained on up to
+    the limit, without an end token."""
     max_new_tokens: int = 512
     """The policy's own responses are cut here. The built-in rewards then give 0."""
     temperature: float = 1.0
@@ -76,6 +79,18 @@ class ReuseConfig:
     def updates(self) -> int:
         """Updates of a batch of rollouts."""
         return self.rollout_steps * self.passes
+
+
+@dataclass(frozen=True)
+class RewardLimits:
+    """What rewards that run in worker processes may take: math, and your own functions."""
+
+    reward_workers: int | None = None
+    """Worker processes of a reward. None is one for every core that this process may use."""
+    reward_seconds: float = 5.0
+    """Wall time of one call. A longer one is ended, and counted as a failure."""
+    reward_memory: int = 1024
+    """MiB that one call may allocate. More of it is a failure."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from .encoding import Encoding, Prompt
 from .layers import checkpoint_layers, refuse_unsuitable, set_mode
 from .liger import use_liger
 from .lora import add_lora, load_adapter
-from .model_folder import read_model_folder
+from .model_folder import read_model_folder, read_without_weights
 from .parts import ModelConfig
 
 DTYPES = {name: getattr(torch, name) for name in ("bfloat16", "float32")}
@@ -109,16 +109,19 @@ def make_policy(
         TypeError: a model that `fuse_loss` refuses, or no tokenizer.
         ValueError: no end token, or tokens without a head row.
     """
+    _prepare_tokenizer(tokenizer)
+    fuse_loss(model, temperature=temperature)
+    _check_vocabulary(tokenizer, model)
+    return Policy(model, tokenizer, compute)
+
+
+def _prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise TypeError(f"tokenizer is {tokenizer!r:.60}: give a loaded one, AutoTokenizer.from_pretrained(...).")
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no eos_token: a response could not end. Set one before training.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked by length, never by its value
-    fuse_loss(model, temperature=temperature)
-    tables = {"head": model.get_output_embeddings(), "embedding": model.get_input_embeddings()}
-    _check_vocabulary(tokenizer, {name: cast(Tensor, layer.weight) for name, layer in tables.items()})
-    return Policy(model, tokenizer, compute)
 
 
 def configure(policy: Policy, config: ModelConfig, *, seed: int = 0, adapter: Path | None = None) -> Policy:
@@ -143,11 +146,11 @@ def configure(policy: Policy, config: ModelConfig, *, seed: int = 0, adapter: Pa
     return policy
 
 
-def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, tables: dict[str, Tensor]) -> None:
+def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
     """Every token needs a row in the head and in the embedding. A vocabulary may have gaps."""
     largest = max(tokenizer.get_vocab().values(), default=-1)
-    for name, table in tables.items():
-        rows = len(table)
+    for name, layer in (("head", model.get_output_embeddings()), ("embedding", model.get_input_embeddings())):
+        rows = len(cast(Tensor, layer.weight))
         if len(tokenizer) > rows or largest >= rows:
             what = f"{len(tokenizer)} tokens" if len(tokenizer) > rows else f"the token id {largest}"
             raise ValueError(f"the tokenizer has {what} but the {name} {rows} rows: they do not belong together.")
@@ -182,6 +185,22 @@ def load_policy(path: Path, *, device: str | None = None, dtype: str = "auto", t
     if flash:  # only now: make_policy checks the head in fp32, which flash-attn does not take
         model.set_attn_implementation("flash_attention_2")
     return policy
+
+
+def load_encoder(path: Path) -> Policy:
+    """The policy of a folder without its weights: it encodes and decodes, and nothing else.
+
+    Raises:
+        FileNotFoundError: no model there.
+        ValueError: a folder that `load_policy` would refuse too, whatever its weights are.
+    """
+    model, tokenizer = read_without_weights(Path(path))
+    try:
+        _prepare_tokenizer(tokenizer)
+        _check_vocabulary(tokenizer, model)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    return Policy(model, tokenizer)
 
 
 def _check_device(device: str) -> None:

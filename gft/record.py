@@ -26,10 +26,11 @@ from .data.files import Example
 from .distributed import world_size
 from .folders import write_whole
 from .options import OptionError, option
-from .parts import EvalConfig, GroupConfig, ModelConfig, OptimConfig, ReuseConfig, SamplingConfig
+from .parts import EvalConfig, GroupConfig, ModelConfig, OptimConfig, ReuseConfig, RewardLimits, SamplingConfig
 
 RECORD = "run.json"
 PARTS = {
+    "limits": RewardLimits,
     "group": GroupConfig,
     "reuse": ReuseConfig,
     "sampling": SamplingConfig,
@@ -38,8 +39,11 @@ PARTS = {
     "evaluate": EvalConfig,
 }
 PATHS = ("recipe", "model", "out")
-# options that change no number of a run
-FREE = ("recipe", "out", "resume", "overwrite", "save_every", "keep", "parallel", "log_to", "evaluate.eval_answers")
+# Options that change no number of a run.
+FREE = {
+    *("recipe", "out", "resume", "overwrite", "save_every", "keep", "parallel", "log_to"),
+    *("evaluate.eval_answers", "limits.reward_workers"),
+}
 
 
 def open_record(

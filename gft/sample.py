@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +14,7 @@ from .config import default_reward
 from .data.files import Example
 from .growing_file import GrowingFile
 from .options import OptionError, check_ranges
-from .parts import SamplingConfig
+from .parts import RewardLimits, SamplingConfig
 from .policy import Policy
 from .rewards.calls import Scored
 from .rewards.pool import RewardPool
@@ -54,8 +54,11 @@ class SampleConfig:
     """Rows with longer prompts get no responses, and are counted."""
     source: Literal["teacher", "expert"] = "teacher"
     """What the responses are in their group."""
+    prompt_suffix: str | None = None
+    """As for train. The groups have it, and training then needs none."""
     reward: str | None = None
     """As for train; none scores nothing, and training does it."""
+    limits: RewardLimits = field(default_factory=RewardLimits)
     keep_truncated: bool = False
     """Keep responses that were cut. In training they get an end token like any other."""
     prompts: int | None = None

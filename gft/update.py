@@ -181,7 +181,7 @@ def step_counts(batch: Batch, config: TrainConfig) -> dict[str, int]:
 
 
 def reward_metrics(batch: Batch) -> dict[str, float]:
-    """Mean reward of every source, and what can go wrong with responses."""
+    """Mean reward of every source and of every term of a sum, and what can go wrong with responses."""
     rewards, lengths = Mean(), Mean()
     scored = [reward for own in gather([m.reward for m in batch.members if m.reward is not None]) for reward in own]
     flat, groups, failed = total(len(batch.flat_groups), len({m.group for m in batch.members}), len(batch.failed))
@@ -189,7 +189,8 @@ def reward_metrics(batch: Batch) -> dict[str, float]:
         count = len(m.response)
         lengths.add(1, truncated=float(m.truncated), **{"response_tokens": count, f"response_tokens_{m.source}": count})
         if m.reward is not None:
-            rewards.add(1, **{"reward": m.reward, f"reward_{m.source}": m.reward})
+            parts = {f"reward/{name}": value for name, value in m.reward_parts.items()}
+            rewards.add(1, **{"reward": m.reward, f"reward_{m.source}": m.reward, **parts})
     return {
         **rewards.of_all_ranks().result(),
         **lengths.of_all_ranks().result(),

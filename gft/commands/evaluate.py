@@ -15,9 +15,10 @@ from ..estimates import Estimate
 from ..evaluate import Accuracy, evaluate
 from ..evaluation_folder import finish, open_evaluation
 from ..held_out import SAMPLES, Answer, AnswerLog, answer_log
-from ..options import check_device, reward_pool
+from ..options import check_device
 from ..policy import Policy, load_policy
 from ..report import accuracy_table, estimate_table, plain_console
+from ..reward_options import reward_pool
 from ..stop import Stopped
 from ..usable import usable_held_out
 
@@ -25,7 +26,7 @@ from ..usable import usable_held_out
 def run_eval(config: EvaluateConfig) -> None:
     """Evaluate by `config`."""
     check_device(config.device)
-    with reward_pool(config.reward_name()) as rewards:
+    with reward_pool(config.reward_name(), config.limits) as rewards:
         examples = _examples(config)
         policy = load_policy(config.model, device=config.device, temperature=config.temperature)
         base = None if config.base is None else load_policy(config.base, device="cpu", temperature=config.temperature)
@@ -66,7 +67,11 @@ def _examples(config: EvaluateConfig) -> list[Example]:
     if config.data is None:
         return sort_letters.examples(config.prompts, HELD_OUT_SEED)
     return load_examples(
-        config.data, limit=config.prompts, max_bad_fraction=config.max_bad_fraction, seed=HELD_OUT_SEED
+        config.data,
+        limit=config.prompts,
+        max_bad_fraction=config.max_bad_fraction,
+        seed=HELD_OUT_SEED,
+        prompt_suffix=config.prompt_suffix,
     )
 
 

@@ -9,10 +9,11 @@ from functools import partial
 
 from ..data.files import Example, load_examples
 from ..growing_file import GrowingFile, growing_file
-from ..options import OptionError, check_device, reward_pool
+from ..options import OptionError, check_device
 from ..policy import Policy, load_policy
 from ..record import data_hash
 from ..report import plain_console
+from ..reward_options import reward_pool
 from ..rewards.pool import RewardPool
 from ..sample import SampleConfig, sample_groups
 from ..samplers import check_sampler
@@ -28,8 +29,13 @@ def run_sample(config: SampleConfig) -> None:
     check_device(config.device)
     check_sampler(config.sampler, config.device, config.dtype)
     name = config.reward_name()
-    with nullcontext() if name is None else reward_pool(name) as rewards:
-        examples = load_examples(config.data, limit=config.prompts, max_bad_fraction=config.max_bad_fraction)
+    with nullcontext() if name is None else reward_pool(name, config.limits) as rewards:
+        examples = load_examples(
+            config.data,
+            limit=config.prompts,
+            max_bad_fraction=config.max_bad_fraction,
+            prompt_suffix=config.prompt_suffix,
+        )
         _check_solved(examples)
         made_of = config.made_of() | {"data": data_hash(examples)}
         kept = {"resume": config.resume, "overwrite": config.overwrite}

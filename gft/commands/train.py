@@ -17,10 +17,11 @@ from ..demo.compare import HELD_OUT_SEED, check_embedded, check_usable, compare,
 from ..distributed import check_processes, is_first, joined, on_first
 from ..loggers import check_installed
 from ..metrics import metrics_log, read_metrics
-from ..options import OptionError, check_device, check_effects, check_engine, reward_pool
+from ..options import OptionError, check_device, check_effects, check_engine
 from ..policy import Policy, configure, load_policy, make_policy
 from ..record import read_record
 from ..report import Progress, plain_console, run_figure, run_table
+from ..reward_options import reward_pool
 from ..run import run_folder
 from ..samplers import check_sampler
 from ..stop import Stopped
@@ -62,7 +63,7 @@ def _check(config: TrainConfig) -> None:
 def _run(config: TrainConfig, console: Console) -> None:
     """One run, then its table and curves."""
     path, say = config.out / "metrics.jsonl", partial(console.print, highlight=False, soft_wrap=True)
-    with reward_pool(config.reward_name()) as rewards, metrics_log(path) as log:
+    with reward_pool(config.reward_name(), config.limits) as rewards, metrics_log(path) as log:
         record = on_first(lambda: read_record(config.out) if config.resume else None)
         try:
             start = on_first(lambda: newest_whole(config.out, record["run"], say)) if record else None
@@ -89,7 +90,9 @@ def _materials(config: TrainConfig, start: Path | None) -> tuple[Policy, list[Ex
         examples, held_out = embedded_examples(config)
         check_usable(config, examples, held_out)
     else:
-        examples = load_examples(config.data, max_bad_fraction=config.max_bad_fraction)
+        examples = load_examples(
+            config.data, max_bad_fraction=config.max_bad_fraction, prompt_suffix=config.prompt_suffix
+        )
         examples, held_out = _hold_out(examples, config)
     return make_run_policy(config, start), examples, held_out
 
@@ -119,7 +122,11 @@ def _hold_out(examples: list[Example], config: TrainConfig) -> tuple[list[Exampl
         return examples, []
     if config.eval_data is not None:
         held_out = load_examples(
-            config.eval_data, limit=count, max_bad_fraction=config.max_bad_fraction, seed=HELD_OUT_SEED
+            config.eval_data,
+            limit=count,
+            max_bad_fraction=config.max_bad_fraction,
+            seed=HELD_OUT_SEED,
+            prompt_suffix=config.prompt_suffix,
         )
         if len(held_out) < count and config.evaluate.eval_prompts is not None:
             print(

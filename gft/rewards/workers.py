@@ -17,6 +17,8 @@ import json
 import os
 import pickle
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -29,13 +31,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..stop import check
-from .calls import RewardFunction, Scored, call_reward, import_reward
+from .calls import RewardFunction, Scored, call_reward, import_reward, reason_of
 from .reap import MARK, end_marked
+from .signatures import caller_of
 
 START_SECONDS = 120.0  # to start an interpreter and import the reward function
 OUT_OF_MEMORY = 77  # exit code of a worker that ran into its memory limit
-
-
 LONGEST_ANSWER = 1 << 16  # bytes of a worker's answer
 
 
@@ -56,12 +57,12 @@ def serve(descriptor: int) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):  # the parent decides when a worker ends
         signal.signal(number, signal.SIG_IGN)
-    pipe = Connection(descriptor)
+    pipe, worker, mark = Connection(descriptor), os.getpid(), os.environ[MARK]
     reward, seconds, memory_mib = pickle.loads(pipe.recv_bytes())
     try:
-        function = import_reward(reward) if isinstance(reward, str) else pickle.loads(reward)
+        function = caller_of(import_reward(reward) if isinstance(reward, str) else pickle.loads(reward))
     except Exception as error:
-        return _send(pipe, None, Scored(None, f"{type(error).__name__}: {error}"[:500]))
+        return _send(pipe, None, Scored(None, f"{type(error).__name__}: {error}"[:1000]))
     _limit_memory(memory_mib)
     _send(pipe, None, Scored(0.0, None))
     with contextlib.suppress(EOFError, ConnectionError):
@@ -70,16 +71,20 @@ def serve(descriptor: int) -> None:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.setitimer(signal.ITIMER_REAL, 2 * seconds + 1)  # ends a stuck worker whose parent was killed
             try:
-                scored = call_reward(function, arguments)
+                scored = call_reward(function, [arguments])
             except MemoryError:
                 os._exit(OUT_OF_MEMORY)
+            except BaseException as error:  # SystemExit and its like: the parent decides when a worker ends
+                scored = Scored(None, reason_of(error))
+            if os.getpid() != worker:  # a fork of the reward function came back too: it would answer a second time
+                os._exit(0)
             signal.setitimer(signal.ITIMER_REAL, 0)
             _send(pipe, job, scored)
-    end_marked(os.environ[MARK])  # the parent is gone, or it would have killed this worker
+    end_marked(mark)  # the parent is gone, or it would have killed this worker
 
 
 def _send(pipe: Connection, job: int | None, scored: Scored) -> None:
-    answer = memoryview(json.dumps([job, *scored]).encode() + b"\n")
+    answer = memoryview(json.dumps([job, scored.value, scored.error]).encode() + b"\n")
     while answer:
         answer = answer[os.write(pipe.fileno(), answer) :]
 
@@ -111,8 +116,13 @@ class _Worker:
         self.ready = self.broken = False
         self.deadline = time.monotonic() + START_SECONDS
         self.pipe, theirs = Pipe()
+        _give_up_sending(self.pipe, self.limits.seconds)
         path = [str(entry) for entry in sys.path]
-        code = f"import sys; sys.path[:] = {path!r}; from gft.rewards.workers import serve; serve({theirs.fileno()})"
+        ours = str(Path(__file__).parents[2])  # the same package as here, whatever comes first in the path
+        code = (
+            f"import sys; sys.path[:] = {[ours, *path]!r}; from gft.rewards.workers import serve; "
+            f"sys.path[:] = {path!r}; serve({theirs.fileno()})"
+        )
         with theirs:  # a session of its own: Ctrl-C is for the parent, and a kill reaches the worker's children too
             self.process = subprocess.Popen(
                 [sys.executable, "-c", code],
@@ -139,7 +149,7 @@ class _Worker:
 
     def submit(self, job: int, arguments: Sequence[Any]) -> None:
         self.job, self.deadline = job, time.monotonic() + self.limits.seconds
-        with contextlib.suppress(ConnectionError):  # it died while it was idle: receive() will say so
+        with contextlib.suppress(OSError):  # it died while it was idle, or reads no more: receive() will say so
             self.pipe.send_bytes(json.dumps((job, arguments), default=str).encode())
 
     def receive(self) -> Scored | None:
@@ -172,7 +182,7 @@ class _Worker:
 
     def _answered(self) -> Scored:
         job, value, error = json.loads(self.answer)
-        if job != self.job or (value is None) == (error is None):
+        if job != self.job or None not in (value, error):
             raise ValueError(f"an answer to call {job} in place of {self.job}")
         self.job, self.answer = None, b""
         return Scored(value, error)
@@ -193,6 +203,13 @@ class _Worker:
         if scored is not None and scored.error is not None:
             raise ValueError(f"a worker could not load the reward function: {scored.error}")
         self.ready = scored is not None
+
+
+def _give_up_sending(pipe: Connection, seconds: float) -> None:
+    """Let a send to a worker that does not read fail in the end: a long response fills the pipe."""
+    whole, rest = divmod(seconds, 1)
+    with socket.socket(fileno=os.dup(pipe.fileno())) as end:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(whole), max(1, int(rest * 1e6))))
 
 
 class Workers:

@@ -6,6 +6,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import gft
+from gft.commands.data import CheckConfig
 from gft.config import EvaluateConfig, ReportConfig, TrainConfig
 from gft.options import option
 from gft.sample import SampleConfig
@@ -14,9 +15,9 @@ ROOT = Path(gft.__file__).parents[1]
 
 
 def real_options():
-    configs = (TrainConfig, EvaluateConfig, SampleConfig, ReportConfig)
+    configs = (TrainConfig, EvaluateConfig, ReportConfig, SampleConfig, CheckConfig)
     found = {option(field.name) for config in configs for field in leaves(config)} - {"--runs"}  # they need no name
-    switches = (
+    switches = {
         "count-flat",
         "overwrite",
         "packed",
@@ -26,7 +27,7 @@ def real_options():
         "liger",
         "keep-truncated",
         "png",
-    )
+    }
     return found | {f"--no-{name}" for name in switches} | {"--help"}
 
 
@@ -48,7 +49,7 @@ def texts():
                 yield f"{path.relative_to(ROOT)}:{node.lineno}", node.value
     for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
         for command in re.findall(
-            r"(?:`|^)gft (?:train|eval|sample|report)[^`\n]*|`--[^`\n]*`", page.read_text(), re.MULTILINE
+            r"(?:`|^)gft (?:train|eval|sample|report|data check)[^`\n]*|`--[^`\n]*`", page.read_text(), re.MULTILINE
         ):
             yield str(page.relative_to(ROOT)), command
 

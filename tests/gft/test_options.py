@@ -11,7 +11,8 @@ import torch
 import gft
 from gft.config import EMBEDDED, EvaluateConfig, TrainConfig
 from gft.options import OptionError, check_device, check_effects, check_engine, numbers, option
-from gft.parts import EvalConfig, GroupConfig, ModelConfig, OptimConfig, ReuseConfig, SamplingConfig
+from gft.parts import EvalConfig, GroupConfig, ModelConfig, OptimConfig, ReuseConfig, RewardLimits, SamplingConfig
+from gft.reward_options import reward_pool
 from gft.sample import SampleConfig
 
 ROOT = Path(gft.__file__).parents[1]
@@ -55,6 +56,9 @@ TAKES = {
     "max_failed_rewards": {0},
     "save_every": {0, 2**63},
     "keep": {0, 2**63},  # 0: all
+    "reward_workers": set(),
+    "reward_seconds": set(),
+    "reward_memory": set(),
     "sparse": {0},
     "seed": {0},
     "prompts": {2**63},
@@ -68,8 +72,9 @@ TRAIN = replace(
     sparse=0.1,
     evaluate=EvalConfig(1, 1, 1),
     network=ModelConfig(lora=1, lora_alpha=1),
+    limits=RewardLimits(2),
 )
-EVALUATE = EvaluateConfig(model=Path("m"))
+EVALUATE = EvaluateConfig(model=Path("m"), limits=RewardLimits(2))
 SAMPLE = SampleConfig(model=Path("m"), data="d.jsonl", out=Path("g.jsonl"), samples=4, prompts=1, sampler="vllm")
 
 
@@ -149,6 +154,18 @@ HELD_OUT = {"evaluate": EvalConfig(eval_prompts=2)}
             {**GFT, "sampling": SamplingConfig(temperature=0.5), "group": GroupConfig(own=0)},
             f"--temperature is 0.5{NOTHING}: no response is sampled for training (--own is 0)",
         ),
+        (
+            {**GFT, "limits": RewardLimits(reward_seconds=9)},
+            f"--reward-seconds is 9{NOTHING}: --reward number runs in no worker.",
+        ),
+        (
+            {**SFT, "limits": RewardLimits(reward_memory=9)},
+            f"--reward-memory is 9{NOTHING}: the objective sft asks for no rewards",
+        ),
+        (
+            {**GFT, "reward": "math +", "limits": RewardLimits(4)},
+            "--reward math +: reward = 'math +' cannot be read from '+' on",
+        ),
         ({**GFT, "evaluate": EvalConfig(eval_every=5)}, f"--eval-every is 5{NOTHING}: nothing is held out"),
         ({**GFT, "evaluate": EvalConfig(eval_samples=5)}, f"--eval-samples is 5{NOTHING}: nothing is held out"),
         (
@@ -175,6 +192,10 @@ def test_check_effects_refuses_what_would_do_nothing(changes, message):
         {**SFT, **HELD_OUT, "reward": "math"},  # scores the held-out responses
         {**SFT, "eval_data": "e.jsonl", "evaluate": EvalConfig(eval_every=5, eval_samples=5)},
         {**SFT, "optim": OptimConfig(warmup=500)},
+        {**GFT, "reward": "math", "limits": RewardLimits(4, 9, 9)},
+        {**GFT, "reward": "number + m:f", "limits": RewardLimits(4, 9, 9)},
+        {"limits": RewardLimits(4, 9, 9)},  # the embedded task's own reward runs in workers
+        {**SFT, "optim": OptimConfig(schedule="linear", warmup=99, min_lr=1e-6)},
         {"tau": 0.5},  # the comparison trains by gft too
     ],
 )
@@ -190,6 +211,31 @@ def test_check_effects_takes_the_embedded_recipe_with_any_objective():
 def test_evaluate_config_refuses_a_reward_for_the_embedded_task():
     with pytest.raises(OptionError, match="--reward is math, and would do nothing: without --data"):
         EvaluateConfig(model=Path("m"), reward="math")
+
+
+@pytest.mark.parametrize("make", [lambda **o: EvaluateConfig(model=Path("m"), **o), TrainConfig])
+def test_prompt_suffix_is_refused_where_it_would_do_nothing(make):
+    with pytest.raises(OptionError, match=r"--prompt-suffix is ' ', and would do nothing: leave it out"):
+        make(data="d.jsonl", prompt_suffix=" ")
+    with pytest.raises(OptionError, match="--prompt-suffix is 'x', and would do nothing: without --data"):
+        make(prompt_suffix="x")
+    assert make(data="d.jsonl", prompt_suffix="x").prompt_suffix == "x"
+
+
+def test_evaluate_config_refuses_limits_of_a_reward_without_workers():
+    with pytest.raises(OptionError, match="--reward-workers is 3, and would do nothing: --reward number runs in no"):
+        EvaluateConfig(model=Path("m"), data="d.jsonl", limits=RewardLimits(3))
+    assert EvaluateConfig(model=Path("m"), data="d.jsonl", reward="math", limits=RewardLimits(3)).limits.reward_workers
+
+
+def test_reward_pool_has_the_limits_of_the_options(monkeypatch):
+    monkeypatch.setattr("gft.reward_options.RewardPool", lambda reward, **limits: (reward, limits))
+    monkeypatch.setattr("gft.reward_options.usable_cores", lambda: 7)
+    assert reward_pool("math", RewardLimits(3, 0.5, 77)) == ("math", {"workers": 3, "seconds": 0.5, "memory_mib": 77})
+    assert reward_pool("math", RewardLimits())[1]["workers"] == 7
+    for ranks, workers in ((2, 3), (8, 1)):  # of this machine: they share its cores
+        monkeypatch.setattr("gft.reward_options.local_count", lambda ranks=ranks: ranks)
+        assert reward_pool("math", RewardLimits())[1]["workers"] == workers
 
 
 # Devices and engines

@@ -11,16 +11,11 @@ from gft.config import EMBEDDED
 from gft.data.files import Example, Response
 from gft.demo import sort_letters
 from gft.demo.base_model import tokenizer
+from gft.groups import given_responses
 from gft.parts import GroupConfig, SamplingConfig
 from gft.policy import make_policy
-from gft.usable import (
-    check_examples,
-    fit_prompts,
-    measure,
-    position_limit,
-    usable_examples,
-    usable_held_out,
-)
+from gft.survey import measure, survey
+from gft.usable import check_examples, position_limit, usable_examples, usable_held_out
 
 NO_SYSTEM = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('no system role here') }}{% endif %}"
@@ -74,9 +69,9 @@ def test_usable_examples_takes_the_last_position(policy):
 
 def test_usable_examples_cuts_before_it_counts_positions(policy):
     long = [expert("ab=", "c" * 200)]
-    assert usable_examples(policy, long, config(1, 0, 0, max_given_tokens=61), print) == long
-    with pytest.raises(ValueError, match="--max-given-tokens, which is 62"):
-        usable_examples(policy, long, config(1, 0, 0, max_given_tokens=62), print)
+    assert usable_examples(policy, long, config(1, 0, 0, max_given_tokens=61, long_given="cut"), print) == long
+    with pytest.raises(ValueError, match="--max-given-tokens, which is 62 and cuts longer responses"):
+        usable_examples(policy, long, config(1, 0, 0, max_given_tokens=62, long_given="cut"), print)
 
 
 def test_usable_examples_counts_those_past_the_models_positions_and_only_what_is_used(policy):
@@ -130,6 +125,65 @@ def test_position_limit_is_the_configurations(model, limit):
     assert position_limit(make_policy(model().eval(), tokenizer())) == limit
 
 
+# Given responses that are too long
+
+LONG = (
+    Response("c" * 9, "expert", 1.0),
+    Response("b" * 10, "teacher", 0.0),
+    Response("ab", "teacher", 0.5),
+    Response("a" * 30, "teacher", 0.0),
+    Response("ba", "teacher", 0.25),
+)
+
+
+def test_usable_examples_drops_long_responses_and_the_next_ones_take_their_place(policy):
+    said = []
+    settings = config(1, 2, 1, max_given_tokens=10)
+    (kept,) = usable_examples(policy, [Example("ab=", "a", LONG, origin="f:7")], settings, said.append)
+    assert [r.text for r in given_responses(kept, settings)] == ["c" * 9, "ab", "ba"]
+    assert said == [
+        "2 given responses (2 teacher) are longer than 10 tokens (--max-given-tokens) and were dropped from their "
+        "groups (--long-given cut trains on their beginnings); the longest has 31, f:7"
+    ]
+
+
+def test_usable_examples_leaves_long_responses_that_no_group_takes(policy):
+    example = Example("ab=", "a", LONG)
+    said = []
+    assert usable_examples(policy, [example], config(1, 0, 1, max_given_tokens=10), said.append) == [example]
+    assert said == []
+
+
+def test_usable_examples_keeps_long_responses_that_are_to_be_cut(policy):
+    said = []
+    settings = config(1, 3, 1, max_given_tokens=9, long_given="cut")
+    examples = [Example("ab=", "a", LONG, origin="f:7")]
+    assert usable_examples(policy, examples, settings, said.append) == examples
+    assert said == [
+        "3 given responses (1 expert, 2 teacher) are longer than 9 tokens (--max-given-tokens) and are cut there: they "
+        "are scored by their whole text, and trained on without an end; the longest has 31, f:7"
+    ]
+
+
+def test_usable_examples_leaves_out_examples_that_lose_all_their_responses(policy):
+    said = []
+    lost, kept = expert("ab=", "c" * 20, "f:1"), expert("b=", "c", "f:2")
+    settings = config(1, 0, 0, max_given_tokens=10)
+    assert usable_examples(policy, [lost, kept], settings, said.append) == [kept]
+    assert said[1] == "1 examples have no other response and were left out"
+    with pytest.raises(ValueError, match="all given responses of 1 examples are longer than 10 tokens: raise --max-"):
+        usable_examples(policy, [lost], settings, said.append)
+    (empty,) = usable_examples(policy, [lost], config(1, 0, 2, max_given_tokens=10), said.append)
+    assert empty.responses == ()  # its group has own samples
+
+
+def test_usable_examples_counts_no_response_behind_a_prompt_that_is_left_out(policy):
+    said = []
+    examples = [expert("a" * 20 + "=", "c" * 20), expert("b=", "c", "f:2")]
+    assert usable_examples(policy, examples, config(1, 0, 2, max_given_tokens=10), said.append) == examples[1:]
+    assert said == ["1 prompts are empty or longer than 16 tokens and were left out"]
+
+
 # Chat templates
 
 
@@ -139,22 +193,18 @@ def chat(policy):
     return policy
 
 
-def alone(*examples):
-    """Examples without responses, as `measure` takes them."""
-    return [(example, ()) for example in examples]
-
-
-def test_measure_names_the_row_that_the_chat_template_refuses(chat, capsys):
+def test_usable_examples_names_the_row_that_the_chat_template_refuses(chat, capsys):
     examples = [Example(user("ab="), "", origin=f"d.jsonl:{i}") for i in range(1, 100)]
     examples.append(Example(user("ab=", "system"), "", origin="d.jsonl:100"))
-    assert measure(chat, alone(*examples), max_bad_fraction=0.01) == [(e, 3, ()) for e in examples[:-1]]
+    solved = [replace(e, solution="a") for e in examples]
+    assert usable_held_out(chat, solved, 9, 0.01) == solved[:-1]
     assert capsys.readouterr().err.splitlines() == [
         "warning: d.jsonl:100: the chat template of this model refuses messages of the roles system: no system role "
         "here",
         "warning: d.jsonl: 1 of 100 rows are bad and were left out",
     ]
     with pytest.raises(ValueError, match=r"d.jsonl: 1 of 100 rows are bad.*--max-bad-fraction.*first one: d.jsonl:100"):
-        measure(chat, alone(*examples), max_bad_fraction=0.009)
+        usable_examples(chat, examples, replace(config(), max_bad_fraction=0.009), print)
 
 
 @pytest.mark.parametrize(
@@ -166,22 +216,24 @@ def test_measure_names_the_row_that_the_chat_template_refuses(chat, capsys):
         "{% for m in messages %}",  # not closed
     ],
 )
-def test_measure_names_the_row_where_a_template_fails(policy, template):
+def test_usable_held_out_names_the_row_where_a_template_fails(policy, template):
     policy.tokenizer.chat_template = template
     with pytest.raises(
         ValueError, match="no good row; the first bad one: d:1: the chat template of this model refuses messages"
     ):
-        measure(policy, alone(Example(user("ab="), "", origin="d:1")), 1.0)
+        usable_held_out(policy, [Example(user("ab="), "a", origin="d:1")], 9, 1.0)
 
 
-def test_measure_names_the_row_of_a_chat_without_a_template(policy):
+def test_usable_held_out_names_the_row_of_a_chat_without_a_template(policy):
     with pytest.raises(ValueError, match=r"no good row; the first bad one: d:1: .*has no chat template"):
-        measure(policy, alone(Example(user("ab="), "", origin="d:1")), 1.0)
+        usable_held_out(policy, [Example(user("ab="), "a", origin="d:1")], 9, 1.0)
 
 
 def test_measure_counts_the_tokens_of_responses_and_their_end(policy):
-    (found,) = measure(policy, [(Example("ab=", ""), (Response("", "expert"), Response("abc", "teacher")))], 0.0)
-    assert (found.prompt, found.responses) == (3, (1, 4))
+    example = Example("ab=", "", (Response("", "expert"), Response("abc", "teacher"), Response("abcd", "teacher")))
+    (found,), bad = measure(policy, [example], config(1, 1, 0))
+    assert bad == []
+    assert (found.prompt, [given.tokens for given in found.responses], found.long) == (3, [1, 4], ())
 
 
 def test_usable_examples_asks_the_template_for_the_end_of_an_answer_before_the_run(policy):
@@ -198,24 +250,17 @@ def test_measure_hides_no_fault_of_another_kind(policy, monkeypatch):
 
     monkeypatch.setattr(policy, "encode_prompt", broken)
     with pytest.raises(TypeError, match="a fault of ours"):
-        measure(policy, alone(Example("ab=", "")), 1.0)
+        measure(policy, [Example("ab=", "")])
 
 
 # Prompts and groups
 
 
-def measured(policy, *prompts):
-    return measure(policy, alone(*(Example(prompt, "a") for prompt in prompts)), 0.0)
-
-
-def test_fit_prompts_counts_what_does_not_fit(policy):
-    kept, dropped = fit_prompts(measured(policy, "a" * 20 + "=", "ba="), max_tokens=16)
-    assert ([e.example.prompt for e in kept], dropped) == (["ba="], 1)
-
-
-def test_fit_prompts_leaves_out_prompts_without_tokens(policy):
-    kept, dropped = fit_prompts(measured(policy, "", "ba="), max_tokens=16)
-    assert ([e.example.prompt for e in kept], dropped) == (["ba="], 1)
+@pytest.mark.parametrize("prompt", ["a" * 20 + "=", ""])
+def test_survey_leaves_out_prompts_that_do_not_fit(policy, prompt):
+    found = survey(policy, [Example(prompt, "a"), Example("ba=", "a")], config())
+    assert [m.example.prompt for m in found.usable] == ["ba="]
+    assert (len(found.measured), found.long_prompts, found.emptied) == (2, 1, 0)
 
 
 def test_usable_examples_says_what_it_leaves_out_and_what_is_missing(policy):
@@ -243,6 +288,12 @@ def test_check_examples_asks_for_a_solution_only_where_a_response_needs_one():
         Response("ba", "teacher"),
     )  # not of an asked-for source, and beyond the asked-for count
     assert check_examples([Example("ba=", "", scored + unused)], config(1, 1, 0)) == []
+
+
+def test_check_examples_asks_for_no_solution_where_every_advantage_is_1():
+    """The ablation "w/o GAL" scores nothing."""
+    alike = replace(config(), group=GroupConfig(1, 0, 4, advantage="one"))
+    assert check_examples([Example("ba=", "", (Response("ab", "expert"),))], alike) == []
 
 
 SCORED = (Response("ab", "expert", 1.0),)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from ..helpers.verl import missing
+from .data_mutants import DATA_MUTANTS
 from .distributed_mutants import DISTRIBUTED_MUTANTS
 from .evaluation_mutants import EVALUATION_MUTANTS
 from .fork import RunTests, copy_packages, process_to_fork
@@ -46,16 +47,19 @@ EVERY = (
     *LAYERS_MUTANTS,
     *LOW_RANK_MUTANTS,
     *TRAINER_MUTANTS,
+    *DATA_MUTANTS,
     *DISTRIBUTED_MUTANTS,
     *(() if missing() else VERL_MUTANTS),
 )
-# Whole runs, several processes, dozens of compiled programs. Those tests run in any case; faults
-# that they see are planted in the slow suite.
+# Whole runs and commands, several processes, dozens of compiled programs. Those tests run in any
+# case; faults that they see are planted in the slow suite.
 SLOW = (
     "tests/gft/test_resume.py",
     "tests/gft/test_liger.py",
     "tests/gft/faults/",
+    "tests/gft/data/",
     "tests/gft/distributed/",
+    "tests/gft/rewards/test_hostile.py",
     "tests/parallel/",
     "tests/ops/compile/test_graphs.py",
 )

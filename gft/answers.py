@@ -32,7 +32,7 @@ def final_answers(text: str) -> tuple[str, ...]:
 
 
 def last_box(text: str) -> str | None:
-    r"""The content of the last \boxed{} of a worked solution; None if there is none, or no end of it.
+    r"""The content of the last \boxed{} of a worked solution; None if there is none, or no end.
 
     What stands in earlier boxes are the steps on the way.
     """

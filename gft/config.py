@@ -10,7 +10,7 @@ from typing import Any, Literal
 import tyro
 from torch import Tensor
 
-from gft_kernels import Backend, Sparse, cispo, dft, gft, grpo, gspo, reinforce, sft
+from gft_kernels import Backend, Sparse, cispo, dft, gft, grpo, gspo, kl, reinforce, sft
 from gft_kernels.losses.objectives import Objective
 from gft_kernels.losses.reductions import Reduction
 
@@ -46,6 +46,8 @@ class TrainConfig:
     """A .toml file of options (docs/recipes.md). What is typed beside it counts."""
     model: Path | None = None
     """A local transformers folder; None uses the embedded model."""
+    reference: Path | None = None
+    """The folder of the reference policy of --kl. None is the model that the run begins with."""
     data: str | None = None
     """A .jsonl or .parquet file (columns of GSM8K, MATH, NuminaMath, groups, TRL or verl), or rg:NAME
     for a task of reasoning-gym."""
@@ -185,7 +187,8 @@ class TrainConfig:
             "cispo": lambda: cispo(**clips),
             "gspo": lambda: gspo(**clips, sequence_ids=sequence_ids),
         }
-        return make[self.objective or "gft"]()
+        found = make[self.objective or "gft"]()
+        return found + kl(self.reuse.kl) if self.reuse.kl else found
 
 
 @dataclass(frozen=True)

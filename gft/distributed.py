@@ -92,6 +92,11 @@ def check_processes(config: TrainConfig) -> None:
         raise OptionError(
             f"--parallel is {config.parallel}, and would do nothing in one process: start several, by torchrun."
         )
+    if config.parallel == "fsdp" and config.network.lora is not None:
+        raise OptionError(
+            f"--lora is {config.network.lora} and --parallel is fsdp, which has no folder of the factors: give "
+            "--parallel ddp, where factors alone have gradients and moments."
+        )
     if started() > 1 and config.is_comparison():
         raise OptionError(f"the comparison of methods runs in one process, and there are {started()}.")
 

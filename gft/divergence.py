@@ -74,7 +74,7 @@ def kl_to_base(
     }
 
 
-def check_same_tokens(policy: Policy, base: Policy) -> None:
+def check_same_tokens(policy: Policy, base: Policy, option: str) -> None:
     """Refuse a base whose tokens are others: its probabilities would be those of other texts.
 
     Raises:
@@ -83,4 +83,4 @@ def check_same_tokens(policy: Policy, base: Policy) -> None:
     ours, theirs = policy.tokenizer.get_vocab(), base.tokenizer.get_vocab()
     if ours != theirs:
         differ = sum(theirs.get(token) != i for token, i in ours.items()) + len(theirs.keys() - ours.keys())
-        raise ValueError(f"--base has another vocabulary than --model ({differ} tokens differ): give its own base.")
+        raise ValueError(f"{option} has another vocabulary than --model ({differ} tokens differ): give its own base.")

@@ -51,7 +51,7 @@ SIZES = (
 )
 
 POSITIVE = ("lr", "adam_epsilon", "temperature", "importance_cap")
-NOT_NEGATIVE = ("clip_low", "clip_high", "weight_decay", "min_lr")
+NOT_NEGATIVE = ("kl", "clip_low", "clip_high", "weight_decay", "min_lr")
 SHARES = ("tau", "max_bad_fraction", "max_failed_rewards")
 BELOW_1 = ("sparse", "adam_beta1", "adam_beta2")
 
@@ -158,6 +158,7 @@ def check_effects(config: TrainConfig, defaults: TrainConfig) -> None:
             )
     idle |= _idle_in_updates(config)
     idle["sampling.vllm_memory"] = (config.sampling.sampler != "vllm", "it is of --sampler vllm")
+    idle["reference"] = (config.reuse.kl is None, "no KL is asked for (--kl)")
     for field in ("evaluate.eval_every", "evaluate.eval_samples", "evaluate.eval_answers"):
         idle[field] = (config.held_out_prompts() == 0, "nothing is held out: give --eval-prompts or --eval-data")
     for field, (has_no_effect, why) in idle.items():
@@ -249,7 +250,13 @@ def check_engine(config: TrainConfig) -> None:
     targets, advantages = torch.zeros(16, dtype=torch.long, device=device), torch.ones(16, device=device)
     try:
         linear_policy_loss(
-            hidden, weight, targets, advantages, objective=config.objective_function(), backend=config.head_backend()
+            hidden,
+            weight,
+            targets,
+            advantages,
+            objective=config.objective_function(),
+            ref_logprobs=torch.zeros_like(advantages),
+            backend=config.head_backend(),
         )
     except (RuntimeError, ValueError, ImportError) as error:
         raise OptionError(f"--backend is {config.backend!r}, which does not run on {device}: {error}") from error

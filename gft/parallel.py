@@ -91,11 +91,16 @@ def reducing(policy: Policy, last: bool) -> Iterator[None]:
 
 
 def whole_state(model: nn.Module) -> dict[str, Tensor] | None:
-    """Every weight of a sharded model in main memory, on rank 0; None where the model is whole."""
+    """Every weight of a sharded model in main memory, on rank 0; None where the model is whole.
+
+    A weight that has two names, as a tied head's has, comes by the first: gathered, it would be two.
+    """
     if not is_sharded(model):
         return None
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    return cast(dict[str, Tensor], get_model_state_dict(model, options=options))
+    state = cast(dict[str, Tensor], get_model_state_dict(model, options=options))
+    every, first = (dict(model.named_parameters(remove_duplicate=once)).keys() for once in (False, True))
+    return {name: weight for name, weight in state.items() if name not in every - first}
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -71,6 +71,9 @@ class ReuseConfig:
     cispo and 3e-4 for gspo."""
     clip_high: float | None = None
     """How far above 1. None is 0.2 for grpo, 4.0 for cispo and 4e-4 for gspo."""
+    kl: float | None = None
+    """Weight of the penalty on the KL to the reference policy (k3 at every token). 0 measures it and
+    changes nothing; None keeps no reference."""
     importance_cap: float | None = None
     """Weight own tokens by the trainer's probability over that of the sampler, at most by this. None
     weights nothing."""

@@ -38,7 +38,7 @@ PARTS = {
     "network": ModelConfig,
     "evaluate": EvalConfig,
 }
-PATHS = ("recipe", "model", "out")
+PATHS = ("recipe", "model", "reference", "out")
 # Options that change no number of a run.
 FREE = {
     *("recipe", "out", "resume", "overwrite", "save_every", "keep", "parallel", "log_to"),

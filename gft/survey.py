@@ -88,7 +88,7 @@ def measure(
 
 
 def _with_responses(policy: Policy, found: Measured, config: TrainConfig) -> Measured:
-    """The same with the responses of its group. Where one is dropped, the next one takes its place."""
+    """The same with the responses of its group. Where one is dropped, the next takes its place."""
     tokens: dict[int, Given] = {}  # by the identity of a response: two may be equal
     sampling, example = config.sampling, found.example
     dropped: list[Given] = []

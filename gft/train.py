@@ -44,6 +44,7 @@ from .optim import make_optimizer, optimizer_step
 from .parallel import spread, whole_weights
 from .policy import Policy
 from .record import open_record
+from .reference import Reference
 from .report import Progress
 from .rewards.pool import RewardPool
 from .state import RunState, random_state
@@ -62,10 +63,12 @@ def train(
     log: MetricsLog,
     progress: Progress,
     start: Path | None = None,
+    reference: Reference | None = None,
 ) -> tuple[Accuracy | None, Accuracy | None]:
     """Train `policy` in place; returns the held-out accuracy before and after.
 
-    `start` is the checkpoint to go on from, and `policy` then the model in it.
+    `start` is the checkpoint to go on from, and `policy` then the model in it. `reference` is what
+    KL is measured from.
 
     Raises:
         ValueError: what `usable_examples` and `usable_held_out` refuse.
@@ -104,7 +107,7 @@ def train(
             if state.in_use is None:
                 chosen = [examples[i] for i in islice(order, config.prompts_per_rollout())]
                 with whole_weights(policy.model):
-                    state.hold(roll_out(policy, chosen, config, rewards), len(chosen), policy.device)
+                    state.hold(roll_out(policy, chosen, config, rewards, reference), len(chosen), policy.device)
                 check_all()
             row = train_step(policy, optimizer, config, state)
             log.write(row)
@@ -126,15 +129,24 @@ def prompt_order(count: int, seed: int) -> Iterator[int]:
         yield from rng.sample(range(count), count)
 
 
-def roll_out(policy: Policy, examples: Sequence[Example], config: TrainConfig, rewards: RewardPool) -> Batch:
-    """Groups of scored responses, with the log-probs that later updates compare theirs with."""
+def roll_out(
+    policy: Policy,
+    examples: Sequence[Example],
+    config: TrainConfig,
+    rewards: RewardPool,
+    reference: Reference | None,
+) -> Batch:
+    """Groups of scored responses, with the log-probs that updates compare theirs with."""
     batch = make_batch(policy, examples, config, rewards)
-    if config.keeps_old_logprobs():
-        # Computed by the trainer and not taken from the sampler: the ratio should be 1 as long as
-        # the weights are the same, whatever the numerics of the sampler.
-        with agreed():
+    with agreed():
+        if config.keeps_old_logprobs():
+            # Computed by the trainer and not taken from the sampler: the ratio should be 1 as long
+            # as the weights are the same, whatever the numerics of the sampler.
             for member, logprobs in zip(batch.members, token_logprobs(policy, batch.members, config), strict=True):
                 member.old_logprobs = logprobs
+        if reference is not None:
+            for member, logprobs in zip(batch.members, reference.logprobs(batch.members, config), strict=True):
+                member.ref_logprobs = logprobs
     return batch
 
 

@@ -181,7 +181,7 @@ def step_counts(batch: Batch, config: TrainConfig) -> dict[str, int]:
 
 
 def reward_metrics(batch: Batch) -> dict[str, float]:
-    """Mean reward of every source and of every term of a sum, and what can go wrong with responses."""
+    """Mean reward of every source and every term of a sum, and what can go wrong with responses."""
     rewards, lengths = Mean(), Mean()
     scored = [reward for own in gather([m.reward for m in batch.members if m.reward is not None]) for reward in own]
     flat, groups, failed = total(len(batch.flat_groups), len({m.group for m in batch.members}), len(batch.failed))

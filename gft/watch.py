@@ -36,8 +36,8 @@ def watch(row: dict, state: RunState, config: TrainConfig, rewards: RewardPool, 
         progress.say(f"a response could not be scored: {reason}")
     rewards.untold.clear()
     calls, errors = total(rewards.calls, rewards.errors)
-    first_error = next(filter(None, gather(rewards.first_error)), "")
     if calls >= FEW and errors > config.max_failed_rewards * calls:
+        first_error = next(filter(None, gather(rewards.first_error)))
         raise RuntimeError(
             f"{errors} of {calls} responses could not be scored, more than the "
             f"{config.max_failed_rewards:.0%} allowed: mend --reward {config.reward_name()} or the prompts, or raise "

@@ -31,7 +31,7 @@ def run_eval(config: EvaluateConfig) -> None:
         policy = load_policy(config.model, device=config.device, temperature=config.temperature)
         base = None if config.base is None else load_policy(config.base, device="cpu", temperature=config.temperature)
         if base is not None:
-            check_same_tokens(policy, base)
+            check_same_tokens(policy, base, "--base")
         examples = usable_held_out(policy, examples, config.max_new_tokens, config.max_bad_fraction)
         answers: list[Answer] = []
         with _kept(config, policy, examples) as log:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,11 +16,14 @@ from ..data.files import Example, load_examples
 from ..demo.base_model import pretrain, tokenizer
 from ..demo.compare import HELD_OUT_SEED, check_embedded, check_usable, compare, embedded_examples
 from ..distributed import check_processes, is_first, joined, on_first
+from ..divergence import check_same_tokens
 from ..loggers import check_installed
 from ..metrics import metrics_log, read_metrics
 from ..options import OptionError, check_device, check_effects, check_engine
+from ..parts import ModelConfig
 from ..policy import Policy, configure, load_policy, make_policy
 from ..record import read_record
+from ..reference import Reference, make_reference
 from ..report import Progress, plain_console, run_figure, run_table
 from ..reward_options import reward_pool
 from ..run import run_folder
@@ -69,7 +73,8 @@ def _run(config: TrainConfig, console: Console) -> None:
             start = on_first(lambda: newest_whole(config.out, record["run"], say)) if record else None
             policy, examples, held_out = _materials(config, start)
             with Progress(config.objective or "gft", config.steps, console) as progress:
-                train(policy, examples, held_out, config, rewards, log, progress, start)
+                reference = make_run_reference(config, policy)
+                train(policy, examples, held_out, config, rewards, log, progress, start, reference)
         except Stopped as stop:
             stop.resumable = record is not None or log.file is not None
             raise
@@ -109,6 +114,21 @@ def make_run_policy(config: TrainConfig, start: Path | None) -> Policy:
         policy = load_policy(folder, device=device, dtype=config.dtype, temperature=temperature)
     adapter = start / ADAPTER if start is not None and lora else None
     return configure(policy, config.network, seed=config.seed, adapter=adapter)
+
+
+def make_run_reference(config: TrainConfig, policy: Policy) -> Reference | None:
+    """What KL is measured from: another model, or the one that the run began with.
+
+    It is read again and not copied from the policy, which has learned since where a run goes on.
+    """
+    if config.reuse.kl is None:
+        return None
+    if config.reference is None and policy.adapter is not None:
+        return make_reference(policy)
+    first = replace(config, model=config.reference or config.model, network=ModelConfig())
+    other = make_run_policy(first, None)
+    check_same_tokens(policy, other, "--reference")
+    return make_reference(policy, other)
 
 
 def _hold_out(examples: list[Example], config: TrainConfig) -> tuple[list[Example], list[Example]]:

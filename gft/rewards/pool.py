@@ -17,11 +17,11 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from .built_in import BUILT_IN, IN_PLACE, IN_WORKERS
 from .calls import RewardFunction, Scored, call_reward
-from .math import number_reward
-from .terms import BUILT_IN, Term, parse_terms
+from .terms import Term, parse_terms
 from .workers import Limits, Workers
 
 if TYPE_CHECKING:
@@ -30,16 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["RewardFunction", "RewardPool", "Scored", "runs_in_workers"]
 
 Items = Sequence[tuple[str, "Example"]]
-
-
-def exact_reward(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None) -> float:
-    """1 if the response is the solution, white space around both aside."""
-    return float(solution_str.strip() == ground_truth.strip())
-
-
-IN_PLACE: dict[str, RewardFunction] = {"exact": exact_reward, "number": number_reward}
 REASONS_TOLD = 3
-IN_WORKERS = {"math": "gft.rewards.math:math_reward"}
 
 
 def runs_in_workers(reward: str) -> bool:

@@ -11,7 +11,8 @@ from .terms import parse_terms
 if TYPE_CHECKING:
     from ..data.files import Example
 
-# Rewards of an empty response: they fail where the solution cannot be read. `exact` reads every one.
+# Rewards of an empty response, which fail where the solution cannot be read. `exact` reads every
+# one.
 PROBES = {"number": "number", "math": "gft.rewards.math:check_math"}
 
 

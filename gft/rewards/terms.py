@@ -1,8 +1,10 @@
 """What --reward names: one reward, or a weighted sum of several.
 
-math                                     one
-math + 0.1*my.module:brevity             a sum; a name alone has the weight 1
-math - 0.5*my.module:repeats             a term that is taken off
+    math                                     one
+    math + 0.1*my.module:brevity             a sum; a name alone has the weight 1
+    math - 0.5*my.module:repeats             a term that is taken off
+
+Weights are numbers, finite and not 0.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import math
 import re
 from typing import NamedTuple
 
-BUILT_IN = ("exact", "number", "math")
+from .built_in import BUILT_IN
 
 _TERM = re.compile(r"\s*(?P<sign>[+-]?)\s*(?:(?P<weight>[0-9.]+(?:[eE][+-]?[0-9]+)?|\w+)\s*\*\s*)?(?P<name>[\w.:]+)\s*")
 

@@ -60,7 +60,7 @@ def test_make_batch_scores_nothing_for_objectives_without_advantages(policy):
 
 
 def test_make_batch_cuts_a_long_response_and_scores_its_whole_text(policy):
-    """It is trained on up to the limit, without an end token: a right one is no mistake for that."""
+    """It is trained on up to the limit, without an end: a right one is no mistake for that."""
     examples = [Example("ba=", "abcdefgh", (Response("abcdefgh", "expert"), Response("abcdefgx", "teacher", 0.25)))]
     with RewardPool("exact") as exact:
         batch = make_batch(policy, examples, config(1, 1, 0, max_given_tokens=5), exact)

@@ -105,6 +105,24 @@ def test_ratio_objectives_clip_the_ratio_to_the_recorded_log_probs(policy, rewar
     policy.model.zero_grad()
 
 
+def test_kl_pulls_every_token_towards_the_reference(policy, rewards):
+    settings = config(reuse=ReuseConfig(kl=0.3))
+    batch = fixed_batch(policy, rewards, settings)  # its last group is flat, and has a KL all the same
+    for i, (m, found) in enumerate(zip(batch.members, token_logprobs(policy, batch.members, settings), strict=True)):
+        m.ref_logprobs = [x + 0.4 * (-1) ** i for x in found]
+
+    def loss_of(m, lp):
+        d = torch.tensor(m.ref_logprobs) - lp
+        return rectified(m, lp, 0.7) + 0.3 * (d.exp() - d - 1)
+
+    check(policy, batch, settings, batch.members, loss_of)
+    up, down = (torch.tensor(d).exp() - d - 1 for d in (0.4, -0.4))
+    tokens = [len(m.response) for m in batch.members]
+    expected = (up * sum(tokens[::2]) + down * sum(tokens[1::2])) / sum(tokens)
+    assert accumulate_gradients(policy, batch, settings)["kl"] == pytest.approx(expected.item(), rel=1e-4)
+    policy.model.zero_grad()
+
+
 def test_token_logprobs_are_those_of_the_models_own_logits(policy, rewards):
     batch = fixed_batch(policy, rewards, config())
     found = token_logprobs(policy, batch.members, config(optim=OptimConfig(micro_batch=4)))

@@ -6,7 +6,7 @@ from .mutants import Mutant
 
 TERMS, SIGNATURES, HOSTILE = (f"tests/gft/rewards/test_{name}.py" for name in ("terms", "signatures", "hostile"))
 FORMATS, CHECK, OPTIONS = (f"tests/gft/data/test_{name}.py" for name in ("formats", "check", "options_of_data"))
-USABLE, GROUPS = "tests/gft/test_usable.py", "tests/gft/test_groups.py"
+SURVEY, GROUPS = "tests/gft/test_survey.py", "tests/gft/test_groups.py"
 
 DATA_MUTANTS = (
     Mutant(
@@ -52,11 +52,18 @@ DATA_MUTANTS = (
         f"{SIGNATURES}::test_caller_of_refuses_other_signatures_and_says_how",
     ),
     Mutant(
-        "gft/rewards/workers.py",
+        "gft/rewards/serve.py",
         "if os.getpid() != worker:",
         "if False:",
         "a fork of a reward function answers too",
         f"{HOSTILE}::test_a_fork_that_comes_back_ends",
+    ),
+    Mutant(
+        "gft/rewards/reap.py",
+        "if not blank - _blank:",
+        "if True:",
+        "a program that is just starting is overlooked and left behind",
+        "tests/gft/rewards/test_reap.py::test_end_marked_looks_again_at_who_starts_a_program",
     ),
     Mutant(
         "gft/rewards/judge/verdict.py",
@@ -112,21 +119,21 @@ DATA_MUTANTS = (
         'if not long or sampling.long_given == "cut":',
         "if True:",
         "long responses are never dropped",
-        f"{USABLE}::test_usable_examples_drops_long_responses_and_the_next_ones_take_their_place",
+        f"{SURVEY}::test_usable_examples_drops_long_responses_and_the_next_ones_take_their_place",
     ),
     Mutant(
         "gft/survey.py",
         "        dropped += long\n",
         "",
         "dropped responses are not told",
-        f"{USABLE}::test_usable_examples_drops_long_responses_and_the_next_ones_take_their_place",
+        f"{SURVEY}::test_usable_examples_drops_long_responses_and_the_next_ones_take_their_place",
     ),
     Mutant(
         "gft/survey.py",
         "if own or m.responses or not m.long",
         "if True",
         "an example without any response stays",
-        f"{USABLE}::test_usable_examples_leaves_out_examples_that_lose_all_their_responses",
+        f"{SURVEY}::test_usable_examples_leaves_out_examples_that_lose_all_their_responses",
     ),
     Mutant(
         "gft/findings.py",

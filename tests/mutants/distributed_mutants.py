@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from .mutants import Mutant
 
-EQUAL = "tests/gft/distributed/test_equal.py"
+LOG = "tests/gft/distributed/test_equal.py::test_two_processes_log_the_numbers_of_one"
+EQUAL, SHARES = f"{LOG}[unequal groups in micro-batches-ddp]", f"{LOG}[unequal groups in micro-batches-fsdp]"
 AGREE = "tests/gft/distributed/test_agreements.py"
-ENDS = "tests/gft/distributed/test_ends.py"
+STOP = (
+    "tests/gft/distributed/test_ends.py::test_stop_is_one_of_all_and_resumes_to_the_same_bits"
+    "[SIGTERM to one in a rollout-fsdp]"
+)
+ERROR = "tests/gft/distributed/test_ends.py::test_error_of_one_rank_ends_all_and_is_told_once[where all can save]"
 
 DISTRIBUTED_MUTANTS = (
     Mutant(
@@ -35,14 +40,14 @@ DISTRIBUTED_MUTANTS = (
         "of_ranks = gather([(m.reward, m.group) for m in members])",
         "of_ranks = [[(m.reward, m.group) for m in members] if r == rank() else [] for r in range(2)]",
         "the std of a batch is that of a rank",
-        EQUAL,
+        f"{LOG}[a batch's std-ddp]",
     ),
     Mutant(
         "gft/optim.py",
         "whole(torch.nn.utils.get_total_norm(gradients))",
         'torch.nn.utils.get_total_norm([getattr(g, "_local_tensor", g) for g in gradients])',
         "the gradient norm is that of a rank's share",
-        EQUAL,
+        SHARES,
     ),
     Mutant(
         "gft/optim.py",
@@ -91,27 +96,27 @@ DISTRIBUTED_MUTANTS = (
         "max(gather(stop.noted()))",
         "stop.noted()",
         "one rank stops alone",
-        ENDS,
+        STOP,
     ),
     Mutant(
         "gft/checkpoint.py",
         "rank() if count == world_size() else 0",
         "0",
         "a rank goes on with rollouts and random numbers of rank 0",
-        ENDS,
+        STOP,
     ),
     Mutant(
         "gft/distributed.py",
         'return _store.add("ended", 1) == 1',
         "return True",
         "an error of one rank is told by all",
-        ENDS,
+        ERROR,
     ),
     Mutant(
         "gft/stop.py",
         "if _one_of_several and since < ECHO:",
         "if False:",
         "a signal's echo ends a rank at once",
-        ENDS,
+        STOP,
     ),
 )

@@ -1,4 +1,4 @@
-"""What rows a command makes of --prompt-suffix and --long-given, and what --resume makes of limits."""
+"""What rows become by --prompt-suffix and --long-given, and what --resume makes of limits."""
 
 from __future__ import annotations
 

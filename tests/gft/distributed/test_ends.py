@@ -16,6 +16,7 @@ from gft.commands import train as run_command
 from ..faults.harness import Ended, send, trap
 from ..faults.tiny import command, make_inputs, outcome, steps_saved
 from ..faults.tiny import go_on as one_process
+from ..faults.tiny import start as start_alone
 from .ranks import RANKS, ranks
 
 SOON = 20.0  # seconds, of which starting takes most where six runs share two cores; the patience is half an hour
@@ -71,9 +72,9 @@ STOPS = {
 @pytest.mark.parametrize(
     ("stop", "kind"),
     [
-        ("SIGTERM to one in a rollout", "fsdp"),
-        ("SIGTERM to one in a rollout", "ddp"),
-        *(pytest.param(stop, kind, marks=pytest.mark.slow) for stop in list(STOPS)[1:] for kind in ("ddp", "fsdp")),
+        pytest.param(stop, kind, marks=() if ("rollout" in stop and kind == "fsdp") else pytest.mark.slow)
+        for stop in STOPS
+        for kind in ("ddp", "fsdp")
     ],
 )
 def test_stop_is_one_of_all_and_resumes_to_the_same_bits(stop, kind, folder, whole, tmp_path):
@@ -181,3 +182,23 @@ def test_comparison_is_of_one_process(tmp_path):
     found = ranks(lambda rank: cli.main(["train", "--out", str(tmp_path / "out")]), tmp_path)
     told = "".join(ended.output for ended in found)
     assert told.count("the comparison of methods runs in one process, and there are 2") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more",
+    [("--lora", "2"), ("--checkpointing",), ("--checkpointing", "--parallel", "fsdp")],
+    ids=" ".join,
+)
+def test_command_makes_the_run_of_one_process(more, folder, tmp_path):
+    alone = start_alone(
+        folder, tmp_path / "one", lambda: None, *more[:2] if "--lora" in more else more[:1], "--own", "0"
+    )
+    assert alone.code == 0, alone.output
+    for ended in start(command(folder, tmp_path / "two", *more, "--own", "0")):
+        assert ended.code == 0, ended.output
+    (rows, weights), (expected, others) = outcome(tmp_path / "two"), outcome(tmp_path / "one")
+    for row, other in zip(rows, expected, strict=True):
+        row.pop("eval_sampled", None)  # other samples
+        assert row == pytest.approx({name: other[name] for name in row}, rel=1e-4, abs=1e-5)
+    assert weights.keys() == others.keys()

@@ -1,22 +1,17 @@
-"""Reward functions that do what no reward function should. Workers import this module.
+"""Reward functions that raise, return or take what no reward function should.
 
-EXPECTED has what becomes of each: a reward, or words of the reason that is counted.
+Workers import this module. EXPECTED has what becomes of each function, also of those in
+hostile_processes: a reward, or words of the reason that is counted.
 """
 
 from __future__ import annotations
 
-import builtins
-import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
 from decimal import Decimal
-from multiprocessing.connection import Connection
 from typing import Any
 
 EXPECTED: dict[str, float | str] = {}
@@ -29,21 +24,10 @@ def hostile(expected: float | str) -> Callable[[Callable[[], Any]], Callable[...
         def reward(data_source, solution_str, ground_truth, extra_info=None):
             return act()
 
-        EXPECTED[act.__name__] = expected
+        EXPECTED[f"{act.__module__}:{act.__name__}"] = expected
         return reward
 
     return make
-
-
-def pipe() -> int:
-    """The descriptor that the worker answers on."""
-    for number in range(3, 64):
-        try:
-            socket.socket(fileno=os.dup(number)).close()
-        except OSError:
-            continue
-        return number
-    raise AssertionError("no pipe")
 
 
 def sleep_for_ever() -> None:
@@ -230,125 +214,3 @@ def eats_memory_by_and_by():
 def prints_a_gigabyte():
     while True:
         os.write(1, b"x" * (1 << 20))
-
-
-# Processes
-
-
-@hostile(1.0)
-def forks():
-    os.fork()
-    return 1.0
-
-
-@hostile(1.0)
-def forks_and_the_child_hangs():
-    if os.fork() == 0:
-        sleep_for_ever()
-    return 1.0
-
-
-@hostile("timed out")
-def forks_and_both_hang():
-    os.fork()
-    sleep_for_ever()
-
-
-@hostile(1.0)
-def daemonises():
-    if os.fork() == 0:
-        os.setsid()
-        if os.fork() == 0:
-            sleep_for_ever()
-        os._exit(0)
-    os.wait()
-    return 1.0
-
-
-@hostile(1.0)
-def starts_a_program_in_a_session_of_its_own():
-    subprocess.Popen(["sleep", "600"], start_new_session=True)
-    return 1.0
-
-
-@hostile("exit code 3")
-def exits():
-    os._exit(3)
-
-
-@hostile("signal 9")
-def kills_its_group():
-    os.killpg(0, signal.SIGKILL)
-
-
-@hostile("exit code 1")
-def closes_descriptors():
-    os.closerange(0, 64)
-    return 1.0
-
-
-@hostile("written to its pipe")
-def writes_to_the_pipe():
-    os.write(pipe(), b"[7, 1.0, null]\n")
-    return 1.0
-
-
-@hostile("written to its pipe")
-def writes_half_an_answer():
-    os.write(pipe(), b"[0, 1.0")
-    return 1.0
-
-
-@hostile("timed out")
-def writes_half_an_answer_and_hangs():
-    os.write(pipe(), b"[0, 1.0")
-    sleep_for_ever()
-
-
-# The interpreter
-
-
-@hostile("written to its pipe")
-def patches_json():
-    json.dumps = lambda *arguments, **named: "[0, 1.0, null, 1]"
-    return 1.0
-
-
-@hostile("exit code 1")
-def patches_os():
-    def broken(*arguments):
-        raise OSError("patched")
-
-    os.write = broken
-    return 1.0
-
-
-@hostile(1.0)
-def replaces_standard_output():
-    sys.stdout = sys.stderr = None
-    return 1.0
-
-
-@hostile("exit code 1")
-def empties_the_builtins():
-    del builtins.isinstance
-    return 1.0
-
-
-@hostile("timed out")
-def traces_every_call():
-    sys.setprofile(lambda *arguments: sleep_for_ever())
-    return 1.0
-
-
-@hostile(1.0)
-def changes_folder_and_environment():
-    os.chdir("/")
-    os.environ.clear()
-    return 1.0
-
-
-def never_reads_again(data_source, solution_str, ground_truth, extra_info=None):
-    """Whoever sends more than a pipe holds would wait for ever."""
-    Connection.recv_bytes = lambda self: sleep_for_ever()
-    return 1.0

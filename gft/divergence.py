@@ -20,10 +20,10 @@ from .config import TrainConfig
 from .data.files import Example
 from .estimates import Estimate, estimate
 from .groups import Member
+from .held_out import Answer
 from .logprobs import token_logprobs
 from .parts import OptimConfig
 from .policy import Policy
-from .samples import Answer
 
 
 def members_of(policy: Policy, examples: Sequence[Example], answers: Sequence[Answer]) -> list[Member]:

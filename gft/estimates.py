@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .samples import Answer
+from .held_out import Answer
 
 PASSED = 1.0  # a graded reward passes where it is full, and nowhere else
 RESAMPLES, LEVEL = 2000, 0.95

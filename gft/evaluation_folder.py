@@ -16,11 +16,11 @@ from .data.files import Example
 from .estimates import Estimate
 from .evaluate import Accuracy
 from .folders import write_whole
+from .held_out import SAMPLES
 from .options import OptionError, option
 from .policy import Policy
 from .record import data_hash, made_with
 from .run import contents
-from .samples import SAMPLES
 
 RECORD = "eval.json"
 VALUES_READ = 512  # of a weight, for the model's fingerprint
@@ -79,6 +79,8 @@ def identity(config: EvaluateConfig, policy: Policy, examples: Sequence[Example]
         "model": fingerprint(policy.model),
         "data": data_hash(examples),
         "reward": config.reward_name(),
+        "reward_seconds": config.limits.reward_seconds,
+        "reward_memory": config.limits.reward_memory,
         **{name: getattr(config, name) for name in options},
     }
 

@@ -115,6 +115,8 @@ def _of_type(path: Path, name: str, value: Any, kind: Any) -> Any:
     for choice in get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,):
         if get_origin(choice) is Literal and isinstance(value, str) and value in get_args(choice):
             return value
+        if get_origin(choice) is tuple and isinstance(value, list):
+            return tuple(_of_type(path, name, entry, get_args(choice)[0]) for entry in value)
         if choice is Path and isinstance(value, str):
             return Path(value)
         if choice is float and type(value) in (int, float):  # True is an int to isinstance
@@ -128,6 +130,8 @@ def _words(kind: Any) -> str:
     """A type in words: "a number", "one of group, batch, none"."""
     plain = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Path: "a path, as text"}
     choices = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    if get_origin(choices[0]) is tuple:
+        return f"a list, each {_words(get_args(choices[0])[0])}"
     named = [
         "one of " + ", ".join(map(str, get_args(c))) if get_origin(c) is Literal else plain[c]
         for c in choices

@@ -40,7 +40,10 @@ PARTS = {
 }
 PATHS = ("recipe", "model", "reference", "out")
 # Options that change no number of a run.
-FREE = ("recipe", "out", "resume", "overwrite", "save_every", "keep", "parallel", "log_to", "limits.reward_workers")
+FREE = {
+    *("recipe", "out", "resume", "overwrite", "save_every", "keep", "parallel", "log_to"),
+    *("evaluate.eval_answers", "limits.reward_workers"),
+}
 
 
 def open_record(

@@ -35,6 +35,7 @@ from .data.files import Example
 from .distributed import agreed, check_all, is_first, on_first, stream_seed
 from .evaluate import Accuracy, evaluate
 from .groups import Batch, make_batch
+from .held_out import Answer, write_answers
 from .keeper import Keeper
 from .loggers import logging_to
 from .logprobs import token_logprobs
@@ -46,7 +47,6 @@ from .record import open_record
 from .reference import Reference
 from .report import Progress
 from .rewards.pool import RewardPool
-from .samples import Answer, write_answers
 from .state import RunState, random_state
 from .stop import held
 from .update import accumulate_gradients, reward_metrics, speed

@@ -14,11 +14,11 @@ from ..divergence import check_same_tokens, kl_to_base, members_of, response_log
 from ..estimates import Estimate
 from ..evaluate import Accuracy, evaluate
 from ..evaluation_folder import finish, open_evaluation
+from ..held_out import SAMPLES, Answer, AnswerLog, answer_log
 from ..options import check_device
 from ..policy import Policy, load_policy
 from ..report import accuracy_table, estimate_table, plain_console
 from ..reward_options import reward_pool
-from ..samples import SAMPLES, Answer, AnswerLog, answer_log
 from ..stop import Stopped
 from ..usable import usable_held_out
 

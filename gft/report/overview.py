@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..estimates import Estimate, paired_difference
-from ..samples import Answer
+from ..held_out import Answer
 from .chart import number, percent, swatch
 from .lines import Line
 from .runs import Run

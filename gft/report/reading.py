@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..estimates import PASSED
-from ..samples import KEPT_SAMPLES, Answer
+from ..held_out import KEPT_SAMPLES, Answer
 from .runs import Run
 from .text import escaped, prompt_text, shown
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from ..estimates import Estimate
 from ..evaluate import accuracy
+from ..held_out import FOLDER, SAMPLES, Answer, read_answers
 from ..options import OptionError
-from ..samples import FOLDER, SAMPLES, Answer, read_answers
 
 METRICS, RUN, EVALUATION = "metrics.jsonl", "run.json", "eval.json"
 

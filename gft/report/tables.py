@@ -24,8 +24,8 @@ KL_WORDS = {
 
 def accuracy_table(rows: Sequence[tuple[str, dict]], title: str, samples: int) -> Table:
     """One line a run: greedy accuracy, the mean of `samples` samples at temperature 1, their
-    intervals if they have any, and what is known of the run: its updates, the sequences it reads per
-    update with its own samples among them, its seconds.
+    intervals if they have any, and what is known of the run: its updates, the sequences it reads
+    per update with its own samples among them, its seconds.
     """
     known = [key for key in ("updates", "sequences", "seconds") if any(key in r for _, r in rows)]
     titles = {"sequences": "sequences per update"}

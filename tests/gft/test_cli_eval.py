@@ -8,8 +8,8 @@ import pytest
 
 from gft import cli
 from gft.checkpoint import save_model
+from gft.held_out import read_answers
 from gft.options import option
-from gft.samples import read_answers
 
 from .faults.harness import forked, send, trap
 from .faults.tiny import make_inputs
@@ -48,7 +48,7 @@ def numbers(out):
 @pytest.mark.parametrize(("signal", "code"), [(SIGKILL, -SIGKILL), (SIGTERM, os.EX_TEMPFAIL)])
 def test_eval_that_was_ended_goes_on_to_the_same_bytes(call, signal, code, inputs, whole, tmp_path):
     def work():
-        trap("gft.samples.AnswerLog.add", call, send(signal))
+        trap("gft.held_out.AnswerLog.add", call, send(signal))
         cli.main(command(inputs, tmp_path / "out"))
 
     assert forked(work, tmp_path / "log").code == code

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from gft.estimates import estimate, mean_reward, paired_difference, pass_at, pass_at_k, powers_to, summary
-from gft.samples import Answer
+from gft.held_out import Answer
 
 
 def answer(prompt, reward, *, source="sample", sample=0, response="", tokens=(), truncated=False):

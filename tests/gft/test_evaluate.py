@@ -10,11 +10,11 @@ from gft.data.files import Example
 from gft.demo import sort_letters
 from gft.estimates import mean_reward
 from gft.evaluate import evaluate
+from gft.held_out import Answer, read_answers
 from gft.parts import EvalConfig
 from gft.report import accuracy_table, comparison_figure, run_table
 from gft.rewards.pool import Scored
 from gft.rollout import sample
-from gft.samples import Answer, read_answers
 
 from .runs import config, run
 

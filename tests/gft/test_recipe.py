@@ -194,3 +194,17 @@ def test_stages_of_the_page_run(folder, tmp_path, monkeypatch):
         cli.main([name, *options, *(tiny[:2] + tiny[4:] if unrewarded else tiny), *steps])
     assert (tmp_path / "runs/grpo/model/model.safetensors").exists()
     assert [words[1] for words in lines] == ["sample", "train", "train", "train"]
+
+
+def test_recipe_takes_a_list_where_an_option_takes_several(tmp_path):
+    path = tmp_path / "r.toml"
+    path.write_text('log-to = ["wandb", "tensorboard"]\n')
+    assert read_recipe(path) == {"log_to": ("wandb", "tensorboard")}
+    path.write_text('log-to = "wandb"\n')
+    with pytest.raises(
+        OptionError, match="log_to is 'wandb'; it must be a list, each one of tensorboard, trackio, wandb"
+    ):
+        read_recipe(path)
+    path.write_text('log-to = ["paper"]\n')
+    with pytest.raises(OptionError, match="log_to is 'paper'; it must be one of tensorboard, trackio, wandb"):
+        read_recipe(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .mutants import Mutant
 
-EVALUATE, ESTIMATES, SAMPLES = (f"tests/gft/test_{name}.py" for name in ("evaluate", "estimates", "samples"))
+EVALUATE, ESTIMATES, HELD_OUT = (f"tests/gft/test_{name}.py" for name in ("evaluate", "estimates", "held_out"))
 DIVERGENCE, LOGGERS, CLI = (f"tests/gft/test_{name}.py" for name in ("divergence", "loggers", "cli_eval"))
 RUNS, PAGE = "tests/gft/report/test_runs.py", "tests/gft/report/test_page.py"
 
@@ -53,25 +53,25 @@ EVALUATION_MUTANTS = (
         f"{ESTIMATES}::test_pass_at_k_counts_full_rewards_and_leaves_short_prompts_out",
     ),
     Mutant(
-        "gft/samples.py",
+        "gft/held_out.py",
         'if not line.endswith(b"\\n"):\n                return',
         "if False:\n                return",
         "an answer without its line end is glued to the next",
-        f"{SAMPLES}::test_answer_log_drops_a_whole_answer_without_its_line_end",
+        f"{HELD_OUT}::test_answer_log_drops_a_whole_answer_without_its_line_end",
     ),
     Mutant(
-        "gft/samples.py",
+        "gft/held_out.py",
         "file.truncate(sum(size for _, size in found))",
         "pass",
         "half a line stays in the middle of the file",
-        f"{SAMPLES}::test_answer_log_goes_on_behind_the_last_whole_line",
+        f"{HELD_OUT}::test_answer_log_goes_on_behind_the_last_whole_line",
     ),
     Mutant(
-        "gft/samples.py",
+        "gft/held_out.py",
         "and a.sample < KEPT_SAMPLES",
         "",
         "a run keeps the texts of all samples",
-        f"{SAMPLES}::test_write_answers_keeps_some_texts_and_every_reward",
+        f"{HELD_OUT}::test_write_answers_keeps_some_texts_and_every_reward",
     ),
     Mutant(
         "gft/evaluation_folder.py",

@@ -115,7 +115,9 @@ def joined(device: str | None) -> Iterator[None]:
         yield
         return
     backend = _backend(device)
-    _store, own_rank, count = next(dist.rendezvous("env://", timeout=PATIENCE))
+    store, own_rank, count = next(dist.rendezvous("env://", timeout=PATIENCE))
+    # Under --max-restarts torchrun's store still has the addresses of those that died.
+    _store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     dist.init_process_group(backend, store=_store, rank=own_rank, world_size=count, timeout=PATIENCE)
     _group = dist.group.WORLD
     try:

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ..checkpoint import ADAPTER, MODEL, newest_whole
+from ..collate import check_packed
 from ..config import EMBEDDED, TrainConfig
 from ..data.files import Example, load_examples
 from ..demo.base_model import pretrain, tokenizer
@@ -113,6 +114,8 @@ def make_run_policy(config: TrainConfig, start: Path | None) -> Policy:
     else:
         device = "cpu" if config.model is None else config.device
         policy = load_policy(folder, device=device, dtype=config.dtype, temperature=temperature)
+    if config.optim.packed:
+        check_packed(policy.model)
     adapter = start / ADAPTER if start is not None and lora else None
     return configure(policy, config.network, seed=config.seed, adapter=adapter)
 

@@ -95,7 +95,7 @@ def test_both_estimators_agree_on_many_samples(policy, base, rewards):
 
 def test_check_same_tokens_refuses_another_vocabulary(policy):
     other = make_policy(untrained(0).eval(), tokenizer())
-    check_same_tokens(policy, other)
+    check_same_tokens(policy, other, "--base")
     other.tokenizer.add_tokens(["new"])
     with pytest.raises(ValueError, match="--base has another vocabulary than --model \\(1 tokens differ\\)"):
-        check_same_tokens(policy, other)
+        check_same_tokens(policy, other, "--base")

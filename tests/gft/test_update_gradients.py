@@ -10,10 +10,14 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.testing import assert_close
+from transformers import MambaConfig, MambaForCausalLM
 
+from gft.collate import check_packed
+from gft.demo.base_model import tokenizer, untrained
 from gft.groups import make_batch
 from gft.logprobs import token_logprobs
 from gft.parts import GroupConfig, OptimConfig, ReuseConfig, SamplingConfig
+from gft.policy import make_policy
 from gft.update import accumulate_gradients
 
 from .runs import EXAMPLES, config, fixed_batch, gradients, response_logprobs
@@ -58,6 +62,14 @@ def test_packed_rows_have_the_gradients_of_padded_ones(policy, rewards):
     batch = fixed_batch(policy, rewards, config())
     batch.members[0].prompt = batch.members[0].prompt[:4]  # no two alike
     check(policy, batch, config(), batch.members, lambda m, lp: rectified(m, lp, 0.7))
+
+
+def test_packed_refuses_a_model_that_carries_its_state_on():
+    sizes = {"vocab_size": 29, "hidden_size": 16, "num_hidden_layers": 1, "state_size": 4}
+    model = MambaForCausalLM(MambaConfig(**sizes, pad_token_id=0, eos_token_id=1)).eval()
+    with pytest.raises(ValueError, match="--packed: MambaForCausalLM carries its state"):
+        check_packed(make_policy(model, tokenizer()).model)
+    check_packed(make_policy(untrained(0).eval(), tokenizer()).model)
 
 
 def test_advantage_one_asks_for_no_reward_and_trains_all_alike(policy):

@@ -123,6 +123,6 @@ def test_restore_gives_every_weight_its_own_moments(policy, tmp_path):
     path = Checkpoints(tmp_path, "run", policy, optimizer, []).save(RunState(random=random_state(policy.device)))
     again = make_policy(untrained(1), tokenizer())
     fresh = make_optimizer(again.model, OptimConfig())
-    Checkpoints(tmp_path, "run", again, fresh, []).restore(path)
+    Checkpoints(tmp_path, "run", again, fresh, []).restore(path, print)
     for (name, p), q in zip(policy.model.named_parameters(), again.model.parameters(), strict=True):
         torch.testing.assert_close(fresh.state[q], optimizer.state[p], rtol=0, atol=0, msg=name)

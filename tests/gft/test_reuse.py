@@ -109,7 +109,7 @@ def test_resume_between_updates_of_one_batch_is_bitwise(after, policy, tmp_path,
 
 def test_state_round_trips_recorded_log_probs(policy):
     settings = config(**GRPO, reuse=ReuseConfig(passes=2))
-    batch = loop.roll_out(policy, EXAMPLES[:2], settings, Spelled())
+    batch = loop.roll_out(policy, EXAMPLES[:2], settings, Spelled(), None)
     state = RunState(random=random_state(torch.device("cpu")))
     state.hold(batch, 2, torch.device("cpu"))
     state.advance(2, False, 0, torch.device("cpu"))

@@ -34,7 +34,7 @@ def run(policy, every, out, **changes):
         MetricsLog(out / "metrics.jsonl") as log,
         Progress("t", settings.steps, console) as progress,
     ):
-        rewards._function = fails(every)
+        rewards._scorers[0][1].function = fails(every)
         try:
             train(policy, EXAMPLES, [], settings, rewards, log, progress)
         finally:

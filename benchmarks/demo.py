@@ -23,8 +23,8 @@ import transformers
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from gft.config import EMBEDDED, TrainConfig
 from gft.demo.compare import compare, read_curves
+from gft.settings.config import EMBEDDED, TrainConfig
 
 from .record import MACHINE, RESULTS, append_rows, describe_machine
 

@@ -20,13 +20,13 @@ from .commands.evaluate import run_eval
 from .commands.report import run_report
 from .commands.sample import run_sample
 from .commands.train import run_train
-from .config import EMBEDDED, EvaluateConfig, ReportConfig, TrainConfig
-from .distributed import named_rank
-from .options import OptionError
-from .recipe import read_recipe, with_recipe
-from .record import read_record
-from .sample import SampleConfig
+from .processes.distributed import named_rank
+from .runs.record import read_record
+from .settings.config import EMBEDDED, EvaluateConfig, ReportConfig, TrainConfig
+from .settings.options import OptionError
+from .settings.recipe import read_recipe, with_recipe
 from .stop import Stopped, heed_signals
+from .teacher.sample import SampleConfig
 
 DESCRIPTION = "Group Fine-Tuning on fused head kernels. Without --model: the embedded task, with a recipe of its own."
 

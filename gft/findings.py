@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from statistics import median
 from typing import NamedTuple
 
-from .config import TrainConfig
 from .data.files import Example, Source, refuse_bad_rows
 from .groups import given_responses
-from .policy import Policy
+from .model.policy import Policy
 from .rewards.pool import RewardPool
 from .rewards.probe import unreadable_solutions
+from .settings.config import TrainConfig
 from .survey import Given, Measured, Survey, notes, survey
 from .usable import check_examples, check_survey
 

@@ -11,13 +11,13 @@ import torch
 
 from gft_kernels import group_advantages
 
-from .config import TrainConfig
 from .data.files import Example, Response, Source
-from .distributed import agreed, gather, rank, share
-from .parts import GroupConfig
-from .policy import Policy
+from .model.policy import Policy
+from .processes.distributed import agreed, gather, rank, share
 from .rewards.pool import RewardPool
-from .samplers import draw
+from .sampling.samplers import draw
+from .settings.config import TrainConfig
+from .settings.parts import GroupConfig
 
 
 @dataclass

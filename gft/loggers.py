@@ -16,11 +16,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from .config import TrainConfig
-from .distributed import is_first
 from .metrics import MetricsLog
-from .options import OptionError
-from .record import as_json
+from .processes.distributed import is_first
+from .runs.record import as_json
+from .settings.config import TrainConfig
+from .settings.options import OptionError
 
 PROJECT = "gft"
 NOTED = "loggers.json"

@@ -9,9 +9,9 @@ import torch
 from gft_kernels.integrations.hf import PolicyBatch
 
 from .collate import collate
-from .config import TrainConfig
 from .groups import Member
-from .policy import Policy
+from .model.policy import Policy
+from .settings.config import TrainConfig
 from .stop import check
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from .distributed import gather, is_first
+from .processes.distributed import gather, is_first
 
 
 class Mean:

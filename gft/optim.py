@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .config import TrainConfig
-from .parallel import whole
-from .parts import OptimConfig
-from .policy import Policy
+from .model.policy import Policy
+from .processes.parallel import whole
+from .settings.config import TrainConfig
+from .settings.parts import OptimConfig
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:

@@ -6,11 +6,11 @@ import copy
 from collections.abc import Sequence
 from typing import Protocol
 
-from .config import TrainConfig
 from .groups import Member
-from .layers import evaluating
 from .logprobs import token_logprobs
-from .policy import Policy
+from .model.layers import evaluating
+from .model.policy import Policy
+from .settings.config import TrainConfig
 
 
 class Reference(Protocol):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .distributed import local_count
-from .options import OptionError
-from .parts import RewardLimits
+from .processes.distributed import local_count
 from .rewards.pool import RewardPool, usable_cores
+from .settings.options import OptionError
+from .settings.parts import RewardLimits
 
 
 def reward_pool(name: str, limits: RewardLimits) -> RewardPool:

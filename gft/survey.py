@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from .config import TrainConfig
 from .data.files import Example, Response
 from .groups import given_responses
-from .policy import Policy
+from .model.policy import Policy
+from .settings.config import TrainConfig
 
 
 class Given(NamedTuple):

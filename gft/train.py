@@ -29,25 +29,25 @@ from pathlib import Path
 
 import torch
 
-from .checkpoint import Checkpoints, check_space
-from .config import TrainConfig
 from .data.files import Example
-from .distributed import agreed, check_all, is_first, on_first, stream_seed
-from .evaluate import Accuracy, evaluate
+from .evaluation.evaluate import Accuracy, evaluate
+from .evaluation.held_out import Answer, write_answers
 from .groups import Batch, make_batch
-from .held_out import Answer, write_answers
-from .keeper import Keeper
 from .loggers import logging_to
 from .logprobs import token_logprobs
 from .metrics import MetricsLog
+from .model.policy import Policy
 from .optim import make_optimizer, optimizer_step
-from .parallel import spread, whole_weights
-from .policy import Policy
-from .record import open_record
+from .processes.distributed import agreed, check_all, is_first, on_first, stream_seed
+from .processes.parallel import spread, whole_weights
 from .reference import Reference
 from .report import Progress
 from .rewards.pool import RewardPool
-from .state import RunState, random_state
+from .runs.checkpoint import Checkpoints, check_space
+from .runs.keeper import Keeper
+from .runs.record import open_record
+from .runs.state import RunState, random_state
+from .settings.config import TrainConfig
 from .stop import held
 from .update import accumulate_gradients, reward_metrics, speed
 from .usable import usable_examples, usable_held_out

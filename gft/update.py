@@ -13,13 +13,13 @@ from gft_kernels import PolicyLoss, kl, token_weights
 from gft_kernels.integrations.hf import PolicyBatch
 
 from .collate import Rows, collate, collate_packed
-from .config import TrainConfig
 from .data.files import Example
-from .distributed import gather, total, world_size
 from .groups import Batch, Member
 from .metrics import Mean, peak_memory_mib
-from .parallel import reducing
-from .policy import Policy
+from .model.policy import Policy
+from .processes.distributed import gather, total, world_size
+from .processes.parallel import reducing
+from .settings.config import TrainConfig
 from .sources import means_by_source
 from .stop import check
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from .config import TrainConfig
 from .data.files import Example, report_bad_rows
 from .groups import given_responses
-from .policy import Policy
+from .model.policy import Policy
+from .settings.config import TrainConfig
 from .survey import Measured, Survey, measure, notes, survey
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from itertools import chain
 
-from .config import TrainConfig
-from .distributed import gather, total
+from .processes.distributed import gather, total
 from .report import Progress
 from .rewards.pool import RewardPool
-from .state import RunState
+from .runs.state import RunState
+from .settings.config import TrainConfig
 
 FEW = 64  # calls of a reward function that say nothing about its share of failures
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from gft.data.files import Example, load_examples
-from gft.parts import SamplingConfig
-from gft.policy import Policy, load_policy
-from gft.rollout import sample
+from gft.model.policy import Policy, load_policy
+from gft.sampling.rollout import sample
+from gft.settings.parts import SamplingConfig
 from gft.usable import fit_prompts, measure
 from gft_kernels.integrations.hf import split_head
 

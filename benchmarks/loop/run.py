@@ -11,12 +11,12 @@ from unittest.mock import patch
 
 import torch
 
-from gft.config import TrainConfig
 from gft.groups import Member
+from gft.model.policy import Policy
 from gft.optim import make_optimizer
-from gft.policy import Policy
 from gft.rewards.pool import RewardPool
-from gft.state import RunState
+from gft.runs.state import RunState
+from gft.settings.config import TrainConfig
 from gft.train import train_step
 
 from ..record import ROOT

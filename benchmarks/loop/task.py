@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from gft.config import TrainConfig
 from gft.data.files import Example
 from gft.groups import Member
-from gft.parts import GroupConfig, OptimConfig, SamplingConfig
-from gft.policy import Policy, load_policy
+from gft.model.policy import Policy, load_policy
+from gft.settings.config import TrainConfig
+from gft.settings.parts import GroupConfig, OptimConfig, SamplingConfig
 from gft_kernels.integrations.hf import fuse_loss
 
 PROMPT, LENGTHS = 32, (64, 96, 128, 160)  # tokens of a group's prompt, and of its responses

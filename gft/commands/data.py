@@ -14,15 +14,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..config import ObjectiveName, TrainConfig
 from ..data.files import Example, read_examples
 from ..findings import Finding, Inspection, inspect
 from ..groups import given_responses
-from ..options import OptionError, check_limits, check_ranges, option
-from ..parts import GroupConfig, RewardLimits, SamplingConfig
-from ..policy import Policy, load_encoder
+from ..model.policy import Policy, load_encoder
 from ..report import plain_console
 from ..reward_options import reward_pool
+from ..settings.config import ObjectiveName, TrainConfig
+from ..settings.options import OptionError, check_limits, check_ranges, option
+from ..settings.parts import GroupConfig, RewardLimits, SamplingConfig
 
 RENDERED = 3  # examples
 PLACES = 3  # of a finding

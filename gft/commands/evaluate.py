@@ -6,19 +6,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from ..config import EvaluateConfig
 from ..data.files import Example, load_examples
 from ..demo import sort_letters
 from ..demo.compare import HELD_OUT_SEED
-from ..divergence import check_same_tokens, kl_to_base, members_of, response_logprobs
-from ..estimates import Estimate
-from ..evaluate import Accuracy, evaluate
-from ..evaluation_folder import finish, open_evaluation
-from ..held_out import SAMPLES, Answer, AnswerLog, answer_log
-from ..options import check_device
-from ..policy import Policy, load_policy
+from ..evaluation.divergence import check_same_tokens, kl_to_base, members_of, response_logprobs
+from ..evaluation.estimates import Estimate
+from ..evaluation.evaluate import Accuracy, evaluate
+from ..evaluation.folder import finish, open_evaluation
+from ..evaluation.held_out import SAMPLES, Answer, AnswerLog, answer_log
+from ..model.policy import Policy, load_policy
 from ..report import accuracy_table, estimate_table, plain_console
 from ..reward_options import reward_pool
+from ..settings.config import EvaluateConfig
+from ..settings.options import check_device
 from ..stop import Stopped
 from ..usable import usable_held_out
 

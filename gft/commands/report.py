@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..config import ReportConfig
-from ..folders import write_whole
-from ..options import OptionError
 from ..report import plain_console
 from ..report.figures import panel_figures
 from ..report.page import MARK, page
 from ..report.runs import read_runs
+from ..runs.folders import write_whole
+from ..settings.config import ReportConfig
+from ..settings.options import OptionError
 
 
 def run_report(config: ReportConfig) -> None:

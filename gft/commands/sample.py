@@ -8,16 +8,16 @@ from contextlib import nullcontext
 from functools import partial
 
 from ..data.files import Example, load_examples
-from ..growing_file import GrowingFile, growing_file
-from ..options import OptionError, check_device
-from ..policy import Policy, load_policy
-from ..record import data_hash
+from ..model.policy import Policy, load_policy
 from ..report import plain_console
 from ..reward_options import reward_pool
 from ..rewards.pool import RewardPool
-from ..sample import SampleConfig, sample_groups
-from ..samplers import check_sampler
+from ..runs.record import data_hash
+from ..sampling.samplers import check_sampler
+from ..settings.options import OptionError, check_device
 from ..stop import Stopped
+from ..teacher.growing_file import GrowingFile, growing_file
+from ..teacher.sample import SampleConfig, sample_groups
 from ..usable import position_limit
 
 

@@ -10,25 +10,25 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ..checkpoint import ADAPTER, MODEL, newest_whole
 from ..collate import check_packed
-from ..config import EMBEDDED, TrainConfig
 from ..data.files import Example, load_examples
 from ..demo.base_model import pretrain, tokenizer
 from ..demo.compare import HELD_OUT_SEED, check_embedded, check_usable, compare, embedded_examples
-from ..distributed import check_processes, is_first, joined, on_first
-from ..divergence import check_same_tokens
+from ..evaluation.divergence import check_same_tokens
 from ..loggers import check_installed
 from ..metrics import metrics_log, read_metrics
-from ..options import OptionError, check_device, check_effects, check_engine
-from ..parts import ModelConfig
-from ..policy import Policy, configure, load_policy, make_policy
-from ..record import read_record
+from ..model.policy import Policy, configure, load_policy, make_policy
+from ..processes.distributed import check_processes, is_first, joined, on_first
 from ..reference import Reference, make_reference
 from ..report import Progress, plain_console, run_figure, run_table
 from ..reward_options import reward_pool
-from ..run import run_folder
-from ..samplers import check_sampler
+from ..runs.checkpoint import ADAPTER, MODEL, newest_whole
+from ..runs.record import read_record
+from ..runs.run import run_folder
+from ..sampling.samplers import check_sampler
+from ..settings.config import EMBEDDED, TrainConfig
+from ..settings.options import OptionError, check_device, check_effects, check_engine
+from ..settings.parts import ModelConfig
 from ..stop import Stopped
 from ..train import train
 

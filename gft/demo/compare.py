@@ -18,15 +18,15 @@ import torch
 from rich.console import Console
 from transformers import Qwen2ForCausalLM
 
-from ..config import ObjectiveName, TrainConfig
 from ..data.files import Example
 from ..metrics import MetricsLog, read_metrics
-from ..options import OptionError
-from ..parts import GroupConfig
-from ..policy import make_policy
+from ..model.policy import make_policy
 from ..report import Progress, accuracy_table, comparison_figure
 from ..reward_options import reward_pool
 from ..rewards.pool import RewardPool
+from ..settings.config import ObjectiveName, TrainConfig
+from ..settings.options import OptionError
+from ..settings.parts import GroupConfig
 from ..train import train
 from ..usable import usable_examples, usable_held_out
 from . import base_model, sort_letters

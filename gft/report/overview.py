@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..estimates import Estimate, paired_difference
-from ..held_out import Answer
+from ..evaluation.estimates import Estimate, paired_difference
+from ..evaluation.held_out import Answer
 from .chart import number, percent, swatch
 from .lines import Line
 from .runs import Run

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..estimates import PASSED
-from ..held_out import KEPT_SAMPLES, Answer
+from ..evaluation.estimates import PASSED
+from ..evaluation.held_out import KEPT_SAMPLES, Answer
 from .runs import Run
 from .text import escaped, prompt_text, shown
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..estimates import Estimate
-from ..evaluate import accuracy
-from ..held_out import FOLDER, SAMPLES, Answer, read_answers
-from ..options import OptionError
+from ..evaluation.estimates import Estimate
+from ..evaluation.evaluate import accuracy
+from ..evaluation.held_out import FOLDER, SAMPLES, Answer, read_answers
+from ..settings.options import OptionError
 
 METRICS, RUN, EVALUATION = "metrics.jsonl", "run.json", "eval.json"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
-from ..estimates import Estimate
+from ..evaluation.estimates import Estimate
 
 OTHERS = {
     "distinct": "distinct: different texts of a prompt",

@@ -10,10 +10,10 @@ import torch
 from benchmarks import demo as recorder
 from benchmarks.record import RESULTS, append_rows, read_rows
 from benchmarks.report import demo
-from gft.config import EMBEDDED
 from gft.demo import base_model
 from gft.demo.compare import METHODS
-from gft.parts import EvalConfig
+from gft.settings.config import EMBEDDED
+from gft.settings.parts import EvalConfig
 
 SHARES = ("greedy", "mean_of_16")
 CHECKED = {"base": "0", **dict.fromkeys(METHODS, str(EMBEDDED.evaluate.eval_every))}  # method -> step

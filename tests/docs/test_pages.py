@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from gft.config import EvaluateConfig, TrainConfig
+from gft.settings.config import EvaluateConfig, TrainConfig
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]

@@ -63,7 +63,7 @@ def test_figure_is_fresh():
 
 def test_figure_has_every_file_of_the_rooms():
     drawing = DRAW["svg"]()
-    for name in ("objectives", "triton/", "linear_logprob", "rollout", "heads/"):
+    for name in ("objectives", "triton/", "linear_logprob", "sampling/", "heads/"):
         assert f"{name}</text>" in drawing
 
 

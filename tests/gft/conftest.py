@@ -4,7 +4,7 @@ import pytest
 
 from gft import cli
 from gft.demo.base_model import tokenizer, untrained
-from gft.policy import make_policy
+from gft.model.policy import make_policy
 from gft.rewards.pool import RewardPool
 
 

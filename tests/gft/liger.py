@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 from transformers.models.llama import modeling_llama
 
-from gft.checkpoint import save_model
-from gft.policy import Policy
+from gft.model.policy import Policy
+from gft.runs.checkpoint import save_model
 
 from .test_layers import gradients_of, policy_of
 

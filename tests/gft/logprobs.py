@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from gft.collate import collate
 from gft.groups import Member
-from gft.policy import Policy
-from gft.rollout import Rollout
+from gft.model.policy import Policy
+from gft.sampling.rollout import Rollout
 from gft_kernels import sft
 from gft_kernels.integrations.hf import PolicyBatch
 

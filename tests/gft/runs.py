@@ -11,20 +11,20 @@ from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor
 
-from gft.checkpoint import newest_whole
-from gft.config import EMBEDDED, TrainConfig
 from gft.data.files import Example
 from gft.demo import sort_letters
 from gft.demo.base_model import tokenizer, untrained
-from gft.evaluate import Accuracy
+from gft.evaluation.evaluate import Accuracy
 from gft.groups import Batch, make_batch
 from gft.metrics import MetricsLog, read_metrics
-from gft.parts import GroupConfig
-from gft.policy import Policy, load_policy, make_policy
-from gft.record import read_record
+from gft.model.policy import Policy, load_policy, make_policy
 from gft.reference import Reference
 from gft.report import Progress
 from gft.rewards.pool import RewardPool
+from gft.runs.checkpoint import newest_whole
+from gft.runs.record import read_record
+from gft.settings.config import EMBEDDED, TrainConfig
+from gft.settings.parts import GroupConfig
 from gft.train import train
 
 EXAMPLES = sort_letters.examples(8, seed=0)

@@ -6,8 +6,8 @@ import pytest
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from gft.checkpoint import check_space, save_model
-from gft.policy import load_policy
+from gft.model.policy import load_policy
+from gft.runs.checkpoint import check_space, save_model
 
 from .runs import config, run
 

@@ -9,9 +9,9 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from gft import cli
-from gft.checkpoint import save_model
 from gft.demo import compare, sort_letters
 from gft.metrics import read_metrics
+from gft.runs.checkpoint import save_model
 
 FAST = ["--steps", "2", "--prompts-per-step", "3", "--lr", "1e-3", "--max-new-tokens", "9", "--micro-batch", "8"]
 REWARD = ["--reward", "gft.demo.sort_letters:reward"]

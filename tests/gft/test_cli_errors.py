@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from gft import cli
-from gft.checkpoint import save_model
 from gft.commands import train as run_command
 from gft.demo import sort_letters
 from gft.metrics import read_metrics
+from gft.runs.checkpoint import save_model
 
 FAST = ["--steps", "2", "--prompts-per-step", "3", "--max-new-tokens", "9"]
 
@@ -88,7 +88,7 @@ def nothing_begun(monkeypatch):
     ],
 )
 def test_train_is_refused_before_any_work(options, words, folder, data, tmp_path, monkeypatch):
-    monkeypatch.setattr("gft.options.linear_policy_loss", needs_a_gpu)
+    monkeypatch.setattr("gft.settings.options.linear_policy_loss", needs_a_gpu)
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     assert words in line("train", *options, *([] if "--out" in options else ["--out", "runs/new"]))
@@ -129,7 +129,7 @@ def test_eval_is_refused_before_any_work(options, words):
 @pytest.mark.parametrize("command", ["train", "eval"])
 def test_positions_are_checked_before_the_first_token(command, folder, data, tmp_path, monkeypatch):
     monkeypatch.setattr("gft.train.train_step", lambda *args: pytest.fail("work was begun"))
-    monkeypatch.setattr("gft.evaluate.sample", lambda *args: pytest.fail("work was begun"))
+    monkeypatch.setattr("gft.evaluation.evaluate.sample", lambda *args: pytest.fail("work was begun"))
     options = ["--model", folder, "--data", data, "--max-new-tokens", "100"]
     if command == "train":
         options += ["--out", tmp_path / "run", "--steps", "1", "--own", "0", "--eval-data", data]

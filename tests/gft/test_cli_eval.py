@@ -7,9 +7,9 @@ from signal import SIGKILL, SIGTERM
 import pytest
 
 from gft import cli
-from gft.checkpoint import save_model
-from gft.held_out import read_answers
-from gft.options import option
+from gft.evaluation.held_out import read_answers
+from gft.runs.checkpoint import save_model
+from gft.settings.options import option
 
 from .faults.harness import forked, send, trap
 from .faults.tiny import make_inputs
@@ -48,7 +48,7 @@ def numbers(out):
 @pytest.mark.parametrize(("signal", "code"), [(SIGKILL, -SIGKILL), (SIGTERM, os.EX_TEMPFAIL)])
 def test_eval_that_was_ended_goes_on_to_the_same_bytes(call, signal, code, inputs, whole, tmp_path):
     def work():
-        trap("gft.held_out.AnswerLog.add", call, send(signal))
+        trap("gft.evaluation.held_out.AnswerLog.add", call, send(signal))
         cli.main(command(inputs, tmp_path / "out"))
 
     assert forked(work, tmp_path / "log").code == code
@@ -61,7 +61,7 @@ def test_eval_that_was_ended_goes_on_to_the_same_bytes(call, signal, code, input
 
 
 def test_eval_that_has_ended_answers_nothing_again(inputs, whole, monkeypatch, capsys):
-    monkeypatch.setattr("gft.evaluate.sample", lambda *args, **kwargs: pytest.fail("it sampled"))
+    monkeypatch.setattr("gft.evaluation.evaluate.sample", lambda *args, **kwargs: pytest.fail("it sampled"))
     kept = (whole / "samples.jsonl").read_bytes()
     cli.main(command(inputs, whole))
     assert (whole / "samples.jsonl").read_bytes() == kept

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 
 from gft import cli
-from gft.checkpoint import newest_whole
 from gft.commands import train as run_command
 from gft.data.files import load_examples
-from gft.record import data_hash, flat, from_json, read_record
+from gft.runs.checkpoint import newest_whole
+from gft.runs.record import data_hash, flat, from_json, read_record
 from gft.stop import Stopped
 
 from .faults.tiny import command, make_inputs, outcome

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from gft.config import EMBEDDED, EvaluateConfig
-from gft.options import OptionError
-from gft.parts import EvalConfig, GroupConfig, SamplingConfig
+from gft.settings.config import EMBEDDED, EvaluateConfig
+from gft.settings.options import OptionError
+from gft.settings.parts import EvalConfig, GroupConfig, SamplingConfig
 
 
 def test_composition_refuses_an_empty_group():

@@ -8,9 +8,9 @@ import torch
 
 from gft.demo import sort_letters
 from gft.demo.base_model import tokenizer, untrained
-from gft.divergence import check_same_tokens, kl_to_base, members_of, response_logprobs
-from gft.evaluate import evaluate
-from gft.policy import make_policy
+from gft.evaluation.divergence import check_same_tokens, kl_to_base, members_of, response_logprobs
+from gft.evaluation.evaluate import evaluate
+from gft.model.policy import make_policy
 
 EXAMPLES = sort_letters.examples(4, seed=2)
 TEMPERATURE = 0.7

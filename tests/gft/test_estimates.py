@@ -6,8 +6,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from gft.estimates import estimate, mean_reward, paired_difference, pass_at, pass_at_k, powers_to, summary
-from gft.held_out import Answer
+from gft.evaluation.estimates import estimate, mean_reward, paired_difference, pass_at, pass_at_k, powers_to, summary
+from gft.evaluation.held_out import Answer
 
 
 def answer(prompt, reward, *, source="sample", sample=0, response="", tokens=(), truncated=False):

@@ -8,13 +8,13 @@ from rich.console import Console
 
 from gft.data.files import Example
 from gft.demo import sort_letters
-from gft.estimates import mean_reward
-from gft.evaluate import evaluate
-from gft.held_out import Answer, read_answers
-from gft.parts import EvalConfig
+from gft.evaluation.estimates import mean_reward
+from gft.evaluation.evaluate import evaluate
+from gft.evaluation.held_out import Answer, read_answers
 from gft.report import accuracy_table, comparison_figure, run_table
 from gft.rewards.pool import Scored
-from gft.rollout import sample
+from gft.sampling.rollout import sample
+from gft.settings.parts import EvalConfig
 
 from .runs import config, run
 
@@ -118,9 +118,9 @@ def test_run_keeps_intervals_and_answers(policy, rewards, tmp_path):
 def test_evaluate_of_one_rank_names_prompts_by_their_place_in_the_data(policy, rewards, monkeypatch):
     """As rank 1 of 2, whose answers the exchange gives back beside those of rank 0."""
     other = [Answer(0, "x", "greedy", 0, 0.0, None, False)]
-    monkeypatch.setattr("gft.evaluate.share", lambda items: items[1::2])
-    monkeypatch.setattr("gft.evaluate.world_size", lambda: 2)
-    monkeypatch.setattr("gft.evaluate.gather", lambda answers: [other, answers])
+    monkeypatch.setattr("gft.evaluation.evaluate.share", lambda items: items[1::2])
+    monkeypatch.setattr("gft.evaluation.evaluate.world_size", lambda: 2)
+    monkeypatch.setattr("gft.evaluation.evaluate.gather", lambda answers: [other, answers])
     kept = []
     found = evaluate(policy, PROMPTS, rewards, samples=1, max_new_tokens=2, keep=kept.append)
     (answers,) = kept

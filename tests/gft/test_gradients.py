@@ -9,8 +9,8 @@ from transformers import MixtralConfig, MixtralForCausalLM
 from gft.collate import collate
 from gft.demo.base_model import tokenizer
 from gft.groups import make_batch
-from gft.parts import GroupConfig, OptimConfig
-from gft.policy import make_policy
+from gft.model.policy import make_policy
+from gft.settings.parts import GroupConfig, OptimConfig
 from gft.update import accumulate_gradients
 
 from .runs import EXAMPLES, config, fixed_batch, gradients, response_logprobs

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gft.config import EMBEDDED
 from gft.data.files import Example, Response
 from gft.demo import sort_letters
 from gft.groups import make_batch
-from gft.parts import GroupConfig, SamplingConfig
 from gft.rewards.pool import RewardPool, Scored
+from gft.settings.config import EMBEDDED
+from gft.settings.parts import GroupConfig, SamplingConfig
 from gft.update import reward_metrics
 from gft_kernels import group_advantages
 

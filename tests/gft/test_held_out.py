@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from gft.held_out import Answer, answer_log, read_answers, write_answers
+from gft.evaluation.held_out import Answer, answer_log, read_answers, write_answers
 
 ONE = Answer(0, "a", "greedy", 0, 1.0, None, False, "p\ud800\u202e", "r\0", "s", [1, 2])
 

@@ -9,9 +9,9 @@ from gft import train as loop
 from gft.commands import train as run_command
 from gft.demo.base_model import tokenizer, untrained
 from gft.metrics import read_metrics
-from gft.parts import OptimConfig, ReuseConfig
-from gft.policy import make_policy
+from gft.model.policy import make_policy
 from gft.reference import make_reference
+from gft.settings.parts import OptimConfig, ReuseConfig
 
 from .faults.tiny import command, make_inputs
 from .runs import config, numbers, run, weights

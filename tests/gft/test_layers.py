@@ -22,13 +22,13 @@ from transformers import (
     RwkvForCausalLM,
 )
 
-from gft.checkpoint import save_model
 from gft.demo.base_model import tokenizer
 from gft.groups import make_batch
-from gft.layers import randomness
-from gft.parts import ModelConfig
-from gft.policy import configure, make_policy
-from gft.rollout import sample
+from gft.model.layers import randomness
+from gft.model.policy import configure, make_policy
+from gft.runs.checkpoint import save_model
+from gft.sampling.rollout import sample
+from gft.settings.parts import ModelConfig
 from gft.update import accumulate_gradients
 from gft_kernels import gft
 from gft_kernels.integrations.hf import PolicyBatch

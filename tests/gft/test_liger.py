@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from gft.parts import ModelConfig
-from gft.policy import configure
+from gft.model.policy import configure
+from gft.settings.parts import ModelConfig
 
 pytest.importorskip("liger_kernel")
 

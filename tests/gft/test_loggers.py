@@ -12,7 +12,7 @@ import pytest
 from gft import cli
 from gft.loggers import Loggers, check_installed, logging_to
 from gft.metrics import MetricsLog
-from gft.options import OptionError
+from gft.settings.options import OptionError
 from gft.stop import Stopped
 
 from .runs import config, numbers, resume, run
@@ -93,7 +93,7 @@ def test_run_that_goes_on_gives_no_row_twice(name, policy, rewards, tmp_path, mo
 
 def test_loggers_change_no_number_of_a_run(policy, rewards, tmp_path, seen):
     from gft.demo.base_model import tokenizer, untrained
-    from gft.policy import make_policy
+    from gft.model.policy import make_policy
 
     _, rows = run(policy, rewards, tmp_path / "a", config(log_to=("wandb", "trackio")))
     _, plain = run(make_policy(untrained(0).eval(), tokenizer()), rewards, tmp_path / "b", config())

@@ -10,16 +10,16 @@ from peft import AutoPeftModelForCausalLM, PeftModel
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
 
 from gft import cli
-from gft.checkpoint import ADAPTER, Checkpoints, check_space, newest_whole, save_model
 from gft.demo.base_model import tokenizer, untrained
 from gft.groups import Member
-from gft.lora import save_adapter
+from gft.model.lora import save_adapter
+from gft.model.policy import configure, load_policy, make_policy
 from gft.optim import make_optimizer, names
-from gft.parts import GroupConfig, ModelConfig, OptimConfig
-from gft.policy import configure, load_policy, make_policy
-from gft.record import read_record
 from gft.reference import make_reference
-from gft.state import RunState, random_state
+from gft.runs.checkpoint import ADAPTER, Checkpoints, check_space, newest_whole, save_model
+from gft.runs.record import read_record
+from gft.runs.state import RunState, random_state
+from gft.settings.parts import GroupConfig, ModelConfig, OptimConfig
 from gft.stop import Stopped
 from gft_kernels import gft
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import gft
-from gft.parts import GroupConfig, ReuseConfig
+from gft.settings.parts import GroupConfig, ReuseConfig
 
 from .runs import config, run
 

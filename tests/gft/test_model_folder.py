@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from gft.demo.base_model import tokenizer, untrained
-from gft.policy import load_policy
+from gft.model.policy import load_policy
 
 from .runs import head_weight
 

@@ -10,12 +10,12 @@ from torch import nn
 from transformers import get_linear_schedule_with_warmup
 from transformers.trainer_pt_utils import get_parameter_names
 
-from gft.checkpoint import Checkpoints
 from gft.demo.base_model import tokenizer, untrained
+from gft.model.policy import make_policy
 from gft.optim import decays, learning_rate, make_optimizer, names, optimizer_step
-from gft.parts import OptimConfig
-from gft.policy import make_policy
-from gft.state import RunState, random_state
+from gft.runs.checkpoint import Checkpoints
+from gft.runs.state import RunState, random_state
+from gft.settings.parts import OptimConfig
 
 from .runs import config, run
 

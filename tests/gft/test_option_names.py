@@ -7,9 +7,9 @@ from pathlib import Path
 
 import gft
 from gft.commands.data import CheckConfig
-from gft.config import EvaluateConfig, ReportConfig, TrainConfig
-from gft.options import option
-from gft.sample import SampleConfig
+from gft.settings.config import EvaluateConfig, ReportConfig, TrainConfig
+from gft.settings.options import option
+from gft.teacher.sample import SampleConfig
 
 ROOT = Path(gft.__file__).parents[1]
 

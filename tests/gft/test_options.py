@@ -9,11 +9,19 @@ import pytest
 import torch
 
 import gft
-from gft.config import EMBEDDED, EvaluateConfig, TrainConfig
-from gft.options import OptionError, check_device, check_effects, check_engine, numbers, option
-from gft.parts import EvalConfig, GroupConfig, ModelConfig, OptimConfig, ReuseConfig, RewardLimits, SamplingConfig
 from gft.reward_options import reward_pool
-from gft.sample import SampleConfig
+from gft.settings.config import EMBEDDED, EvaluateConfig, TrainConfig
+from gft.settings.options import OptionError, check_device, check_effects, check_engine, numbers, option
+from gft.settings.parts import (
+    EvalConfig,
+    GroupConfig,
+    ModelConfig,
+    OptimConfig,
+    ReuseConfig,
+    RewardLimits,
+    SamplingConfig,
+)
+from gft.teacher.sample import SampleConfig
 
 ROOT = Path(gft.__file__).parents[1]
 
@@ -265,7 +273,9 @@ def test_check_device_takes_what_is_there():
 
 def test_check_engine_tries_every_engine_but_the_one_that_fits_by_itself(monkeypatch):
     tried = []
-    monkeypatch.setattr("gft.options.linear_policy_loss", lambda *args, **kwargs: tried.append(kwargs["backend"].name))
+    monkeypatch.setattr(
+        "gft.settings.options.linear_policy_loss", lambda *args, **kwargs: tried.append(kwargs["backend"].name)
+    )
     for backend in ("auto", "eager", "chunked", "triton"):
         check_engine(replace(EMBEDDED, backend=backend))
     assert tried == ["eager", "chunked", "triton"]
@@ -280,6 +290,6 @@ def test_check_engine_passes_the_engines_own_words_on(monkeypatch):
     def refuse(*args, **kwargs):
         raise ValueError("needs CUDA or ROCm tensors, got cpu")
 
-    monkeypatch.setattr("gft.options.linear_policy_loss", refuse)
+    monkeypatch.setattr("gft.settings.options.linear_policy_loss", refuse)
     with pytest.raises(OptionError, match="--backend is 'triton', which does not run on cpu: needs CUDA or ROCm"):
         check_engine(replace(EMBEDDED, backend="triton", device="cpu"))

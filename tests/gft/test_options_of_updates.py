@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from gft.config import TrainConfig
-from gft.options import OptionError, check_effects
-from gft.parts import ModelConfig, OptimConfig
+from gft.settings.config import TrainConfig
+from gft.settings.options import OptionError, check_effects
+from gft.settings.parts import ModelConfig, OptimConfig
 
 SFT = {"objective": "sft", "model": Path("m"), "data": "d.jsonl"}
 NOTHING = ", and would do nothing"

@@ -5,7 +5,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from gft.demo.base_model import tokenizer, untrained
-from gft.policy import make_policy
+from gft.model.policy import make_policy
 
 
 def test_make_policy_refuses_a_tokenizer_of_another_model():

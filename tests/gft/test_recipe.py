@@ -12,10 +12,10 @@ import pytest
 
 from gft import cli
 from gft.commands import train as run_command
-from gft.config import EMBEDDED, TrainConfig
-from gft.options import OptionError, check_effects
-from gft.recipe import read_recipe, with_recipe
-from gft.record import flat, read_record
+from gft.runs.record import flat, read_record
+from gft.settings.config import EMBEDDED, TrainConfig
+from gft.settings.options import OptionError, check_effects
+from gft.settings.recipe import read_recipe, with_recipe
 
 from .faults.tiny import command, make_inputs
 from .test_cli_errors import line

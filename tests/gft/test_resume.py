@@ -6,11 +6,11 @@ from importlib import import_module
 import pytest
 
 from gft import train as loop
-from gft.config import EMBEDDED
 from gft.demo import sort_letters
 from gft.demo.base_model import tokenizer, untrained
-from gft.parts import EvalConfig, GroupConfig, OptimConfig
-from gft.policy import make_policy
+from gft.model.policy import make_policy
+from gft.settings.config import EMBEDDED
+from gft.settings.parts import EvalConfig, GroupConfig, OptimConfig
 from gft.stop import Stopped
 
 from .runs import config, numbers, resume, run, weights

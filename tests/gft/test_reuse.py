@@ -10,10 +10,10 @@ import torch
 
 from gft import train as loop
 from gft.demo.base_model import tokenizer, untrained
-from gft.parts import GroupConfig, ReuseConfig
-from gft.policy import make_policy
+from gft.model.policy import make_policy
 from gft.rewards.calls import Scored
-from gft.state import RunState, random_state
+from gft.runs.state import RunState, random_state
+from gft.settings.parts import GroupConfig, ReuseConfig
 from gft.stop import Stopped
 
 from .runs import EXAMPLES, config, numbers, resume, run, weights

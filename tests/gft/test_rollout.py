@@ -5,8 +5,8 @@ import torch
 from transformers import GenerationConfig, GenerationMixin
 
 from gft.demo.base_model import tokenizer, untrained
-from gft.policy import make_policy
-from gft.rollout import sample
+from gft.model.policy import make_policy
+from gft.sampling.rollout import sample
 
 from .logprobs import trainers_logprobs
 

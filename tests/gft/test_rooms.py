@@ -1,5 +1,5 @@
-"""Import directions inside gft:
-answers, stop < data < rewards < the loop < demo < commands < cli < __main__.
+"""Import directions inside gft: answers, stop < data < rewards < settings < model < processes,
+sampling < the loop, evaluation, runs < demo, teacher < commands < cli < __main__.
 """
 
 from __future__ import annotations
@@ -23,8 +23,12 @@ MAY_IMPORT = {
     "stop": set(),
     "data": {"answers"},
     "rewards": {"answers", "data", "stop"},
+    "settings": {"rewards"},
+    "model": {"settings"},
+    "processes": {"model", "settings", "stop"},
+    "sampling": {"model", "settings", "stop"},
 }
-ABOVE_THE_LOOP = {"demo", "commands", "cli", "__main__"}
+ABOVE_THE_LOOP = {"demo", "teacher", "commands", "cli", "__main__"}
 
 
 def part_of(path: Path) -> str:

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from gft.config import EMBEDDED
 from gft.metrics import MetricsLog, read_metrics
-from gft.options import OptionError
-from gft.run import LOCK, run_folder
+from gft.runs.run import LOCK, run_folder
+from gft.settings.config import EMBEDDED
+from gft.settings.options import OptionError
 
 
 def tree(folder):
@@ -100,8 +100,9 @@ def test_run_folder_refuses_a_second_run_and_leaves_the_first_alone(tmp_path):
 def test_run_folder_takes_over_from_a_run_that_was_killed(tmp_path):
     """The system releases the lock of a dead process; the file that stays is no lock."""
     program = (
-        "import os, sys; from dataclasses import replace; from pathlib import Path; from gft.config import EMBEDDED\n"
-        "from gft.run import run_folder\n"
+        "import os, sys; from dataclasses import replace; from pathlib import Path\n"
+        "from gft.settings.config import EMBEDDED\n"
+        "from gft.runs.run import run_folder\n"
         "with run_folder(replace(EMBEDDED, out=Path(sys.argv[1])), print): os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", program, str(tmp_path)]).returncode == -9

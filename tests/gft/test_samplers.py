@@ -11,12 +11,12 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from gft.config import TrainConfig
 from gft.demo.base_model import tokenizer, untrained
-from gft.options import OptionError, check_effects, check_ranges
-from gft.parts import GroupConfig, SamplingConfig
-from gft.policy import make_policy
-from gft.samplers import check_sampler, draw
+from gft.model.policy import make_policy
+from gft.sampling.samplers import check_sampler, draw
+from gft.settings.config import TrainConfig
+from gft.settings.options import OptionError, check_effects, check_ranges
+from gft.settings.parts import GroupConfig, SamplingConfig
 from gft.stop import Stopped, held
 
 from . import vllm_stub
@@ -174,7 +174,7 @@ def test_continuous_says_why_transformers_failed(policy, monkeypatch):
 
 def test_continuous_reads_prompts_that_are_longer_than_a_pass(monkeypatch):
     """Samples of a prompt that is read in three passes have the log-probs of the whole prompt."""
-    monkeypatch.setattr("gft.rollout_continuous.PREFILL", 4)
+    monkeypatch.setattr("gft.sampling.continuous.PREFILL", 4)
     policy = make_policy(untrained(seed=0).eval(), tokenizer(), SAMPLING.temperature)
     rollouts = drawn(policy, replace(SAMPLING, sampler="continuous", batch=2))
     for rollout, expected in zip(rollouts, trainers_logprobs(policy, prompts(policy), rollouts), strict=True):

@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from gft.checkpoint import save_model
 from gft.demo.base_model import tokenizer, untrained
-from gft.policy import make_policy
+from gft.model.policy import make_policy
+from gft.runs.checkpoint import save_model
 from gft.stop import Stopped, check, heed_signals, held
 
 from .runs import config, run

@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from gft.demo import sort_letters
 from gft.demo.base_model import tokenizer, untrained
 from gft.groups import make_batch
-from gft.parts import EvalConfig, GroupConfig, OptimConfig
-from gft.policy import make_policy
+from gft.model.policy import make_policy
+from gft.settings.parts import EvalConfig, GroupConfig, OptimConfig
 from gft.train import prompt_order
 
 from .runs import EXAMPLES, config, response_logprobs, run

@@ -16,8 +16,8 @@ from gft.collate import check_packed
 from gft.demo.base_model import tokenizer, untrained
 from gft.groups import make_batch
 from gft.logprobs import token_logprobs
-from gft.parts import GroupConfig, OptimConfig, ReuseConfig, SamplingConfig
-from gft.policy import make_policy
+from gft.model.policy import make_policy
+from gft.settings.parts import GroupConfig, OptimConfig, ReuseConfig, SamplingConfig
 from gft.update import accumulate_gradients
 
 from .runs import EXAMPLES, config, fixed_batch, gradients, response_logprobs

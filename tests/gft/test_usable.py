@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MambaConfig, MambaForCausalLM
 
-from gft.config import EMBEDDED
 from gft.data.files import Example, Response
 from gft.demo import sort_letters
 from gft.demo.base_model import tokenizer
-from gft.parts import GroupConfig, SamplingConfig
-from gft.policy import make_policy
+from gft.model.policy import make_policy
+from gft.settings.config import EMBEDDED
+from gft.settings.parts import GroupConfig, SamplingConfig
 from gft.survey import measure
 from gft.usable import check_examples, position_limit, usable_examples, usable_held_out
 

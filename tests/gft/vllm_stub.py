@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from gft.policy import Policy
-from gft.rollout import sample
+from gft.model.policy import Policy
+from gft.sampling.rollout import sample
 
 
 @dataclass

@@ -157,7 +157,7 @@ DATA_MUTANTS = (
         f"{CHECK}::test_check_marks_what_is_trained_on",
     ),
     Mutant(
-        "gft/policy.py",
+        "gft/model/policy.py",
         "        _check_vocabulary(tokenizer, model)\n",
         "",
         "a folder whose tokenizer is another model's passes the check",
@@ -171,14 +171,14 @@ DATA_MUTANTS = (
         f"{GROUPS}::test_make_batch_keeps_every_term_of_a_sum",
     ),
     Mutant(
-        "gft/record.py",
+        "gft/runs/record.py",
         ', "limits.reward_workers")',
         ")",
         "a run cannot go on with another number of workers",
         f"{OPTIONS}::test_resume_takes_other_workers_and_no_other_time",
     ),
     Mutant(
-        "gft/options.py",
+        "gft/settings/options.py",
         "and not in_workers:",
         "and False:",
         "limits of a reward without workers pass",

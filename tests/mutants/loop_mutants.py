@@ -10,28 +10,28 @@ GFT = "tests/gft"
 
 LOOP_MUTANTS = (
     Mutant(
-        "gft/encoding.py",
+        "gft/model/encoding.py",
         "return whole[len(tokens) :]",
         "return self.control.encode(after)",
         "a response is encoded alone",
         f"{SEAM}::test_text_and_response_are_the_whole_text",
     ),
     Mutant(
-        "gft/encoding.py",
+        "gft/model/encoding.py",
         "return self.eos if self._is_text(prompt) else self.template.closing.token",
         "return self.eos",
         "a chat ends in eos whatever its template",
         f"{SEAM}::test_the_end_is_that_of_the_text_or_of_the_chat",
     ),
     Mutant(
-        "gft/encoding.py",
+        "gft/model/encoding.py",
         "        while spelled :=",
         "        if spelled :=",
         "an end that is spelled twice is trained on",
         f"{SEAM}::test_an_end_that_is_spelled_out_is_the_end",
     ),
     Mutant(
-        "gft/control_tokens.py",
+        "gft/model/control_tokens.py",
         'return self.pattern.sub(lambda match: f"{TEXT}{self.number[match[0]]}{TEXT}", value)',
         "return value",
         "text of the data becomes a control token",
@@ -45,7 +45,7 @@ LOOP_MUTANTS = (
         f"{GFT}/test_usable.py::test_usable_examples_refuses_the_first_token_past_the_models_positions",
     ),
     Mutant(
-        "gft/run.py",
+        "gft/runs/run.py",
         "fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)",
         "pass",
         "two runs share a folder",
@@ -59,14 +59,14 @@ LOOP_MUTANTS = (
         f"{GFT}/test_stop.py::test_held_holds_a_signal_back_to_its_end",
     ),
     Mutant(
-        "gft/model_folder.py",
+        "gft/model/model_folder.py",
         '(report["missing_keys"], "missing',
         '([], "missing',
         "random weights are taken for a model's",
         f"{GFT}/test_model_folder.py::test_load_policy_refuses_in_one_line[a missing weight]",
     ),
     Mutant(
-        "gft/options.py",
+        "gft/settings/options.py",
         "(lambda x: 0 < x < math.inf,",
         "(lambda x: x > 0,",
         "an infinite learning rate is taken",

@@ -78,7 +78,7 @@ REUSE_MUTANTS = (
         f"{GRADIENTS}::test_packed_rows_have_the_gradients_of_padded_ones",
     ),
     Mutant(
-        "gft/config.py",
+        "gft/settings/config.py",
         "sequence_ids=sequence_ids)",
         "sequence_ids=True)",
         "a packed row is one sequence",
@@ -113,14 +113,14 @@ REUSE_MUTANTS = (
         f"{REUSE}::test_failures_count_for_the_step_of_their_group",
     ),
     Mutant(
-        "gft/state.py",
+        "gft/runs/state.py",
         "        self.cursor += prompts\n",
         "",
         "a resumed run samples the same prompts again",
         f"{REUSE}::test_resume_between_updates_of_one_batch_is_bitwise",
     ),
     Mutant(
-        "gft/state.py",
+        "gft/runs/state.py",
         "        self.used += 1\n",
         "        self.used = 1\n",
         "rollouts are used for ever",

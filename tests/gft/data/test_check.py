@@ -11,13 +11,13 @@ import pytest
 from rich.console import Console
 
 from gft import cli
-from gft.checkpoint import save_model
 from gft.commands.data import CheckConfig, show_example
 from gft.data.files import Example, Response, load_examples
 from gft.findings import duplicates
-from gft.model_folder import read_without_weights
-from gft.options import OptionError
-from gft.policy import load_encoder, load_policy
+from gft.model.model_folder import read_without_weights
+from gft.model.policy import load_encoder, load_policy
+from gft.runs.checkpoint import save_model
+from gft.settings.options import OptionError
 from gft.survey import survey
 from gft.usable import usable_examples
 

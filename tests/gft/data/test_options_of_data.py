@@ -7,11 +7,11 @@ import json
 import pytest
 
 from gft import cli
-from gft.checkpoint import save_model
 from gft.commands import evaluate as eval_command
 from gft.commands import train as train_command
 from gft.demo import sort_letters
 from gft.metrics import read_metrics
+from gft.runs.checkpoint import save_model
 
 from ..rewards import kinds
 from ..test_cli_errors import demonstrations, line

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from gft.config import EMBEDDED
 from gft.demo import base_model, compare
-from gft.parts import EvalConfig
+from gft.settings.config import EMBEDDED
+from gft.settings.parts import EvalConfig
 
 from ..runs import numbers
 

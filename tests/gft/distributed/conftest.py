@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gft.distributed import is_first, joined
+from gft.processes.distributed import is_first, joined
 
 from .ranks import ranks
 from .scenarios import SCENARIOS, run

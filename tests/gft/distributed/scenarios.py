@@ -17,21 +17,21 @@ from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from gft import groups
-from gft.config import TrainConfig
 from gft.data.files import Example
 from gft.data.formats import Response
 from gft.demo import sort_letters
 from gft.demo.base_model import tokenizer
-from gft.distributed import gather
 from gft.metrics import metrics_log
-from gft.parts import GroupConfig, OptimConfig, ReuseConfig, SamplingConfig
-from gft.policy import Policy, make_policy
+from gft.model.policy import Policy, make_policy
+from gft.processes.distributed import gather
 from gft.reference import make_reference
 from gft.report import Progress
 from gft.rewards.calls import Scored
 from gft.rewards.pool import Items, RewardPool
-from gft.rollout import Rollout
-from gft.samplers import draw
+from gft.sampling.rollout import Rollout
+from gft.sampling.samplers import draw
+from gft.settings.config import TrainConfig
+from gft.settings.parts import GroupConfig, OptimConfig, ReuseConfig, SamplingConfig
 from gft.train import prompt_order, train
 
 STEPS, PROMPTS, OWN = 3, 12, 2

@@ -11,15 +11,15 @@ import pytest
 import torch
 from torch.distributed.tensor import DTensor
 
-from gft import distributed
-from gft.config import TrainConfig
 from gft.demo.base_model import tokenizer
-from gft.distributed import agreed, gather, joined, on_first, rank, share, stream_seed, total
-from gft.evaluate import evaluate
+from gft.evaluation.evaluate import evaluate
+from gft.model.policy import Policy, make_policy
 from gft.optim import make_optimizer, optimizer_step
-from gft.parallel import spread, whole_weights
-from gft.policy import Policy, make_policy
-from gft.rollout import sample
+from gft.processes import distributed
+from gft.processes.distributed import agreed, gather, joined, on_first, rank, share, stream_seed, total
+from gft.processes.parallel import spread, whole_weights
+from gft.sampling.rollout import sample
+from gft.settings.config import TrainConfig
 
 from .ranks import RANKS, ranks
 from .scenarios import Lengths, examples, model

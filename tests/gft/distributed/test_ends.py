@@ -63,7 +63,7 @@ def whole(folder):
 STOPS = {
     "SIGTERM to one in a rollout": ("gft.groups.draw", 3, range(1, 2), [2]),
     "SIGTERM to one in an update": ("gft.train.optimizer_step", 3, range(1, 2), [3, 2]),
-    "SIGTERM to all in an evaluation": ("gft.evaluate.sample", 4, EVERY, [3, 2]),
+    "SIGTERM to all in an evaluation": ("gft.evaluation.evaluate.sample", 4, EVERY, [3, 2]),
 }
 
 

@@ -7,7 +7,7 @@ import string
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from gft.encoding import Encoding
+from gft.model.encoding import Encoding
 
 SPECIAL = ("<unk>", "<pad>", "<s>", "</s>", "<|im_start|>", "<|im_end|>")
 BEGIN, END, TURN_END = 2, 3, 5

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import AddedToken, normalizers
 from transformers import PythonBackend
 
-from gft.encoding import Encoding
+from gft.model.encoding import Encoding
 
 from .kinds import (
     BEGIN,

@@ -17,7 +17,7 @@ from signal import SIGKILL, SIGTERM
 import pytest
 
 from gft.metrics import MetricsLog
-from gft.record import read_record
+from gft.runs.record import read_record
 
 from .harness import send, trap
 from .tiny import STEPS, go_on, outcome, start, steps_saved
@@ -49,8 +49,8 @@ def test_save_that_fails_is_told_and_tried_again(folder, whole, tmp_path):
     """No room after step 2, room again after step 3, of which a checkpoint stands then."""
 
     def prepare():
-        trap("gft.keeper.Keeper._save", 1, lambda: limit_files(20_000))
-        trap("gft.keeper.Keeper._save", 2, unlimited)
+        trap("gft.runs.keeper.Keeper._save", 1, lambda: limit_files(20_000))
+        trap("gft.runs.keeper.Keeper._save", 2, unlimited)
         trap("gft.train.make_batch", 4, send(SIGKILL))
 
     ended = start(folder, tmp_path / "out", prepare)
@@ -64,7 +64,9 @@ def test_save_that_fails_is_told_and_tried_again(folder, whole, tmp_path):
 
 @pytest.mark.slow
 def test_save_of_the_last_step_that_fails_leaves_the_one_before(folder, whole, tmp_path):
-    ended = start(folder, tmp_path / "out", lambda: trap("gft.keeper.Keeper._save", 3, lambda: limit_files(20_000)))
+    ended = start(
+        folder, tmp_path / "out", lambda: trap("gft.runs.keeper.Keeper._save", 3, lambda: limit_files(20_000))
+    )
     assert ended.code == 1
     (line,) = [line for line in ended.output.splitlines() if line.startswith("gft: ")]
     assert "cannot be written" in line
@@ -77,7 +79,7 @@ def test_last_save_without_room_for_the_optimiser_leaves_the_weights(folder, who
     def fail():
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    ended = start(folder, tmp_path / "out", lambda: trap("gft.moments.save_file", 3, fail))
+    ended = start(folder, tmp_path / "out", lambda: trap("gft.runs.moments.save_file", 3, fail))
     assert ended.code == 1
     assert f"the weights alone: {tmp_path / 'out' / 'model'}" in ended.output
     assert outcome(tmp_path / "out")[1] == whole[1]
@@ -152,8 +154,8 @@ def test_disk_that_is_full_for_a_while(folder, whole, tmp_path):
                         return
 
         def prepare():
-            trap("gft.keeper.Keeper._save", 1, fill)
-            trap("gft.keeper.Keeper._save", 4, ballast.unlink)
+            trap("gft.runs.keeper.Keeper._save", 1, fill)
+            trap("gft.runs.keeper.Keeper._save", 4, ballast.unlink)
 
         ended = start(folder, disk / "out", prepare)
         assert ended.code == 0, ended.output

@@ -9,12 +9,12 @@ from signal import SIGKILL
 import pytest
 import torch
 
-from gft.checkpoint import Checkpoints, newest_whole
 from gft.demo.base_model import tokenizer
+from gft.model.policy import load_policy, make_policy
 from gft.optim import make_optimizer
-from gft.parts import OptimConfig
-from gft.policy import load_policy, make_policy
-from gft.state import RunState, random_state
+from gft.runs.checkpoint import Checkpoints, newest_whole
+from gft.runs.state import RunState, random_state
+from gft.settings.parts import OptimConfig
 
 from .harness import forked, resolve
 from .tiny import tiny_model
@@ -25,9 +25,9 @@ OPERATIONS = (
     "pathlib.Path.mkdir",
     "pathlib.Path.rename",
     "pathlib.Path.write_text",
-    "gft.checkpoint._save_model",
-    "gft.moments.save_file",
-    "gft.checkpoint._measure",
+    "gft.runs.checkpoint._save_model",
+    "gft.runs.moments.save_file",
+    "gft.runs.checkpoint._measure",
     "shutil.rmtree",
     "os.unlink",
     "os.rmdir",

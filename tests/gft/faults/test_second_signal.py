@@ -15,11 +15,11 @@ from .tiny import go_on, outcome, start, steps_saved
 
 # where, nth call, first and second signal, exit code, steps of which a checkpoint stands
 TWICE = [
-    ("gft.moments.save_file", 2, (SIGTERM, SIGTERM), 75, [2]),
-    ("gft.checkpoint._measure", 3, (SIGINT, SIGINT), 130, []),
+    ("gft.runs.moments.save_file", 2, (SIGTERM, SIGTERM), 75, [2]),
+    ("gft.runs.checkpoint._measure", 3, (SIGINT, SIGINT), 130, []),
     ("pathlib.Path.rename", 2, (SIGUSR1, SIGTERM), 75, [2]),  # whole but for its name
     (ADAM, 40, (SIGTERM, SIGINT), 130, [2]),
-    ("gft.rollout.Heed.__call__", 8, (SIGHUP, SIGTERM), 75, []),
+    ("gft.sampling.rollout.Heed.__call__", 8, (SIGHUP, SIGTERM), 75, []),
     ("gft.metrics.MetricsLog.write", 4, (SIGTERM, SIGTERM), 75, [2]),
     ("gft.train.make_batch", 4, (SIGTERM, SIGTERM), 75, [2]),
 ]
@@ -40,7 +40,7 @@ def test_second_signal_while_the_first_one_saves(folder, whole, tmp_path):
 
     def prepare():
         trap("gft.train.make_batch", 4, send(SIGTERM))
-        trap("gft.moments.save_file", 2, send(SIGTERM))
+        trap("gft.runs.moments.save_file", 2, send(SIGTERM))
 
     ended = start(folder, tmp_path / "out", prepare)
     assert ended.code == 75, ended.output

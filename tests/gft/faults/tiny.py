@@ -10,12 +10,12 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from gft import cli
-from gft.checkpoint import written_by
 from gft.commands import train as run_command
 from gft.demo import sort_letters
 from gft.demo.base_model import tokenizer
 from gft.metrics import read_metrics
-from gft.record import read_record
+from gft.runs.checkpoint import written_by
+from gft.runs.record import read_record
 
 from ..runs import numbers, weights
 from .harness import Ended, forked

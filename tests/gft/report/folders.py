@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from gft.held_out import Answer, answer_log, write_answers
+from gft.evaluation.held_out import Answer, answer_log, write_answers
 
 HOSTILE = {
     "script": "</pre><script>alert(1)</script><img src=x onerror=alert(1)>",

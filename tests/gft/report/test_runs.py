@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from gft.options import OptionError
 from gft.report.lines import MOST_POINTS, Point, lines_of, pass_lines, thinned
 from gft.report.panels import PANELS, Panel
 from gft.report.runs import Run, read_runs
+from gft.settings.options import OptionError
 
 from .folders import answer, evaluation, make_evaluation, make_run, steps
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 import gft
-from gft import cli, sample
-from gft.growing_file import GrowingFile
+from gft import cli
+from gft.teacher import sample
+from gft.teacher.growing_file import GrowingFile
 
 from ..test_cli_errors import line
 from .commands import ROWS, command
@@ -48,7 +49,7 @@ def test_killed_run_goes_on(folder, whole, tmp_path):
     script = f"""
 import os, signal
 from gft import cli
-from gft.growing_file import GrowingFile
+from gft.teacher.growing_file import GrowingFile
 plain = GrowingFile.write
 def write(self, rows):
     if self.done:

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from .config import EvaluateConfig
-from .data.files import Example
+from ..data.files import Example
+from ..model.policy import Policy
+from ..runs.folders import write_whole
+from ..runs.record import data_hash, made_with
+from ..runs.run import contents
+from ..settings.config import EvaluateConfig
+from ..settings.options import OptionError, option
 from .estimates import Estimate
 from .evaluate import Accuracy
-from .folders import write_whole
 from .held_out import SAMPLES
-from .options import OptionError, option
-from .policy import Policy
-from .record import data_hash, made_with
-from .run import contents
 
 RECORD = "eval.json"
 VALUES_READ = 512  # of a weight, for the model's fingerprint

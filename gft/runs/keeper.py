@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..metrics import MetricsLog
+from ..processes.distributed import all_come, on_first
+from ..settings.config import TrainConfig
+from ..stop import Stopped
 from .checkpoint import MODEL, Checkpoints, save_model
-from .config import TrainConfig
-from .distributed import all_come, on_first
-from .metrics import MetricsLog
 from .state import RunState
-from .stop import Stopped
 
 
 @dataclass

@@ -21,12 +21,20 @@ import transformers
 
 import gft_kernels
 
-from .config import TrainConfig
-from .data.files import Example
-from .distributed import world_size
+from ..data.files import Example
+from ..processes.distributed import world_size
+from ..settings.config import TrainConfig
+from ..settings.options import OptionError, option
+from ..settings.parts import (
+    EvalConfig,
+    GroupConfig,
+    ModelConfig,
+    OptimConfig,
+    ReuseConfig,
+    RewardLimits,
+    SamplingConfig,
+)
 from .folders import write_whole
-from .options import OptionError, option
-from .parts import EvalConfig, GroupConfig, ModelConfig, OptimConfig, ReuseConfig, RewardLimits, SamplingConfig
 
 RECORD = "run.json"
 PARTS = {

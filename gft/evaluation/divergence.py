@@ -16,14 +16,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .config import TrainConfig
-from .data.files import Example
+from ..data.files import Example
+from ..groups import Member
+from ..logprobs import token_logprobs
+from ..model.policy import Policy
+from ..settings.config import TrainConfig
+from ..settings.parts import OptimConfig
 from .estimates import Estimate, estimate
-from .groups import Member
 from .held_out import Answer
-from .logprobs import token_logprobs
-from .parts import OptimConfig
-from .policy import Policy
 
 
 def members_of(policy: Policy, examples: Sequence[Example], answers: Sequence[Answer]) -> list[Member]:

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from .data.files import Example
-from .evaluate import Accuracy
-from .groups import Batch, Member
+from ..data.files import Example
+from ..evaluation.evaluate import Accuracy
+from ..groups import Batch, Member
 
 
 @dataclass

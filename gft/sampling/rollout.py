@@ -16,8 +16,8 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from .policy import Policy
-from .stop import check
+from ..model.policy import Policy
+from ..stop import check
 
 
 class Rollout(NamedTuple):

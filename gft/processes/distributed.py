@@ -22,10 +22,10 @@ import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
 
-from . import stop
-from .config import TrainConfig
-from .options import OptionError
-from .stop import Stopped
+from .. import stop
+from ..settings.config import TrainConfig
+from ..settings.options import OptionError
+from ..stop import Stopped
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

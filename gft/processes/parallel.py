@@ -22,8 +22,8 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from ..model.policy import Policy
 from .distributed import world_size
-from .policy import Policy
 
 
 def spread(policy: Policy, kind: str | None) -> None:

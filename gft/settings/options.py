@@ -16,8 +16,8 @@ import torch
 
 from gft_kernels import linear_policy_loss
 
+from ..rewards.pool import runs_in_workers
 from .parts import RewardLimits
-from .rewards.pool import runs_in_workers
 
 if TYPE_CHECKING:
     from .config import EvaluateConfig, TrainConfig

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .policy import Policy
+from ..model.policy import Policy
+from ..stop import check
 from .rollout import Rollout, forked_random
-from .stop import check
 
 _engines: WeakKeyDictionary[PreTrainedModel, Any] = WeakKeyDictionary()  # one a model, as long as it lives
 

@@ -13,12 +13,12 @@ import torch
 import torch.distributed as dist
 import transformers
 
-from .options import OptionError
-from .parts import SamplingConfig
-from .policy import Policy
+from ..model.policy import Policy
+from ..settings.options import OptionError
+from ..settings.parts import SamplingConfig
+from .continuous import sample_continuous
 from .rollout import Rollout, sample
-from .rollout_continuous import sample_continuous
-from .rollout_vllm import is_installed, sample_vllm
+from .vllm_sampler import is_installed, sample_vllm
 
 
 class Sampler(Protocol):

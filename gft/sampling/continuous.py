@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from .policy import Policy
+from ..model.policy import Policy
+from ..stop import check
 from .rollout import Rollout, forked_random, until_end
-from .stop import check
 
 PAGE = 32  # tokens of one sequence that lie together in the cache
 PREFILL = 256  # tokens of prompts in one forward pass; longer prompts are read in several

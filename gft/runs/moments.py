@@ -17,9 +17,9 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, Hu
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from .distributed import agreed, is_first
-from .optim import names
-from .parallel import is_sharded
+from ..optim import names
+from ..processes.distributed import agreed, is_first
+from ..processes.parallel import is_sharded
 
 FILE, SHARES = "optimizer.safetensors", "optimizer"
 

@@ -7,14 +7,14 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from .data.files import Example
-from .distributed import agreed, gather, share, stream_seed, world_size
+from ..data.files import Example
+from ..model.policy import Policy
+from ..processes.distributed import agreed, gather, share, stream_seed, world_size
+from ..rewards.pool import RewardPool
+from ..sampling.rollout import Rollout, sample
+from ..usable import check_solved
 from .estimates import summary
 from .held_out import Answer, prompt_id
-from .policy import Policy
-from .rewards.pool import RewardPool
-from .rollout import Rollout, sample
-from .usable import check_solved
 
 STRIDE = 2**32 + 15  # between the seeds of two batches: those of runs and of ranks are nowhere so far apart
 

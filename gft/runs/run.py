@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from .config import TrainConfig
+from ..settings.config import TrainConfig
+from ..settings.options import OptionError
 from .folders import FRESH, hidden
-from .options import OptionError
 from .record import RECORD, check_same_options, read_record
 
 LOCK = ".lock"

@@ -23,14 +23,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .config import TrainConfig
-from .data.files import Example
-from .distributed import gather, on_first, rank, world_size
+from ..data.files import Example
+from ..model.lora import save_adapter, save_merged
+from ..model.policy import Policy
+from ..processes.distributed import gather, on_first, rank, world_size
+from ..processes.parallel import whole_state
+from ..settings.config import TrainConfig
 from .folders import FRESH, OLD, flush, remove, retire, whole_folder
-from .lora import save_adapter, save_merged
 from .moments import load_moments, save_moments
-from .parallel import whole_state
-from .policy import Policy
 from .state import RunState, random_state, set_random_state
 
 MODEL, ADAPTER, STATE, MANIFEST = "model", "adapter", "state{}.json", "manifest.json"

@@ -16,12 +16,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from gft_kernels import PolicyLoss
 from gft_kernels.integrations.hf import PolicyBatch, fuse_loss
 
+from ..settings.parts import ModelConfig
 from .encoding import Encoding, Prompt
 from .layers import checkpoint_layers, refuse_unsuitable, set_mode
 from .liger import use_liger
 from .lora import add_lora, load_adapter
 from .model_folder import read_model_folder, read_without_weights
-from .parts import ModelConfig
 
 DTYPES = {name: getattr(torch, name) for name in ("bfloat16", "float32")}
 

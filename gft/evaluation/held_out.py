@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from .data.files import Example
+from ..data.files import Example
 
 SAMPLES = "samples.jsonl"  # of `gft eval --out`
 FOLDER = "samples"  # of a run: step-20.jsonl holds the answers after step 20

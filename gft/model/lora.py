@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from .parts import ModelConfig
+from ..settings.parts import ModelConfig
 
 WEIGHTS = "adapter_model.safetensors"
 

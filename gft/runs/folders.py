@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from .stop import held
+from ..stop import held
 
 FRESH, OLD = "saving", "replaced"  # what a folder is while it is written, and while it is removed
 

@@ -10,19 +10,19 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from .config import default_reward
-from .data.files import Example
+from ..data.files import Example
+from ..model.policy import Policy
+from ..rewards.calls import Scored
+from ..rewards.pool import RewardPool
+from ..runs.record import flat
+from ..sampling.rollout import Rollout
+from ..sampling.samplers import draw
+from ..settings.config import default_reward
+from ..settings.options import OptionError, check_ranges
+from ..settings.parts import RewardLimits, SamplingConfig
+from ..stop import check, held
+from ..usable import position_limit
 from .growing_file import GrowingFile
-from .options import OptionError, check_ranges
-from .parts import RewardLimits, SamplingConfig
-from .policy import Policy
-from .record import flat
-from .rewards.calls import Scored
-from .rewards.pool import RewardPool
-from .rollout import Rollout
-from .samplers import draw
-from .stop import check, held
-from .usable import position_limit
 
 SEED_STEP = 1_000_003  # between the seeds of two rows: seeds of runs are seldom so far apart
 # Options that no row depends on. The data are known by their hash.

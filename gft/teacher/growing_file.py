@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .folders import write_whole
-from .options import OptionError, option
+from ..runs.folders import write_whole
+from ..settings.options import OptionError, option
 
 
 class GrowingFile:

@@ -1,0 +1,1 @@
+"""Held-out accuracy, and how far a model is from its base."""

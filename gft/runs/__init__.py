@@ -1,0 +1,1 @@
+"""The folder of a run, and all that lets it go on."""

@@ -1,0 +1,1 @@
+"""gft sample: a teacher's responses to the prompts of a file."""

@@ -61,7 +61,7 @@ def accumulate_gradients(policy: Policy, batch: Batch, config: TrainConfig) -> d
         stats = {name: value.item() for name, value in result.stats.items()}
         means.add(stats.pop("active_tokens"), **{k: v for k, v in stats.items() if k != "tokens"})
         assert given.objective is not None
-        extra = distances(result, members, rows, given)
+        extra = distances(result, members, rows, given, on_policy=config.reuse.updates == 1)
         for name, (mean, count) in means_by_source(result, given.objective, members, rows, extra).items():
             means.add(count, **{name: mean})
     (loss, aux_loss), (sequences,) = total(loss, aux_loss), total(len(batch.members))
@@ -148,16 +148,19 @@ def _sampled(members: Sequence[Member], rows: Rows) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def distances(result: PolicyLoss, members: Sequence[Member], rows: Rows, given: PolicyBatch) -> dict[str, Tensor]:
+def distances(
+    result: PolicyLoss, members: Sequence[Member], rows: Rows, given: PolicyBatch, on_policy: bool
+) -> dict[str, Tensor]:
     """How far apart policies are, at every token [B, T-1] where it can be said: else NaN.
 
     "gap": |log p of the sampler - log p of the trainer|, of one and the same policy. It is what
-    numerics differ by, and is not 0 in bf16, or where another engine samples.
+    numerics differ by, and is not 0 in bf16, or where another engine samples. It takes old
+    log-probs, unless the policy is still the one that sampled (`on_policy`).
     "kl": the k3 estimator towards the reference policy.
     """
     own, sampled = _sampled(members, rows)
-    at_sampling = result.logprobs if given.old_logprobs is None else given.old_logprobs
-    found = {"gap": torch.where(own, (sampled - at_sampling).abs(), torch.nan)}
+    at_sampling = result.logprobs if on_policy else given.old_logprobs
+    found = {} if at_sampling is None else {"gap": torch.where(own, (sampled - at_sampling).abs(), torch.nan)}
     if given.ref_logprobs is not None:
         found |= kl().metrics(result.logprobs, ref_logprobs=given.ref_logprobs)
     return found

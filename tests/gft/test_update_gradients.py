@@ -156,7 +156,12 @@ def test_importance_weights_are_capped_and_of_own_tokens_alone(policy, rewards):
         return rectified(m, lp, 0.7) * (torch.tensor(m.old_logprobs) - torch.tensor(m.logprobs)).exp().clamp(max=1.2)
 
     check(policy, batch, settings, batch.members, loss_of)
-    assert accumulate_gradients(policy, batch, settings)["gap"] == pytest.approx(0.5, rel=1e-4)
+    for reuse in (settings.reuse, ReuseConfig(importance_cap=1.2, passes=2)):
+        found = accumulate_gradients(policy, batch, replace(settings, reuse=reuse))
+        assert found["gap"] == pytest.approx(0.5, rel=1e-4)
+    for m in batch.members:
+        m.old_logprobs = None  # later updates are of another policy, and nothing says how far the sampler was
+    assert "gap" not in accumulate_gradients(policy, batch, config(reuse=ReuseConfig(passes=2)))
     policy.model.zero_grad()
 
 

@@ -31,6 +31,15 @@ def final_answers(text: str) -> tuple[str, ...]:
     return _boxes(stated) or (stated,)
 
 
+def last_box(text: str) -> str | None:
+    r"""The content of the last \boxed{} of a worked solution; None if there is none, or no end.
+
+    What stands in earlier boxes are the steps on the way.
+    """
+    found = _boxes(text, distinct=False)
+    return found[-1] if found else None
+
+
 def marked_number(text: str) -> str | None:
     """The number after `####` on the last line, without commas: "#### 1,024" gives "1024".
 
@@ -104,7 +113,7 @@ def _after_marker(text: str) -> str | None:
     return line.removeprefix(MARKER).strip() if line.startswith(MARKER) else None
 
 
-def _boxes(text: str) -> tuple[str, ...]:
+def _boxes(text: str, *, distinct: bool = True) -> tuple[str, ...]:
     r"""The contents of all \boxed{}, of one in another only the inner; none if the last is open."""
     found: list[str] = []
     opened: list[tuple[int, int] | None] = []  # of every open brace that is a box: its place, and what was found before
@@ -119,4 +128,6 @@ def _boxes(text: str) -> tuple[str, ...]:
             box = opened.pop()
             if box is not None and box[1] == len(found):
                 found.append(text[box[0] : brace.start()].strip())
-    return () if last in opened and last is not None else tuple(dict.fromkeys(found))
+    if last in opened and last is not None:
+        return ()
+    return tuple(dict.fromkeys(found) if distinct else found)

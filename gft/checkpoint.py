@@ -1,8 +1,9 @@
 """Checkpoints: all that a run needs to go on, in a folder that appears whole or not at all.
 
-checkpoint-40/model/                  a transformers folder, model and tokenizer
-checkpoint-40/optimizer.safetensors   the moments of AdamW, by the names of the weights
-checkpoint-40/state.json              see state.py
+checkpoint-40/model/                  a transformers folder, model and tokenizer; with LoRA
+checkpoint-40/adapter/                in its place: PEFT's folder
+checkpoint-40/optimizer.safetensors   the moments of AdamW; a folder optimizer/ under FSDP2: see moments.py
+checkpoint-40/state.json              see state.py; of rank 1: state-1.json
 checkpoint-40/manifest.json           the run, the step, and size and hash of every file; written last
 """
 
@@ -14,21 +15,25 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from .config import TrainConfig
 from .data.files import Example
+from .distributed import gather, on_first, rank, world_size
 from .folders import FRESH, OLD, flush, remove, retire, whole_folder
-from .optim import names
+from .lora import save_adapter, save_merged
+from .moments import load_moments, save_moments
+from .parallel import whole_state
 from .policy import Policy
-from .state import RunState, set_random_state
+from .state import RunState, random_state, set_random_state
 
-MODEL, OPTIMIZER, STATE, MANIFEST = "model", "optimizer.safetensors", "state.json", "manifest.json"
+MODEL, ADAPTER, STATE, MANIFEST = "model", "adapter", "state{}.json", "manifest.json"
 ADAM = 3  # a checkpoint's size in weights: the weights themselves, and two moments of each
 
 
@@ -50,43 +55,61 @@ class Checkpoints:
             OSError: it cannot be written. The older ones stand.
         """
         path = self.folder / f"checkpoint-{state.step}"
-        _refuse_without_room(self.folder, ADAM * _size(self.policy))
-        with whole_folder(path) as fresh:
-            _save_model(self.policy, fresh / MODEL)
-            save_file(self._moments(), fresh / OPTIMIZER)
-            (fresh / STATE).write_text(json.dumps(state.as_json(self.examples)))
-            files = {str(p.relative_to(fresh)): _measure(p) for p in sorted(fresh.rglob("*")) if p.is_file()}
-            (fresh / MANIFEST).write_text(json.dumps({"run": self.run, "step": state.step, "files": files}, indent=1))
-        self._prune()
+        states = gather(state.as_json(self.examples))
+        weights = whole_state(self.policy.model)
+        on_first(lambda: _refuse_without_room(self.folder, ADAM * _size(self.policy)))
+        with ExitStack() as stack:
+            fresh = on_first(lambda: stack.enter_context(whole_folder(path)))
+            save_moments(self.policy.model, self.optimizer, fresh)
+            on_first(lambda: self._fill(fresh, weights, states))
+            on_first(stack.pop_all().close)
+        on_first(self._prune)
         return path
 
-    def restore(self, path: Path) -> RunState:
-        """Put optimiser and random numbers back; the policy is that of `path` already."""
-        saved = load_file(path / OPTIMIZER)
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        for i, name in enumerate(names(self.optimizer)):
-            found = {k.rpartition("/")[2]: v for k, v in saved.items() if k.rpartition("/")[0] == name}
-            if found:  # else it has had no gradient yet
-                moments[i] = found
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        state = RunState.from_json(json.loads((path / STATE).read_text()), self.examples)
-        set_random_state(state.random, self.policy.device)
+    def _fill(self, fresh: Path, weights: dict[str, Tensor] | None, states: Sequence[dict[str, Any]]) -> None:
+        """What rank 0 writes: everything but shares of moments, the manifest last."""
+        if self.policy.adapter is None:
+            _save_model(self.policy, fresh / MODEL, weights)
+        else:
+            save_adapter(self.policy.adapter, fresh / ADAPTER)
+        for place, state in enumerate(states):
+            _state_file(fresh, place).write_text(json.dumps(state))
+        files = {str(p.relative_to(fresh)): _measure(p) for p in sorted(fresh.rglob("*")) if p.is_file()}
+        manifest = {"run": self.run, "step": states[0]["step"], "files": files}
+        (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1))
+
+    def restore(self, path: Path, say: Callable[[str], None]) -> RunState:
+        """Put optimiser and random numbers back; the policy is that of `path` already.
+
+        Rollouts and random streams are a rank's own. Where a run goes on with another number of
+        ranks they are drawn anew, which `say` is told of.
+        """
+        load_moments(self.policy.model, self.optimizer, path)
+        count = len(list(path.glob(STATE.format("*"))))
+        own = _state_file(path, rank() if count == world_size() else 0)
+        state = RunState.from_json(json.loads(own.read_text()), self.examples)
+        if count == world_size():
+            set_random_state(state.random, self.policy.device)
+        else:
+            say(f"{path.name} is of {count} processes, and there are {world_size()}: samples differ from here on")
+            torch.manual_seed(torch.initial_seed() + state.step)  # this rank's, and not its first samples again
+            state.in_use, state.random = None, random_state(self.policy.device)
         return state
 
     def publish(self, path: Path) -> Path:
-        """Make the weights of a checkpoint the run's `model`: the same files, if the system can."""
-        with whole_folder(self.folder / MODEL) as fresh:
-            shutil.copytree(path / MODEL, fresh, copy_function=_link, dirs_exist_ok=True)
-        return self.folder / MODEL
+        """Make the weights of a checkpoint the run's `model`: the same files, if the system can.
 
-    def _moments(self) -> dict[str, torch.Tensor]:
-        state = self.optimizer.state_dict()["state"]
-        return {
-            f"{name}/{key}": value.contiguous()
-            for i, name in enumerate(names(self.optimizer))
-            for key, value in state.get(i, {}).items()
-        }
+        With LoRA they are its `adapter`. Its `model` is written, and is that of the policy, which
+        must be the one of the checkpoint.
+        """
+        for name in (MODEL, ADAPTER):
+            if (path / name).exists():
+                with whole_folder(self.folder / name) as fresh:
+                    shutil.copytree(path / name, fresh, copy_function=_link, dirs_exist_ok=True)
+        if self.policy.adapter is not None:
+            with whole_folder(self.folder / MODEL) as fresh:
+                _save_model(self.policy, fresh, None)
+        return self.folder / MODEL
 
     def _prune(self) -> None:
         """Remove all but the newest of this run, and what is left of saves that were killed."""
@@ -156,14 +179,19 @@ def written_by(folder: Path, run: str) -> Iterator[Path]:
 
 
 def save_model(policy: Policy, path: Path) -> Path:
-    """Write model and tokenizer to a folder, which appears whole or not at all.
+    """Write model and tokenizer to a folder, which appears whole or not at all. All ranks call it.
 
     Raises:
         OSError: it cannot be written.
     """
-    with whole_folder(Path(path)) as fresh:
-        _save_model(policy, fresh)
-    return Path(path)
+    weights = whole_state(policy.model)
+
+    def write() -> Path:
+        with whole_folder(Path(path)) as fresh:
+            _save_model(policy, fresh, weights)
+        return Path(path)
+
+    return on_first(write)
 
 
 def check_space(policy: Policy, config: TrainConfig) -> None:
@@ -179,15 +207,27 @@ def check_space(policy: Policy, config: TrainConfig) -> None:
     if config.resume:
         count = max(1, count - len(list(config.out.glob("checkpoint-*"))))
     size, free = ADAM * _size(policy), _free(config.out)
-    if count * size > free:
+    merged = 0 if policy.adapter is None else _size(policy, whole=True)
+    if count * size + merged > free:
+        model = f" and for a model of {merged / 2**30:.3g} GiB" if merged else ""
         raise OSError(
-            f"{config.out}: the run needs room for {count} checkpoints of {size / 2**30:.3g} GiB, and "
+            f"{config.out}: the run needs room for {count} checkpoints of {size / 2**30:.3g} GiB{model}, and "
             f"{free / 2**30:.3g} GiB are free: make room, give another --out, or keep fewer (--keep)."
         )
 
 
-def _save_model(policy: Policy, folder: Path) -> None:
-    policy.model.save_pretrained(folder)
+def _state_file(folder: Path, place: int) -> Path:
+    return folder / STATE.format(f"-{place}" if place else "")
+
+
+def _save_model(policy: Policy, folder: Path, weights: dict[str, Tensor] | None) -> None:
+    """Of a sharded model, which rank 0 holds a part of, its gathered `weights`."""
+    if policy.adapter is not None:
+        save_merged(policy.model, folder)
+    elif weights is None:
+        policy.model.save_pretrained(folder)
+    else:
+        policy.model.save_pretrained(folder, state_dict=weights)
     policy.tokenizer.save_pretrained(folder)
     # A server of the model should stop where the loop's samples did: at a chat's end of turn too.
     generation = copy.deepcopy(policy.model.generation_config)
@@ -200,8 +240,9 @@ def _refuse_without_room(folder: Path, size: int) -> None:
         raise OSError(f"{folder}: a checkpoint takes {size / 2**20:.3g} MiB, and {free / 2**20:.3g} MiB are free")
 
 
-def _size(policy: Policy) -> int:
-    return sum(p.numel() * p.element_size() for p in policy.model.parameters())
+def _size(policy: Policy, *, whole: bool = False) -> int:
+    """Bytes of the weights that are trained, or of all."""
+    return sum(p.numel() * p.element_size() for p in policy.model.parameters() if p.requires_grad or whole)
 
 
 def _free(folder: Path) -> int:

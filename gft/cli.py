@@ -1,4 +1,4 @@
-"""The commands `gft train` and `gft eval`: their options, and how they end."""
+"""The commands of `gft`: their options, and how they end."""
 
 from __future__ import annotations
 
@@ -15,11 +15,17 @@ import torch
 import tyro
 from transformers.utils import logging as transformers_logging
 
+from .commands.data import CheckConfig, run_data_check
 from .commands.evaluate import run_eval
+from .commands.report import run_report
+from .commands.sample import run_sample
 from .commands.train import run_train
-from .config import EMBEDDED, EvaluateConfig, TrainConfig
+from .config import EMBEDDED, EvaluateConfig, ReportConfig, TrainConfig
+from .distributed import named_rank
 from .options import OptionError
+from .recipe import read_recipe, with_recipe
 from .record import read_record
+from .sample import SampleConfig
 from .stop import Stopped, heed_signals
 
 DESCRIPTION = "Group Fine-Tuning on fused head kernels. Without --model: the embedded task, with a recipe of its own."
@@ -29,7 +35,7 @@ FAULTS_OF_INPUT = (ValueError, TypeError, OSError, ImportError, RuntimeError, Me
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: `gft train [options]`, `gft eval [options]`.
+    """Entry point: `gft train [options]`, `gft eval [options]`, and so on.
 
     Bad input ends with one line, not a traceback.
     """
@@ -48,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
         if os.environ.get("GFT_TRACEBACK"):
             raise
         hint = "" if isinstance(error, OptionError) else " (GFT_TRACEBACK=1 shows where)"
-        sys.exit(f"gft: {_one_line(error)}{hint}")
+        sys.exit(f"gft: {named_rank()}{_one_line(error)}{hint}")
 
 
 def _run_command(arguments: list[str], defaults: TrainConfig) -> None:
@@ -64,26 +70,54 @@ def _run_command(arguments: list[str], defaults: TrainConfig) -> None:
         """Accuracy of a model: greedy, and the mean of samples."""
         run_eval(config)
 
+    @app.command(name="report")
+    def _report(config: tyro.conf.OmitArgPrefixes[ReportConfig]) -> None:
+        """A page of runs: curves, a table, samples to read."""
+        run_report(config)
+
+    @app.command(name="sample")
+    def _sample(config: tyro.conf.OmitArgPrefixes[SampleConfig]) -> None:
+        """Sample a teacher's responses to the prompts of a file, and write groups for train."""
+        run_sample(config)
+
+    data = tyro.extras.SubcommandApp()
+    app.command(data, name="data", help="Look at data before a run.")
+
+    @data.command(name="check")
+    def _check(config: tyro.conf.OmitArgPrefixes[CheckConfig]) -> None:
+        """What a run would make of a data file."""
+        run_data_check(config)
+
     app.cli(args=arguments, prog="gft", description=DESCRIPTION)
 
 
 def _defaults(arguments: list[str]) -> TrainConfig:
-    """What an option is that is not typed: with --resume, what it is in that run.
+    """What an option of train is that is not typed: with --resume, what it is in that run.
 
-    Without --model it is the recipe of the embedded task. --help shows the usual ones.
+    A recipe's options stand over these. Without a model it is the recipe of the embedded task.
+    --help shows the usual ones.
     """
+    if arguments[:1] != ["train"]:
+        return TrainConfig()
+    typed = _typed(arguments, "--recipe")
+    recipe = None if typed is None else Path(typed)
+    given = {} if recipe is None else read_recipe(recipe)
+    own_recipe = "model" in given or any(a.split("=")[0] in ("--model", "-h", "--help") for a in arguments)
+    defaults = TrainConfig() if own_recipe else EMBEDDED
     if "--resume" in arguments:
-        typed = [b if a == "--out" else a.removeprefix("--out=") for a, b in pairwise([*arguments, ""]) if _is_out(a)]
-        out = Path(typed[-1]) if typed else TrainConfig().out
+        out = Path(_typed(arguments, "--out") or given.get("out", TrainConfig().out))
         record = read_record(out)
         if record is not None:
-            return replace(record["config"], out=out)
-    own_recipe = any(a.split("=")[0] in ("--model", "-h", "--help") for a in arguments)
-    return TrainConfig() if own_recipe else EMBEDDED
+            defaults = replace(record["config"], out=out)
+    return defaults if recipe is None else with_recipe(defaults, recipe)
 
 
-def _is_out(argument: str) -> bool:
-    return argument.split("=")[0] == "--out"
+def _typed(arguments: list[str], name: str) -> str | None:
+    """The last value that is typed for an option: --out runs/a, or --out=runs/a."""
+    found = [
+        b if a == name else a.removeprefix(f"{name}=") for a, b in pairwise([*arguments, ""]) if a.split("=")[0] == name
+    ]
+    return found[-1] if found else None
 
 
 def _drop_unwritten() -> None:

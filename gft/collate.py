@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from gft_kernels.integrations.hf import pack
+from gft_kernels.integrations.packing import tells_apart
 
 from .groups import Member
 
@@ -56,6 +57,18 @@ def collate(members: Sequence[Member], pad: int, device: torch.device) -> Rows:
     sequence = torch.arange(len(members))[:, None].expand(-1, width - 1)
     inputs = {"input_ids": tokens.to(device), "attention_mask": mask.to(device)}
     return Rows(inputs, targets[:, 1:].to(device), sequence.to(device))
+
+
+def check_packed(model: Any) -> None:
+    """Refuse a model whose packed sequences would see each other, before the run.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if not tells_apart(model, model.get_output_embeddings()):
+        raise ValueError(
+            f"--packed: {type(model).__name__} carries its state from one sequence of a row to the next: leave it out."
+        )
 
 
 def collate_packed(members: Sequence[Member], device: torch.device) -> Rows:

@@ -7,17 +7,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import tyro
 from torch import Tensor
 
-from gft_kernels import Backend, Sparse, cispo, dft, gft, grpo, gspo, reinforce, sft
+from gft_kernels import Backend, Sparse, cispo, dft, gft, grpo, gspo, kl, reinforce, sft
 from gft_kernels.losses.objectives import Objective
 from gft_kernels.losses.reductions import Reduction
 
-from .options import OptionError, check_ranges
-from .parts import EvalConfig, GroupConfig, OptimConfig, ReuseConfig, SamplingConfig
+from .options import OptionError, check_limits, check_ranges, check_suffix
+from .parts import EvalConfig, GroupConfig, ModelConfig, OptimConfig, ReuseConfig, RewardLimits, SamplingConfig
 
 ObjectiveName = Literal["sft", "dft", "gft", "reinforce", "grpo", "cispo", "gspo"]
 RATIO = ("grpo", "cispo", "gspo")  # objectives of a ratio to the policy that sampled
+LoggerName = Literal["tensorboard", "trackio", "wandb"]
 HELD_OUT_PROMPTS = 64  # of a file that is given for evaluation, unless a number is
 
 # (expert, teacher, own) responses of a group, unless given
@@ -40,16 +42,23 @@ class TrainConfig:
     needed.
     """
 
+    recipe: Path | None = None
+    """A .toml file of options (docs/recipes.md). What is typed beside it counts."""
     model: Path | None = None
     """A local transformers folder; None uses the embedded model."""
+    reference: Path | None = None
+    """The folder of the reference policy of --kl. None is the model that the run begins with."""
     data: str | None = None
-    """A .jsonl or .parquet file (GSM8K, group, TRL or verl columns), or rg:NAME for a task of
-    reasoning-gym."""
+    """A .jsonl or .parquet file (columns of GSM8K, MATH, NuminaMath, groups, TRL or verl), or rg:NAME
+    for a task of reasoning-gym."""
     eval_data: str | None = None
     """Held-out data in the same formats. None holds out the last rows of --data if --eval-prompts
     asks for any; they may be a tenth at most."""
     max_bad_fraction: float = 0.01
     """The share of bad rows of a file that is left out with a warning. More of them end the run."""
+    prompt_suffix: str | None = None
+    """Text at the end of every prompt, training and held-out: of the user's last message, or of a
+    text. It takes the place of the instruction that prompts of GSM8K get."""
     objective: ObjectiveName | None = None
     """The loss of the responses. None is gft with --model, and the comparison without. Where a
     batch of rollouts serves one update, the ratio to the policy that sampled is 1, and grpo, cispo,
@@ -58,10 +67,11 @@ class TrainConfig:
     """Tokens with p below it get weight p, the others 1 (gft)."""
     reduction: Reduction = "token-mean"
     reward: str | None = None
-    """exact, number, math, or package.module:function with verl's compute_score signature. None is
-    exact for rg:NAME, else number."""
+    """exact, number, math, package.module:function with verl's or TRL's signature, or a weighted sum
+    such as "math + 0.1*package.module:function". None is exact for rg:NAME, else number."""
     max_failed_rewards: float = 0.3
     """The share of responses that may have no reward, because it failed. More of them end the run."""
+    limits: RewardLimits = field(default_factory=RewardLimits)
     steps: int = 100
     """Optimiser steps."""
     prompts_per_step: int = 8
@@ -70,6 +80,7 @@ class TrainConfig:
     reuse: ReuseConfig = field(default_factory=ReuseConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+    network: ModelConfig = field(default_factory=ModelConfig)
     evaluate: EvalConfig = field(default_factory=EvalConfig)
     seed: int = 0
     """Seed of the embedded base, of the order of prompts and of the sampling."""
@@ -83,10 +94,15 @@ class TrainConfig:
     """Save a checkpoint every this many steps (0: only at the end, and where a signal ends the run)."""
     keep: int = 2
     """Checkpoints that are kept, the newest (0: all of them)."""
+    log_to: tuple[LoggerName, ...] = ()
+    """Where the numbers go besides metrics.jsonl: tensorboard, trackio, wandb, or several of them."""
     device: str | None = None
     """cuda, cpu, ... None takes the GPU where there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 on a GPU, float32 elsewhere."""
+    parallel: Literal["ddp", "fsdp"] | None = None
+    """How several processes share the work: ddp, a whole model on each (also None), or fsdp, a share
+    of weights, gradients and moments on each."""
     backend: Literal["auto", "triton", "chunked", "eager"] = "auto"
     """What computes the head."""
     sparse: float | None = None
@@ -94,7 +110,9 @@ class TrainConfig:
     as 1e-3. None is exact."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "log_to", tuple(self.log_to))  # JSON has lists
         check_ranges(self)
+        check_suffix(self)
         self.composition()  # refuses an empty group
 
     def is_comparison(self) -> bool:
@@ -169,7 +187,8 @@ class TrainConfig:
             "cispo": lambda: cispo(**clips),
             "gspo": lambda: gspo(**clips, sequence_ids=sequence_ids),
         }
-        return make[self.objective or "gft"]()
+        found = make[self.objective or "gft"]()
+        return found + kl(self.reuse.kl) if self.reuse.kl else found
 
 
 @dataclass(frozen=True)
@@ -182,10 +201,13 @@ class EvaluateConfig:
     """As for train. None is the embedded task."""
     reward: str | None = None
     """As for train."""
+    limits: RewardLimits = field(default_factory=RewardLimits)
     prompts: int = HELD_OUT_PROMPTS
     """Prompts to evaluate on, from the start of the data."""
     max_bad_fraction: float = 0.01
     """As for train, of the rows that are read."""
+    prompt_suffix: str | None = None
+    """As for train."""
     samples: int = 16
     """Samples a prompt, besides the greedy response."""
     temperature: float = 1.0
@@ -196,21 +218,48 @@ class EvaluateConfig:
     """Sequences generated at once."""
     seed: int = 0
     """Seed of the samples."""
+    base: Path | None = None
+    """The folder of the model that --model was trained from: reports the KL to it, on the samples."""
+    out: Path | None = None
+    """A folder for every answer (samples.jsonl) and the numbers (eval.json). If it holds answers of
+    the same evaluation, that goes on behind them. None keeps nothing."""
     device: str | None = None
     """cuda, cpu, ... None takes the GPU where there is one."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
+        if self.base is not None and self.samples == 0:
+            raise OptionError(f"--base is {self.base}, and would do nothing: the KL needs --samples.")
         if self.data is None and self.reward is not None:
             raise OptionError(
                 f"--reward is {self.reward}, and would do nothing: without --data, the embedded task has its own."
             )
+        check_suffix(self)
+        check_limits(self.limits, self.reward_name())
 
     def reward_name(self) -> str:
         """The reward, or the one that suits the data."""
         if self.data is None:
             return EMBEDDED.reward_name()
         return default_reward(self.data) if self.reward is None else self.reward
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """A page of runs: curves, a table, samples to read. It needs no network and no script."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Folders of gft train or gft eval, or folders of such folders."""
+    out: Path = Path("report.html")
+    """The page. Its pictures go to a folder of that name without .html."""
+    prompts: int = 32
+    """Held-out prompts to read, of those whose answers were kept (0: none)."""
+    png: bool = True
+    """Write the pictures as PNG files too."""
+
+    def __post_init__(self) -> None:
+        if self.prompts < 0:
+            raise OptionError(f"--prompts is {self.prompts}; it must be at least 0.")
 
 
 def default_reward(data: str | None) -> str:

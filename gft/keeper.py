@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .checkpoint import MODEL, Checkpoints, save_model
 from .config import TrainConfig
+from .distributed import all_come, on_first
 from .metrics import MetricsLog
 from .state import RunState
 from .stop import Stopped
@@ -52,7 +53,8 @@ class Keeper:
     def rescuing(self, state: RunState) -> Iterator[None]:
         """Save the last whole update where the block ends in an error or is stopped.
 
-        A second signal is not held up by it, and the newest checkpoint stands.
+        A second signal is not held up by it, and the newest checkpoint stands. So it does where an
+        error is one rank's alone: a save is one of all of them.
         """
         try:
             yield
@@ -64,7 +66,7 @@ class Keeper:
     def _rescue(self, state: RunState) -> None:
         has_rollouts = state.in_use is not None and state.used == 0
         is_new = has_rollouts or state.step > (self.saved or 0)
-        if is_new and not state.is_changing:
+        if is_new and not state.is_changing and all_come(f"the end after step {state.step}"):
             try:
                 self._save(state)
             except OSError as error:
@@ -81,7 +83,8 @@ class Keeper:
             self.say(f"the weights alone: {save_model(self.checkpoints.policy, self.config.out / MODEL)}")
             raise
         assert self.newest is not None
-        self.checkpoints.publish(self.newest)
+        newest = self.newest
+        on_first(lambda: self.checkpoints.publish(newest))
 
     def _save(self, state: RunState) -> None:
         self.log.flush()  # first: the state says how long the file is

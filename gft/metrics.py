@@ -7,11 +7,14 @@ import math
 import os
 import sys
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 
 import torch
+
+from .distributed import gather, is_first
 
 
 class Mean:
@@ -27,6 +30,15 @@ class Mean:
         for name, value in values.items():
             self.sums[name] += weight * value
             self.weights[name] += weight
+
+    def of_all_ranks(self) -> Mean:
+        """The means over what every rank added."""
+        both = Mean()
+        for sums, weights in gather((dict(self.sums), dict(self.weights))):
+            for name in sums:
+                both.sums[name] += sums[name]
+                both.weights[name] += weights[name]
+        return both
 
     def result(self) -> dict[str, float]:
         return {name: total / self.weights[name] for name, total in self.sums.items() if self.weights[name]}
@@ -44,6 +56,7 @@ class MetricsLog:
         self.file: FileIO | None = None
         self.offset = 0  # bytes of all rows, those that wait included
         self._waiting = b""
+        self.also: Callable[[dict], None] | None = None  # who is given every row too
 
     def open(self, offset: int = 0) -> None:
         """Begin the file and replace an older one, or cut the run's own back to `offset` bytes.
@@ -64,6 +77,8 @@ class MetricsLog:
         self._waiting += line
         with suppress(OSError):
             self._write()
+        if self.also is not None:
+            self.also(row)
 
     def flush(self) -> None:
         """Wait until every row is on the disk.
@@ -95,6 +110,21 @@ class MetricsLog:
                 raise
         finally:
             self.file.close()
+
+
+class Unwritten(MetricsLog):
+    """The log of a rank that writes none."""
+
+    def open(self, offset: int = 0) -> None:
+        self.file, self.offset = FileIO(os.devnull, "a"), offset
+
+    def flush(self) -> None:
+        pass
+
+
+def metrics_log(path: Path) -> MetricsLog:
+    """The log of a run, which rank 0 writes."""
+    return MetricsLog(path) if is_first() else Unwritten(path)
 
 
 def read_metrics(path: Path) -> list[dict]:

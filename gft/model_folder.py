@@ -23,6 +23,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -65,6 +66,29 @@ def read_model_folder(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerB
         )
     model, report = loaded
     _refuse_partial_weights(path, type(model).__name__, report)
+    tokenizer = _read_tokenizer(path)
+    _unmap(model)
+    return model.eval(), tokenizer
+
+
+def read_without_weights(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The same with a model that has no numbers in it: it takes no memory, whatever its size.
+
+    Raises:
+        FileNotFoundError: no model there.
+        ValueError: what the folder says of it is refused, or there is no tokenizer.
+    """
+    _refuse_other_folders(path)
+    configs = {name: _read_json(path / name) for name in CONFIGS if (path / name).is_file()}
+    config = _read_config(path, configs)
+    with _one_line(path, "its config.json"), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+        if "generation_config.json" in configs:
+            model.generation_config = GenerationConfig.from_pretrained(path, local_files_only=True)
+    return model.eval(), _read_tokenizer(path)
+
+
+def _read_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     with _one_line(path, "its tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(path, **SAFELY)
     files = getattr(tokenizer, "vocab_files_names", {}).values()
@@ -73,8 +97,7 @@ def read_model_folder(path: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerB
             f"{path} has no tokenizer (none of {', '.join(files)}): put the model's there, "
             "tokenizer.save_pretrained(folder)."
         )
-    _unmap(model)
-    return model.eval(), tokenizer
+    return tokenizer
 
 
 def _unmap(model: PreTrainedModel) -> None:

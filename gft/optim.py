@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import TrainConfig
+from .parallel import whole
 from .parts import OptimConfig
 from .policy import Policy
 
@@ -69,7 +70,8 @@ def optimizer_step(
         group["lr"] = rate
     # The norm is taken before clipping. After it, every large gradient would be logged as
     # max_grad_norm, and a run about to diverge would look like any other.
-    norm = torch.nn.utils.get_total_norm([p.grad for p in policy.model.parameters() if p.grad is not None]).item()
+    gradients = [p.grad for p in policy.model.parameters() if p.grad is not None]
+    norm = whole(torch.nn.utils.get_total_norm(gradients)).item()
     # A gradient that is not finite is dropped. Clipping multiplies by max_grad_norm / norm: one NaN
     # would spread to all weights, and stay in Adam's moments for good.
     finite = math.isfinite(norm)

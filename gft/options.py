@@ -16,7 +16,8 @@ import torch
 
 from gft_kernels import linear_policy_loss
 
-from .rewards.pool import RewardPool
+from .parts import RewardLimits
+from .rewards.pool import runs_in_workers
 
 if TYPE_CHECKING:
     from .config import EvaluateConfig, TrainConfig
@@ -28,6 +29,7 @@ COUNTS = (
     "keep",
     "eval_every",
     "eval_prompts",
+    "eval_answers",
     "experts",
     "teachers",
     "own",
@@ -44,10 +46,12 @@ SIZES = (
     "bad_steps",
     "eval_samples",
     "prompts",
+    "lora",
+    "lora_alpha",
 )
 
 POSITIVE = ("lr", "adam_epsilon", "temperature", "importance_cap")
-NOT_NEGATIVE = ("clip_low", "clip_high", "weight_decay", "min_lr")
+NOT_NEGATIVE = ("kl", "clip_low", "clip_high", "weight_decay", "min_lr")
 SHARES = ("tau", "max_bad_fraction", "max_failed_rewards")
 BELOW_1 = ("sparse", "adam_beta1", "adam_beta2")
 
@@ -68,12 +72,16 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     **dict.fromkeys(NOT_NEGATIVE, (lambda x: 0 <= x < math.inf, "finite, and at least 0")),
     **dict.fromkeys(SHARES, (lambda x: 0 <= x <= 1, "from 0 to 1")),
     **dict.fromkeys(BELOW_1, (lambda x: 0 <= x < 1, "at least 0 and below 1")),
+    "vllm_memory": (lambda x: 0 < x < 1, "above 0 and below 1"),
     "max_grad_norm": (lambda x: x > 0, "positive; inf clips nothing"),
+    "reward_workers": (lambda n: 1 <= n <= 1024, "from 1 to 1024"),
+    "reward_seconds": (lambda x: 0 < x <= 86400, "positive, and at most a day (86400)"),
+    "reward_memory": (lambda n: 1 <= n <= 2**20, "from 1 to 2**20 (MiB)"),
     "seed": (lambda n: 0 <= n < 2**63, "at least 0 and below 2**63"),
 }
 
 
-def check_ranges(config: TrainConfig | EvaluateConfig) -> None:
+def check_ranges(config: Any) -> None:
     """Refuse numbers that are out of range.
 
     Raises:
@@ -136,31 +144,78 @@ def check_effects(config: TrainConfig, defaults: TrainConfig) -> None:
             ),
         }
         idle["max_failed_rewards"] = idle["reward"]
+        idle |= {f"limits.{limit}": idle["reward"] for limit in vars(config.limits)}
+        if not unscored:
+            check_limits(config.limits, config.reward_name())
         for field in ("group.scale", "group.singleton", "group.count_flat"):
             idle[field] = (not rewarded, "every response has the advantage 1")
-        for field in ("sampling.temperature", "sampling.truncated", "reuse.importance_cap"):
+        for field in ("sampling.temperature", "sampling.truncated", "sampling.sampler", "reuse.importance_cap"):
             idle[field] = (own == 0, "no response is sampled for training (--own is 0)")
         for field in ("reuse.clip_low", "reuse.clip_high"):
             idle[field] = (
                 not ratio,
                 f"the objective {name} with {config.reuse.updates} updates a batch of rollouts has no ratio but 1",
             )
-    optim, decays = config.optim, config.optim.schedule != "constant"
-    if optim.min_lr > optim.lr:
-        raise OptionError(
-            f"--min-lr is {optim.min_lr}, above --lr, which is {optim.lr}: the rate falls, it never rises."
-        )
-    idle["optim.min_lr"] = (not decays, "the rate is constant (--schedule)")
-    idle["optim.schedule"] = (
-        decays and optim.warmup >= config.steps,
-        f"the run ends in the warm-up (--warmup is {optim.warmup}, --steps is {config.steps})",
-    )
-    for field in ("evaluate.eval_every", "evaluate.eval_samples"):
+    idle |= _idle_in_updates(config)
+    idle["sampling.vllm_memory"] = (config.sampling.sampler != "vllm", "it is of --sampler vllm")
+    idle["reference"] = (config.reuse.kl is None, "no KL is asked for (--kl)")
+    for field in ("evaluate.eval_every", "evaluate.eval_samples", "evaluate.eval_answers"):
         idle[field] = (config.held_out_prompts() == 0, "nothing is held out: give --eval-prompts or --eval-data")
     for field, (has_no_effect, why) in idle.items():
         value = attrgetter(field)(config)
         if has_no_effect and value != attrgetter(field)(defaults):
             raise OptionError(f"{option(field)} is {value}, and would do nothing: {why}.")
+
+
+def _idle_in_updates(config: TrainConfig) -> dict[str, tuple[bool, str]]:
+    """The same of the optimiser's options, and of the model's."""
+    optim, decays = config.optim, config.optim.schedule != "constant"
+    if optim.min_lr > optim.lr:
+        raise OptionError(
+            f"--min-lr is {optim.min_lr}, above --lr, which is {optim.lr}: the rate falls, it never rises."
+        )
+    in_warmup = f"the run ends in the warm-up (--warmup is {optim.warmup}, --steps is {config.steps})"
+    idle = {
+        "optim.min_lr": (not decays, "the rate is constant (--schedule)"),
+        "optim.schedule": (decays and optim.warmup >= config.steps, in_warmup),
+    }
+    for name in ("lora_alpha", "lora_targets"):
+        idle[f"network.{name}"] = (config.network.lora is None, "it needs the rank that --lora gives")
+    for field in fields(config.network) if config.is_comparison() else ():
+        whole = "the comparison trains its model as it is: give an --objective"
+        idle[f"network.{field.name}"] = (True, whole)
+    return idle
+
+
+def check_suffix(config: TrainConfig | EvaluateConfig) -> None:
+    """Refuse a --prompt-suffix that says nothing, or that no data file is there for.
+
+    Raises:
+        OptionError: there is one.
+    """
+    suffix = config.prompt_suffix
+    if suffix is not None and not suffix.strip():
+        raise OptionError(f"--prompt-suffix is {suffix!r}, and would do nothing: leave it out.")
+    if suffix is not None and config.data is None:
+        raise OptionError(
+            f"--prompt-suffix is {suffix!r}, and would do nothing: without --data, the embedded task has its own "
+            "prompts."
+        )
+
+
+def check_limits(limits: RewardLimits, reward: str) -> None:
+    """Refuse limits of a reward that is called in this process.
+
+    Raises:
+        OptionError: there is one that is not the default, or no such reward.
+    """
+    try:
+        in_workers = runs_in_workers(reward)
+    except ValueError as error:
+        raise OptionError(f"--reward {reward}: {error}") from error
+    for name, value in vars(limits).items():
+        if value != getattr(RewardLimits(), name) and not in_workers:
+            raise OptionError(f"{option(name)} is {value}, and would do nothing: --reward {reward} runs in no worker.")
 
 
 def check_device(name: str | None) -> None:
@@ -195,19 +250,13 @@ def check_engine(config: TrainConfig) -> None:
     targets, advantages = torch.zeros(16, dtype=torch.long, device=device), torch.ones(16, device=device)
     try:
         linear_policy_loss(
-            hidden, weight, targets, advantages, objective=config.objective_function(), backend=config.head_backend()
+            hidden,
+            weight,
+            targets,
+            advantages,
+            objective=config.objective_function(),
+            ref_logprobs=torch.zeros_like(advantages),
+            backend=config.head_backend(),
         )
     except (RuntimeError, ValueError, ImportError) as error:
         raise OptionError(f"--backend is {config.backend!r}, which does not run on {device}: {error}") from error
-
-
-def reward_pool(name: str) -> RewardPool:
-    """The reward function, which is asked for before data and model: its name may be misspelt.
-
-    Raises:
-        OptionError: it cannot be found or imported.
-    """
-    try:
-        return RewardPool(name)
-    except ValueError as error:
-        raise OptionError(f"--reward {name}: {error}") from error

@@ -39,12 +39,20 @@ class SamplingConfig:
     max_prompt_tokens: int = 1024
     """Longer prompts are left out, and counted."""
     max_given_tokens: int = 2048
-    """Longer expert and teacher responses are cut. They then have no end token, and reward 0."""
+    """Tokens of an expert or teacher response, with the end token."""
+    long_given: Literal["drop", "cut"] = "drop"
+    """A longer one is dropped from its group, or cut: scored by its whole text, and trained on up to
+    the limit, without an end token."""
     max_new_tokens: int = 512
     """The policy's own responses are cut here. The built-in rewards then give 0."""
     temperature: float = 1.0
     batch: int = 128
     """Sequences generated at once."""
+    sampler: Literal["generate", "continuous", "vllm"] = "generate"
+    """What draws the policy's own responses: transformers' generate, its continuous batching, or vLLM
+    (docs/sampling.md). Evaluation samples by generate."""
+    vllm_memory: float = 0.3
+    """The share of the GPU's memory that vLLM may take while it samples (vllm)."""
     truncated: Literal["train", "mask"] = "train"
     """mask: own responses that were cut count in their group, and are not trained on."""
 
@@ -63,6 +71,9 @@ class ReuseConfig:
     cispo and 3e-4 for gspo."""
     clip_high: float | None = None
     """How far above 1. None is 0.2 for grpo, 4.0 for cispo and 4e-4 for gspo."""
+    kl: float | None = None
+    """Weight of the penalty on the KL to the reference policy (k3 at every token). 0 measures it and
+    changes nothing; None keeps no reference."""
     importance_cap: float | None = None
     """Weight own tokens by the trainer's probability over that of the sampler, at most by this. None
     weights nothing."""
@@ -71,6 +82,18 @@ class ReuseConfig:
     def updates(self) -> int:
         """Updates of a batch of rollouts."""
         return self.rollout_steps * self.passes
+
+
+@dataclass(frozen=True)
+class RewardLimits:
+    """What rewards that run in worker processes may take: math, and your own functions."""
+
+    reward_workers: int | None = None
+    """Worker processes of a reward. None is one for every core that this process may use."""
+    reward_seconds: float = 5.0
+    """Wall time of one call. A longer one is ended, and counted as a failure."""
+    reward_memory: int = 1024
+    """MiB that one call may allocate. More of it is a failure."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +122,28 @@ class OptimConfig:
 
 
 @dataclass(frozen=True)
+class ModelConfig:
+    """How the model is trained: its layers in gradient passes."""
+
+    dropout: bool = False
+    """Train with the dropout that the model's config has. The loss is then not that of the network
+    that sampled."""
+    checkpointing: bool = False
+    """Gradient checkpointing: layers are computed again in the backward pass. Less memory, a third
+    more time."""
+    liger: bool = False
+    """Kernels of Liger in the layers (RMSNorm, SwiGLU, rotary positions). A GPU only."""
+    lora: int | None = None
+    """Train factors of this rank beside the weights, which stay as they are. None trains the weights
+    themselves."""
+    lora_alpha: int | None = None
+    """The product of the factors is multiplied by this / rank. None is twice the rank."""
+    lora_targets: str = "all-linear"
+    """Layers that get factors, by the ends of their names: q_proj,v_proj. all-linear: every linear
+    layer but the head."""
+
+
+@dataclass(frozen=True)
 class EvalConfig:
     """Held-out accuracy during the run."""
 
@@ -109,3 +154,6 @@ class EvalConfig:
     --eval-data, else 0."""
     eval_samples: int = 16
     """Samples a prompt at temperature 1. Their mean is the paper's metric. Greedy is reported too."""
+    eval_answers: int = 16
+    """Held-out prompts whose answers are kept as texts, in samples/ of --out: the greedy one and up
+    to four samples. Of the other prompts their rewards are kept; with 0 nothing is."""

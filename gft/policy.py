@@ -6,17 +6,22 @@ import importlib.util
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from gft_kernels import PolicyLoss
 from gft_kernels.integrations.hf import PolicyBatch, fuse_loss
 
 from .encoding import Encoding, Prompt
-from .model_folder import read_model_folder
+from .layers import checkpoint_layers, refuse_unsuitable, set_mode
+from .liger import use_liger
+from .lora import add_lora, load_adapter
+from .model_folder import read_model_folder, read_without_weights
+from .parts import ModelConfig
 
 DTYPES = {name: getattr(torch, name) for name in ("bfloat16", "float32")}
 
@@ -32,6 +37,9 @@ class Policy:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     compute: torch.dtype = torch.float32
+    wrapped: DistributedDataParallel | None = None  # what training calls in place of the model, where it is set
+    dropout: bool = False  # in gradient passes
+    adapter: Any = None  # PEFT's view of the model, if LoRA is trained
 
     @property
     def device(self) -> torch.device:
@@ -75,10 +83,15 @@ class Policy:
         """The context that forward passes run in. In fp32 tensor cores would be idle."""
         return torch.autocast(self.device.type, self.compute, enabled=self.compute != torch.float32)
 
+    def learn(self) -> None:
+        """Prepare gradient passes: see `set_mode`. Sampling leaves another mode behind."""
+        set_mode(self.model, self.dropout)
+
     def loss(self, inputs: dict[str, Tensor], batch: PolicyBatch) -> PolicyLoss:
         """The loss of the inputs' tokens [B, T], which the model computes in its own forward."""
         with self.precision():
-            return self.model(**inputs, use_cache=False, policy_batch=batch)
+            model = self.wrapped if self.wrapped is not None and torch.is_grad_enabled() else self.model
+            return model(**inputs, use_cache=False, policy_batch=batch)
 
 
 def make_policy(
@@ -96,23 +109,48 @@ def make_policy(
         TypeError: a model that `fuse_loss` refuses, or no tokenizer.
         ValueError: no end token, or tokens without a head row.
     """
+    _prepare_tokenizer(tokenizer)
+    fuse_loss(model, temperature=temperature)
+    _check_vocabulary(tokenizer, model)
+    return Policy(model, tokenizer, compute)
+
+
+def _prepare_tokenizer(tokenizer: PreTrainedTokenizerBase) -> None:
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         raise TypeError(f"tokenizer is {tokenizer!r:.60}: give a loaded one, AutoTokenizer.from_pretrained(...).")
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no eos_token: a response could not end. Set one before training.")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token  # padding is masked by length, never by its value
-    fuse_loss(model, temperature=temperature)
-    tables = {"head": model.get_output_embeddings(), "embedding": model.get_input_embeddings()}
-    _check_vocabulary(tokenizer, {name: cast(Tensor, layer.weight) for name, layer in tables.items()})
-    return Policy(model, tokenizer, compute)
 
 
-def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, tables: dict[str, Tensor]) -> None:
+def configure(policy: Policy, config: ModelConfig, *, seed: int = 0, adapter: Path | None = None) -> Policy:
+    """Train the policy as the configuration says; returns it.
+
+    `seed` is that of LoRA's factors, and `adapter` a folder to take them from.
+
+    Raises:
+        ValueError: an option that does not suit the model.
+        ImportError: a package that an option needs is missing.
+    """
+    refuse_unsuitable(policy.model, config.dropout)
+    policy.dropout = config.dropout
+    if config.liger:
+        use_liger(policy.model)
+    if config.checkpointing:
+        checkpoint_layers(policy.model, config.dropout)
+    if config.lora is not None:
+        policy.adapter = add_lora(policy.model, config, seed)
+        if adapter is not None:
+            load_adapter(policy.adapter, adapter)
+    return policy
+
+
+def _check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
     """Every token needs a row in the head and in the embedding. A vocabulary may have gaps."""
     largest = max(tokenizer.get_vocab().values(), default=-1)
-    for name, table in tables.items():
-        rows = len(table)
+    for name, layer in (("head", model.get_output_embeddings()), ("embedding", model.get_input_embeddings())):
+        rows = len(cast(Tensor, layer.weight))
         if len(tokenizer) > rows or largest >= rows:
             what = f"{len(tokenizer)} tokens" if len(tokenizer) > rows else f"the token id {largest}"
             raise ValueError(f"the tokenizer has {what} but the {name} {rows} rows: they do not belong together.")
@@ -147,6 +185,22 @@ def load_policy(path: Path, *, device: str | None = None, dtype: str = "auto", t
     if flash:  # only now: make_policy checks the head in fp32, which flash-attn does not take
         model.set_attn_implementation("flash_attention_2")
     return policy
+
+
+def load_encoder(path: Path) -> Policy:
+    """The policy of a folder without its weights: it encodes and decodes, and nothing else.
+
+    Raises:
+        FileNotFoundError: no model there.
+        ValueError: a folder that `load_policy` would refuse too, whatever its weights are.
+    """
+    model, tokenizer = read_without_weights(Path(path))
+    try:
+        _prepare_tokenizer(tokenizer)
+        _check_vocabulary(tokenizer, model)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    return Policy(model, tokenizer)
 
 
 def _check_device(device: str) -> None:

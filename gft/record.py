@@ -23,20 +23,27 @@ import gft_kernels
 
 from .config import TrainConfig
 from .data.files import Example
+from .distributed import world_size
 from .folders import write_whole
 from .options import OptionError, option
-from .parts import EvalConfig, GroupConfig, OptimConfig, ReuseConfig, SamplingConfig
+from .parts import EvalConfig, GroupConfig, ModelConfig, OptimConfig, ReuseConfig, RewardLimits, SamplingConfig
 
 RECORD = "run.json"
 PARTS = {
+    "limits": RewardLimits,
     "group": GroupConfig,
     "reuse": ReuseConfig,
     "sampling": SamplingConfig,
     "optim": OptimConfig,
+    "network": ModelConfig,
     "evaluate": EvalConfig,
 }
-PATHS = ("model", "out")
-FREE = ("out", "resume", "overwrite", "save_every", "keep")  # options that change no number of a run
+PATHS = ("recipe", "model", "reference", "out")
+# Options that change no number of a run.
+FREE = {
+    *("recipe", "out", "resume", "overwrite", "save_every", "keep", "parallel", "log_to"),
+    *("evaluate.eval_answers", "limits.reward_workers"),
+}
 
 
 def open_record(
@@ -147,6 +154,7 @@ def made_with(device: torch.device) -> dict[str, str | int]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} {platform.machine()}",
+        "processes": world_size(),
         "threads": torch.get_num_threads(),
     }
 

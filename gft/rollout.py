@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -104,16 +105,22 @@ def sample(
                     attention_mask=mask.to(policy.device),
                     stopping_criteria=StoppingCriteriaList([heed]),
                     logits_processor=LogitsProcessorList([heed.scores]),
+                    synced_gpus=False,  # a rank of several has all weights here, and ends when it likes
                 )
             for i, response, logprobs in zip(chosen, full[:, width:].tolist(), heed.logprobs(), strict=True):
-                rollouts[i] = _until_end(response, logprobs, policy.end_tokens)
+                rollouts[i] = until_end(response, logprobs, policy.end_tokens)
     finally:
         policy.model.generation_config = own
         policy.model.train(training)
     return [rollouts[i] for i in range(len(prompts))]
 
 
-def _until_end(tokens: list[int], logprobs: list[float], end_tokens: set[int]) -> Rollout:
+def forked_random(policy: Policy) -> AbstractContextManager[None]:
+    """A block in which others may seed torch's generators: they are left as they were."""
+    return torch.random.fork_rng(devices=[policy.device] if policy.device.type == "cuda" else [])
+
+
+def until_end(tokens: list[int], logprobs: list[float], end_tokens: set[int]) -> Rollout:
     """The tokens up to the first end token; what follows it is padding of the batch."""
     end = next((position + 1 for position, token in enumerate(tokens) if token in end_tokens), None)
     length = end or len(tokens)

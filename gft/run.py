@@ -79,7 +79,12 @@ def contents(path: Path) -> str:
 def _check_apart(config: TrainConfig) -> None:
     """Refuse a run that would write over what it reads, or into the model's folder."""
     out = config.out.resolve()
-    for option, given in (("--model", config.model), ("--data", config.data), ("--eval-data", config.eval_data)):
+    for option, given in (
+        ("--model", config.model),
+        ("--reference", config.reference),
+        ("--data", config.data),
+        ("--eval-data", config.eval_data),
+    ):
         if given is None or str(given).startswith("rg:"):
             continue
         source = Path(given).resolve()

@@ -3,20 +3,28 @@
 Within `held` a signal is only noted, and the run ends where it asks for it (`check`): between
 tokens, micro-batches and rewards. So none is taken in the middle of an update or a save: half an
 update is in no state that training ever was in. A second signal leaves at once, wherever it comes.
+
+Of several processes one may be told and the others not, so none looks by itself (`only_note`):
+they ask each other between two updates (distributed.py). A second signal within seconds is the
+first one's echo there: a scheduler tells all processes, and torchrun tells its own once more.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: what failed will succeed if it is run again
+ECHO = 5.0  # seconds
 
 _noted: list[int] | None = None  # signals that came within `held`; None outside
+_one_of_several = False
+_taken_at = -ECHO
 
 
 class Stopped(KeyboardInterrupt):
@@ -50,7 +58,7 @@ def held() -> Iterator[None]:
 
     A block inside another one ends without a look at signals: the outer one has them.
     """
-    global _noted
+    global _noted, _taken_at
     if _noted is not None or threading.current_thread() is not threading.main_thread():
         yield  # Python runs no handler in other threads
         return
@@ -64,20 +72,36 @@ def held() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
     if noted:
+        _taken_at = -ECHO  # no echo, but the signal itself
         signal.raise_signal(noted[0])  # to whoever would have had it
 
 
 def check() -> None:
-    """End the run here if a signal asked for it.
+    """End the run here if a signal asked for it; one of several processes leaves at no such place.
 
     Raises:
         Stopped: one did.
     """
-    if _noted and threading.current_thread() is threading.main_thread():
+    if _noted and not _one_of_several and threading.current_thread() is threading.main_thread():
         raise Stopped(_noted[0])
 
 
+def noted() -> int:
+    """The signal that waits for `check`; 0 if there is none."""
+    return _noted[0] if _noted else 0
+
+
+def only_note() -> None:
+    """This process is one of several, until it ends."""
+    global _one_of_several
+    _one_of_several = True
+
+
 def _take(number: int, frame: FrameType | None) -> None:
+    global _taken_at
+    since, _taken_at = time.monotonic() - _taken_at, time.monotonic()
+    if _one_of_several and since < ECHO:
+        return
     if _noted is None or _noted:
         raise Stopped(number, at_once=bool(_noted))
     _noted.append(number)

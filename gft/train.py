@@ -32,18 +32,23 @@ import torch
 from .checkpoint import Checkpoints, check_space
 from .config import TrainConfig
 from .data.files import Example
+from .distributed import agreed, check_all, is_first, on_first, stream_seed
 from .evaluate import Accuracy, evaluate
 from .groups import Batch, make_batch
+from .held_out import Answer, write_answers
 from .keeper import Keeper
+from .loggers import logging_to
 from .logprobs import token_logprobs
 from .metrics import MetricsLog
 from .optim import make_optimizer, optimizer_step
+from .parallel import spread, whole_weights
 from .policy import Policy
 from .record import open_record
+from .reference import Reference
 from .report import Progress
 from .rewards.pool import RewardPool
 from .state import RunState, random_state
-from .stop import check, held
+from .stop import held
 from .update import accumulate_gradients, reward_metrics, speed
 from .usable import usable_examples, usable_held_out
 from .watch import watch
@@ -58,10 +63,12 @@ def train(
     log: MetricsLog,
     progress: Progress,
     start: Path | None = None,
+    reference: Reference | None = None,
 ) -> tuple[Accuracy | None, Accuracy | None]:
     """Train `policy` in place; returns the held-out accuracy before and after.
 
-    `start` is the checkpoint to go on from, and `policy` then the model in it.
+    `start` is the checkpoint to go on from, and `policy` then the model in it. `reference` is what
+    KL is measured from.
 
     Raises:
         ValueError: what `usable_examples` and `usable_held_out` refuse.
@@ -73,31 +80,35 @@ def train(
     held_out = usable_held_out(policy, held_out, config.sampling.max_new_tokens, config.max_bad_fraction)
     check_space(policy, config)
     # From here on the folder is this run's: nothing more can be refused.
-    run = open_record(config, policy.device, examples, held_out, progress.say)
+    run = on_first(lambda: open_record(config, policy.device, examples, held_out, progress.say))
+    spread(policy, config.parallel)
     # Seeded here and not earlier: whatever made the model may have drawn random numbers.
-    torch.manual_seed(config.seed)
+    torch.manual_seed(stream_seed(config.seed))
     # Parameters and Adam's state are fp32, whatever the model computes in. Near 0.02, a usual size
     # of a weight, bf16 numbers are 1e-4 apart: an update of lr = 1e-6 would be rounded away.
     optimizer = make_optimizer(policy.model, config.optim)
     checkpoints = Checkpoints(config.out, run, policy, optimizer, examples, config.keep)
-    state = checkpoints.restore(start) if start else RunState(random=random_state(policy.device))
+    state = checkpoints.restore(start, progress.say) if start else RunState(random=random_state(policy.device))
     log.open(state.offset)
     progress.done = state.step
     if start:
         progress.say(f"goes on after step {state.step}, from {start}")
     order = islice(prompt_order(len(examples), config.seed), state.cursor, None)
     keeper = Keeper(checkpoints, config, log, progress.say, start, state.step if start else None)
-    with held(), keeper.rescuing(state):  # signals are taken where `check` stands, and no update is lost
+    # Signals are taken where `check_all` stands, and no update is lost.
+    with held(), logging_to(config, run, log, progress.say), keeper.rescuing(state):
         while True:
             # Saved before it is evaluated, which may be long, may fail or may be interrupted.
             keeper.save_if_due(state)
             evaluate_if_due(policy, held_out, config, rewards, log, state)
             if state.step == config.steps:
                 break
-            check()
+            check_all()
             if state.in_use is None:
                 chosen = [examples[i] for i in islice(order, config.prompts_per_rollout())]
-                state.hold(roll_out(policy, chosen, config, rewards), len(chosen), policy.device)
+                with whole_weights(policy.model):
+                    state.hold(roll_out(policy, chosen, config, rewards, reference), len(chosen), policy.device)
+                check_all()
             row = train_step(policy, optimizer, config, state)
             log.write(row)
             state.advance(config.reuse.updates, row["skipped"], log.offset, policy.device)
@@ -118,14 +129,24 @@ def prompt_order(count: int, seed: int) -> Iterator[int]:
         yield from rng.sample(range(count), count)
 
 
-def roll_out(policy: Policy, examples: Sequence[Example], config: TrainConfig, rewards: RewardPool) -> Batch:
-    """Groups of scored responses, with the log-probs that later updates compare theirs with."""
+def roll_out(
+    policy: Policy,
+    examples: Sequence[Example],
+    config: TrainConfig,
+    rewards: RewardPool,
+    reference: Reference | None,
+) -> Batch:
+    """Groups of scored responses, with the log-probs that updates compare theirs with."""
     batch = make_batch(policy, examples, config, rewards)
-    if config.keeps_old_logprobs():
-        # Computed by the trainer and not taken from the sampler: the ratio should be 1 as long as
-        # the weights are the same, whatever the numerics of the sampler.
-        for member, logprobs in zip(batch.members, token_logprobs(policy, batch.members, config), strict=True):
-            member.old_logprobs = logprobs
+    with agreed():
+        if config.keeps_old_logprobs():
+            # Computed by the trainer and not taken from the sampler: the ratio should be 1 as long
+            # as the weights are the same, whatever the numerics of the sampler.
+            for member, logprobs in zip(batch.members, token_logprobs(policy, batch.members, config), strict=True):
+                member.old_logprobs = logprobs
+        if reference is not None:
+            for member, logprobs in zip(batch.members, reference.logprobs(batch.members, config), strict=True):
+                member.ref_logprobs = logprobs
     return batch
 
 
@@ -161,13 +182,18 @@ def evaluate_if_due(
     due = step in (0, config.steps) or (every > 0 and step % every == 0)
     if not held_out or not due or step in state.accuracies:
         return
-    found = evaluate(
-        policy,
-        held_out,
-        rewards,
-        samples=config.evaluate.eval_samples,
-        max_new_tokens=config.sampling.max_new_tokens,
-        batch=config.sampling.batch,
-    )
-    log.write({"step": step, "eval_greedy": found.greedy, "eval_sampled": found.sampled, "eval_errors": found.errors})
+    answers: list[Answer] = []
+    with whole_weights(policy.model):
+        found = evaluate(
+            policy,
+            held_out,
+            rewards,
+            samples=config.evaluate.eval_samples,
+            max_new_tokens=config.sampling.max_new_tokens,
+            batch=config.sampling.batch,
+            keep=answers.extend,
+        )
+    if is_first():
+        write_answers(config.out, step, answers, config.evaluate.eval_answers)
+    log.write({"step": step, **found.row()})
     state.accuracies[step], state.offset = found, log.offset

@@ -14,8 +14,11 @@ from gft_kernels.integrations.hf import PolicyBatch
 
 from .collate import Rows, collate, collate_packed
 from .config import TrainConfig
+from .data.files import Example
+from .distributed import gather, total, world_size
 from .groups import Batch, Member
 from .metrics import Mean, peak_memory_mib
+from .parallel import reducing
 from .policy import Policy
 from .sources import means_by_source
 from .stop import check
@@ -35,21 +38,23 @@ def accumulate_gradients(policy: Policy, batch: Batch, config: TrainConfig) -> d
     # A micro-batch is padded to its longest member. With like lengths side by side little is
     # padding, and the order of a sum does not change it.
     active.sort(key=lambda m: len(m.prompt) + len(m.response))
-    policy.model.train()  # models are loaded in eval mode; the difference is dropout, if there is any
+    policy.learn()
+    (active_sequences,) = total(len(active))
+    parts = micro_batches(active, config)
     means, loss, aux_loss = Mean(), 0.0, 0.0
-    for start in range(0, len(active), config.optim.micro_batch):
+    for place, members in enumerate(parts, start=1):
         check()  # the gradients so far are lost, and made again from the same rollouts
-        members = active[start : start + config.optim.micro_batch]
         rows = rows_of(members, policy, config)
         given = policy_batch(members, rows, config, counts)
-        result = policy.loss(rows.inputs, given)
-        total = result.loss
-        if result.aux_loss is not None:
-            # Router balancing of mixtures of experts. It is a mean over the tokens of a forward
-            # pass, so over the step it is the mean of the micro-batches, each by its share.
-            share = len(members) / len(active) * result.aux_loss
-            total, aux_loss = total + share, aux_loss + share.item()
-        total.backward()
+        with reducing(policy, last=place == len(parts)):
+            result = policy.loss(rows.inputs, given)
+            summed = result.loss
+            if result.aux_loss is not None:
+                # Router balancing of mixtures of experts. It is a mean over the tokens of a forward
+                # pass, so over the step it is the mean of the micro-batches, each by its share.
+                share = sum(bool(m.response) for m in members) / active_sequences * result.aux_loss
+                summed, aux_loss = summed + share, aux_loss + share.item()
+            (summed * world_size()).backward()  # its gradient is averaged over the ranks
         # Read after backward() and not before: .item() waits until the device is done, and the
         # backward pass should be queued by then. The first one waits, the others find it idle.
         loss += result.loss.item()
@@ -59,14 +64,30 @@ def accumulate_gradients(policy: Policy, batch: Batch, config: TrainConfig) -> d
         extra = distances(result, members, rows, given)
         for name, (mean, count) in means_by_source(result, given.objective, members, rows, extra).items():
             means.add(count, **{name: mean})
+    (loss, aux_loss), (sequences,) = total(loss, aux_loss), total(len(batch.members))
     balancing = {"aux_loss": aux_loss} if aux_loss else {}
     return {
         "loss": loss,
         **balancing,
-        "active_sequences": len(active),
-        "sequences": len(batch.members),
-        **means.result(),
+        "active_sequences": active_sequences,
+        "sequences": sequences,
+        **means.of_all_ranks().result(),
     }
+
+
+def micro_batches(active: Sequence[Member], config: TrainConfig) -> list[Sequence[Member]]:
+    """The members in parts, as many of them on every rank: forward passes are those of all ranks.
+
+    Where others have more, a rank takes part with a member that has no response. Its loss is 0.
+    """
+    size = config.optim.micro_batch
+    parts = [active[start : start + size] for start in range(0, len(active), size)]
+    nobody = Member(-1, "self", [0, 0], [], "", False, Example("", ""))
+    if config.keeps_old_logprobs():
+        nobody.old_logprobs = []
+    if config.reuse.kl is not None:
+        nobody.ref_logprobs = []
+    return parts + [[nobody]] * (max(gather(len(parts))) - len(parts))
 
 
 def trained_members(batch: Batch, config: TrainConfig) -> list[Member]:
@@ -152,34 +173,38 @@ def step_counts(batch: Batch, config: TrainConfig) -> dict[str, int]:
     # would pull harder at the few groups that still differ, the more so the better the policy is.
     flat: set[int] = set() if config.group.count_flat else batch.flat_groups
     counted = [m for m in trained_members(batch, config) if m.group not in flat]
+    tokens, sequences = total(sum(len(m.response) for m in counted), len(counted))
     return {
-        "num_tokens": sum(len(m.response) for m in counted),
-        "num_sequences": len(counted),
+        "num_tokens": tokens,
+        "num_sequences": sequences,
         # A constant of the run, so that a step of long responses is not divided by more.
         "max_length": max(config.sampling.max_given_tokens, config.sampling.max_new_tokens),
     }
 
 
 def reward_metrics(batch: Batch) -> dict[str, float]:
-    """Mean reward of every source, and what can go wrong with responses."""
+    """Mean reward of every source and every term of a sum, and what can go wrong with responses."""
     rewards, lengths = Mean(), Mean()
-    scored = [m.reward for m in batch.members if m.reward is not None]
+    scored = [reward for own in gather([m.reward for m in batch.members if m.reward is not None]) for reward in own]
+    flat, groups, failed = total(len(batch.flat_groups), len({m.group for m in batch.members}), len(batch.failed))
     for m in batch.members:
         count = len(m.response)
         lengths.add(1, truncated=float(m.truncated), **{"response_tokens": count, f"response_tokens_{m.source}": count})
         if m.reward is not None:
-            rewards.add(1, **{"reward": m.reward, f"reward_{m.source}": m.reward})
+            parts = {f"reward/{name}": value for name, value in m.reward_parts.items()}
+            rewards.add(1, **{"reward": m.reward, f"reward_{m.source}": m.reward, **parts})
     return {
-        **rewards.result(),
-        **lengths.result(),
+        **rewards.of_all_ranks().result(),
+        **lengths.of_all_ranks().result(),
         "reward_std": statistics.pstdev(scored) if scored else math.nan,
-        "flat_groups": len(batch.flat_groups) / max(1, len({m.group for m in batch.members})),
-        "reward_errors": len(batch.failed),
+        "flat_groups": flat / max(1, groups),
+        "reward_errors": failed,
     }
 
 
 def speed(batch: Batch, seconds: dict[str, float]) -> dict[str, float]:
     """What a step took."""
-    total = sum(seconds.values())
-    tokens = sum(len(m.response) for m in batch.members)
-    return {"seconds": total, **seconds, "tokens_per_second": tokens / total, "peak_memory_mib": peak_memory_mib()}
+    (tokens,) = total(sum(len(m.response) for m in batch.members))
+    whole_step = sum(seconds.values())
+    memory = {"peak_memory_mib": max(gather(peak_memory_mib()))}
+    return {"seconds": whole_step, **seconds, "tokens_per_second": tokens / whole_step, **memory}

@@ -5,43 +5,51 @@ whose responses make a group that can be scored.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from .config import TrainConfig
-from .data.files import Example, Response, report_bad_rows
+from .data.files import Example, report_bad_rows
 from .groups import given_responses
 from .policy import Policy
-
-
-class Measured(NamedTuple):
-    """An example, and the tokens of its prompt and of given responses."""
-
-    example: Example
-    prompt: int
-    responses: tuple[int, ...] = ()
+from .survey import Measured, Survey, measure, notes, survey
 
 
 def usable_examples(
     policy: Policy, examples: Sequence[Example], config: TrainConfig, say: Callable[[str], None]
 ) -> list[Example]:
-    """The examples that can be trained on. `say` is told what is left out or missing.
+    """The examples that can be trained on. `say` is told what is left out, cut or missing.
 
     Raises:
         ValueError: there is none, the chat template refuses too many, one needs more positions than
             the model has, or a group would be empty or could not be scored.
     """
-    limit = config.sampling.max_prompt_tokens
-    measured = measure(policy, [(e, given_responses(e, config)) for e in examples], config.max_bad_fraction)
-    fitting, dropped = fit_prompts(measured, limit)
-    if not fitting:
-        raise ValueError(f"none of {dropped} prompts has 1 to {limit} tokens (--max-prompt-tokens).")
-    if dropped:
-        say(f"{dropped} prompts are empty or longer than {limit} tokens and were left out")
-    kept = [m.example for m in fitting]
-    for note in spelled_control_tokens(policy, kept) + check_examples(kept, config):
+    found = survey(policy, examples, config)
+    if found.bad:
+        report_bad_rows(file_of(examples), found.bad, len(found.measured), config.max_bad_fraction)
+    for note in notes(found, config) + check_survey(policy, found, config):
         say(note)
-    check_positions(policy, fitting, config)
-    return kept
+    return [m.example for m in found.usable]
+
+
+def check_survey(policy: Policy, found: Survey, config: TrainConfig) -> list[str]:
+    """Notes on what the groups lack, and on texts that are not what they seem.
+
+    Raises:
+        ValueError: no example is left, or those that are cannot be trained on.
+    """
+    sampling = config.sampling
+    if found.long_prompts == len(found.measured):
+        raise ValueError(
+            f"none of {found.long_prompts} prompts has 1 to {sampling.max_prompt_tokens} tokens (--max-prompt-tokens)."
+        )
+    if not found.usable:
+        raise ValueError(
+            f"all given responses of {found.emptied} examples are longer than {sampling.max_given_tokens} tokens: "
+            "raise --max-given-tokens, or give --long-given cut."
+        )
+    kept = [m.example for m in found.usable]
+    said = spelled_control_tokens(policy, kept) + check_examples(kept, config)
+    check_positions(policy, found.usable, config)
+    return said
 
 
 def usable_held_out(
@@ -56,13 +64,20 @@ def usable_held_out(
             template refuses too many.
     """
     check_solved(examples)
-    measured = measure(policy, [(e, ()) for e in examples], max_bad_fraction)
+    measured, bad = measure(policy, examples)
+    if bad:
+        report_bad_rows(file_of(examples), bad, len(measured), max_bad_fraction)
     _refuse_beyond(
         policy,
         [(m, max_new_tokens, "a response") for m in measured],
         f"lower --max-new-tokens, which is {max_new_tokens}, or leave the row out",
     )
     return [m.example for m in measured]
+
+
+def file_of(examples: Sequence[Example]) -> str:
+    """The file that examples come from."""
+    return examples[0].origin.rpartition(":")[0]
 
 
 def check_solved(examples: Sequence[Example]) -> None:
@@ -77,38 +92,6 @@ def check_solved(examples: Sequence[Example]) -> None:
             f"{len(unsolved)} of {len(examples)} held-out examples have no solution to score with, the first: "
             f"{unsolved[0]}."
         )
-
-
-def measure(
-    policy: Policy, pairs: Sequence[tuple[Example, Sequence[Response]]], max_bad_fraction: float
-) -> list[Measured]:
-    """Tokens of examples and of responses given for them.
-
-    An example that has no tokens, because the chat template refuses it, say, is a bad row, as those
-    of a file are.
-
-    Raises:
-        ValueError: there are too many of them.
-    """
-    measured: list[Measured] = []
-    bad: list[tuple[str, str]] = []  # (origin, what is wrong)
-    for example, responses in pairs:
-        try:
-            prompt = len(policy.encode_prompt(example.prompt))
-            lengths = tuple(len(policy.encode_response(r.text, example.prompt)) for r in responses)
-            measured.append(Measured(example, prompt, lengths))
-        except ValueError as error:
-            bad.append((example.origin, str(error).rstrip(".")))
-    if bad:
-        file = bad[0][0].rpartition(":")[0]
-        report_bad_rows(file, [f"{origin}: {why}" for origin, why in bad], len(measured), max_bad_fraction)
-    return measured
-
-
-def fit_prompts(measured: Sequence[Measured], max_tokens: int) -> tuple[list[Measured], int]:
-    """Those whose prompt has 1 to max_tokens tokens, and the number of the others."""
-    kept = [m for m in measured if 0 < m.prompt <= max_tokens]
-    return kept, len(measured) - len(kept)
 
 
 def position_limit(policy: Policy) -> int | None:
@@ -137,9 +120,13 @@ def check_positions(policy: Policy, measured: Sequence[Measured], config: TrainC
         )
     _refuse_beyond(
         policy,
-        [(m, min(tokens, sampling.max_given_tokens), "a given response") for m in measured for tokens in m.responses],
-        f"lower --max-given-tokens, which is {sampling.max_given_tokens} and cuts longer responses, or "
-        f"{longer_prompts}",
+        [
+            (m, min(given.tokens, sampling.max_given_tokens), "a given response")
+            for m in measured
+            for given in m.responses
+        ],
+        f"lower --max-given-tokens, which is {sampling.max_given_tokens} and "
+        f"{sampling.long_given}s longer responses, or {longer_prompts}",
     )
 
 
@@ -187,7 +174,7 @@ def check_examples(examples: Sequence[Example], config: TrainConfig) -> list[str
             f"{len(empty)} of {len(examples)} examples have no response to train on, the first: {empty[0]}. Give "
             "--own, or drop them."
         )
-    if "advantages" in config.objective_function().needs:
+    if config.asks_for_rewards():
         unscored = [own or any(r.reward is None for r in responses) for responses in used]
         unsolved = [e.origin for e, ask in zip(examples, unscored, strict=True) if ask and not e.solution.strip()]
         if unsolved:

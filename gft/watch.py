@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 from .config import TrainConfig
+from .distributed import gather, total
 from .report import Progress
 from .rewards.pool import RewardPool
 from .state import RunState
@@ -29,11 +32,14 @@ def watch(row: dict, state: RunState, config: TrainConfig, rewards: RewardPool, 
             f"the gradient norm was {row['grad_norm']} for {state.bad_steps} steps in a row, up to step {state.step}: "
             f"lower --lr, which is {config.optim.lr}."
         )
-    while rewards.untold:
-        progress.say(f"a response could not be scored: {rewards.untold.pop(0)}")
-    if rewards.calls >= FEW and rewards.errors > config.max_failed_rewards * rewards.calls:
+    for reason in chain.from_iterable(gather(rewards.untold)):
+        progress.say(f"a response could not be scored: {reason}")
+    rewards.untold.clear()
+    calls, errors = total(rewards.calls, rewards.errors)
+    if calls >= FEW and errors > config.max_failed_rewards * calls:
+        first_error = next(filter(None, gather(rewards.first_error)))
         raise RuntimeError(
-            f"{rewards.errors} of {rewards.calls} responses could not be scored, more than the "
+            f"{errors} of {calls} responses could not be scored, more than the "
             f"{config.max_failed_rewards:.0%} allowed: mend --reward {config.reward_name()} or the prompts, or raise "
-            f"--max-failed-rewards. The first reason: {rewards.first_error}"
+            f"--max-failed-rewards. The first reason: {first_error}"
         )

@@ -15,6 +15,7 @@ import gft_kernels
 
 ROOT = Path(__file__).parents[1]
 FILE_LINES, FUNCTION_LINES, PARAMETERS = 300, 60, 10
+LOOP_LINES = 200  # of the training loop, with its comments
 PROSE, SKIPS = 100, 20  # columns of docstrings and comments, and `fmt: skip`s in the tree; ruff holds lines to 120
 KERNEL_LINES, KERNEL_PARAMETERS = 100, 40  # a kernel takes one pointer a tensor, and its constants one by one
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
@@ -138,6 +139,10 @@ def code_lines(function: ast.FunctionDef) -> int:
     first = function.body[0]
     is_docstring = ast.get_docstring(function) is not None
     return function.end_lineno - function.lineno + 1 - (first.end_lineno - first.lineno + 1 if is_docstring else 0)
+
+
+def test_the_loop_is_a_first_read():
+    assert (ROOT / "gft" / "train.py").read_text().count("\n") < LOOP_LINES
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)

@@ -12,16 +12,31 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from .formats import FORMATS, BadRow, Example, Response, Source, recognise
+from .formats import FORMATS, BadRow, Example, Response, Source, recognise, with_suffix
 from .readers import rows_of
 
-__all__ = ["BadRow", "Example", "Response", "Source", "load_examples", "reasoning_gym_examples", "report_bad_rows"]
+__all__ = [
+    "BadRow",
+    "Example",
+    "Response",
+    "Source",
+    "load_examples",
+    "read_examples",
+    "reasoning_gym_examples",
+    "refuse_bad_rows",
+    "report_bad_rows",
+]
 
 WARNINGS_SHOWN = 5
 
 
 def load_examples(
-    path: str | Path, *, limit: int | None = None, max_bad_fraction: float = 0.01, seed: int = 0
+    path: str | Path,
+    *,
+    limit: int | None = None,
+    max_bad_fraction: float = 0.01,
+    seed: int = 0,
+    prompt_suffix: str | None = None,
 ) -> list[Example]:
     """Read the examples of a data file, or of a task of reasoning-gym.
 
@@ -33,15 +48,31 @@ def load_examples(
             listed on stderr.
         seed: of a task. Entry i is made from seed + i, so that held-out entries need a seed far
             from that of training.
+        prompt_suffix: what every prompt ends with: see `with_suffix`.
 
     Raises:
         OSError: there is no such file, or it cannot be read.
         ValueError: a file of another kind, unknown columns, too many bad rows, or no good one.
     """
-    if str(path).startswith("rg:"):
-        return reasoning_gym_examples(str(path)[3:], 1000 if limit is None else limit, seed)
+    examples, bad = read_examples(path, limit=limit, seed=seed, prompt_suffix=prompt_suffix)
+    report_bad_rows(str(path), bad, len(examples), max_bad_fraction)
+    return examples
+
+
+def read_examples(
+    path: str | Path, *, limit: int | None = None, seed: int = 0, prompt_suffix: str | None = None
+) -> tuple[list[Example], list[str]]:
+    """Examples as `load_examples` reads them, and the bad rows: "file:line: what is wrong with it".
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+        ValueError: a file of another kind, or unknown columns.
+    """
     if limit is not None and limit < 1:
         raise ValueError(f"limit = {limit} must be positive, or None for all rows.")
+    if str(path).startswith("rg:"):
+        task = reasoning_gym_examples(str(path)[3:], 1000 if limit is None else limit, seed)
+        return [with_suffix(example, prompt_suffix) if prompt_suffix else example for example in task], []
     path = Path(path)
     examples: list[Example] = []
     bad: list[str] = []
@@ -56,15 +87,15 @@ def load_examples(
                 raise row
             columns |= row.keys()
             convert = convert or recognise(row)
-            examples.append(convert(row, origin))
+            example = convert(row, origin)
+            examples.append(with_suffix(example, prompt_suffix) if prompt_suffix else example)
         except BadRow as error:
             bad.append(f"{origin}: {error}")
     if convert is None and columns:
         raise ValueError(
             f"{path}: unknown columns {', '.join(sorted(columns))}. Accepted: {'; '.join(map(' + '.join, FORMATS))}."
         )
-    report_bad_rows(str(path), bad, len(examples), max_bad_fraction)
-    return examples
+    return examples, bad
 
 
 def reasoning_gym_examples(name: str, size: int, seed: int) -> list[Example]:
@@ -109,6 +140,15 @@ def report_bad_rows(path: str, bad: list[str], good: int, max_bad_fraction: floa
         print(f"warning: {line}", file=sys.stderr)
     if bad:
         print(f"warning: {path}: {len(bad)} of {len(bad) + good} rows are bad and were left out", file=sys.stderr)
+    refuse_bad_rows(path, bad, good, max_bad_fraction)
+
+
+def refuse_bad_rows(path: str, bad: list[str], good: int, max_bad_fraction: float) -> None:
+    """Refuse a file for its bad rows.
+
+    Raises:
+        ValueError: there are too many, or no good row.
+    """
     if good == 0:
         raise ValueError(
             f"{path}: no good row" + (f"; the first bad one: {bad[0]}." if bad else ": the file is empty.")

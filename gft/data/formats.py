@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args
 
-from ..answers import MARKER, is_missing, is_number, marked_number, number_text, without_calculator
+from ..answers import MARKER, is_missing, is_number, last_box, marked_number, number_text, without_calculator
 
 Source = Literal["expert", "teacher", "self"]
 Row = dict[str, Any]
@@ -67,6 +67,26 @@ def _gsm8k(row: Row, origin: str) -> Example:
     prompt = ({"role": "user", "content": f"{question}\n\n{GSM8K_INSTRUCTION}"},)
     expert = Response(without_calculator(answer), "expert")
     return Example(prompt, solution, (expert,), "openai/gsm8k", origin)
+
+
+def _worked(row: Row, origin: str) -> Example:
+    """A problem with its answer and, if there is one, a worked solution: the expert's response."""
+    worked = _solution(row, "solution", required=False)
+    responses = (Response(worked, "expert"),) if worked.strip() else ()
+    return Example(_problem(row), _solution(row, "answer", required=True), responses, _source_of(row), origin)
+
+
+def _boxed(row: Row, origin: str) -> Example:
+    r"""A problem with a worked solution whose answer is its last \boxed{}."""
+    worked = _nonblank(row["solution"], "solution")
+    answer = last_box(worked)
+    if not answer:
+        raise BadRow(rf"the solution must hold its answer in \boxed{{}}, found {worked[-40:]!r}")
+    return Example(_problem(row), answer, (Response(worked, "expert"),), _source_of(row), origin)
+
+
+def _problem(row: Row) -> tuple[dict, ...]:
+    return ({"role": "user", "content": _nonblank(row["problem"], "problem")},)
 
 
 def _group(row: Row, origin: str) -> Example:
@@ -123,6 +143,8 @@ FORMATS: dict[tuple[str, ...], Callable[[Row, str], Example]] = {
     ("prompt", "completions"): _group,  # sources, rewards, solution, data_source
     ("prompt", "reward_model"): _verl,  # data_source, extra_info
     ("prompt", "completion"): _prompt_completion,  # TRL; solution, data_source
+    ("problem", "answer"): _worked,  # MATH-500 and other test sets; solution, data_source
+    ("problem", "solution"): _boxed,  # NuminaMath-CoT; data_source. Its `messages` say the same again
     ("messages",): _conversation,  # TRL; solution, data_source
     ("question", "answer"): _gsm8k,
 }
@@ -138,6 +160,29 @@ def recognise(row: Row) -> Callable[[Row, str], Example]:
         if row.keys() >= set(required):
             return partial(_converted, required, convert)
     raise BadRow(f"unknown columns {', '.join(sorted(row)) or '(none)'}")
+
+
+def with_suffix(example: Example, suffix: str) -> Example:
+    """The example with `suffix` at the end of its prompt: of a text, or of the user's last message.
+
+    It takes the place of GSM8K's own instruction, and does not stand twice where the data have it.
+
+    Raises:
+        BadRow: the chat has no message of the user.
+    """
+    if isinstance(example.prompt, str):
+        return replace(example, prompt=_ending_in(example.prompt, suffix))
+    messages = list(example.prompt)
+    place = next((i for i in reversed(range(len(messages))) if messages[i]["role"] == "user"), None)
+    if place is None:
+        raise BadRow("the chat has no message of the user, which --prompt-suffix could be put on")
+    messages[place] = messages[place] | {"content": _ending_in(messages[place]["content"], suffix)}
+    return replace(example, prompt=tuple(messages))
+
+
+def _ending_in(text: str, suffix: str) -> str:
+    text = text.removesuffix(GSM8K_INSTRUCTION).rstrip()
+    return text if text.endswith(suffix.strip()) else f"{text}\n\n{suffix.strip()}"
 
 
 def _converted(required: tuple[str, ...], convert: Callable[[Row, str], Example], row: Row, origin: str) -> Example:

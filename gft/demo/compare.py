@@ -22,10 +22,11 @@ from transformers import Qwen2ForCausalLM
 from ..config import ObjectiveName, TrainConfig
 from ..data.files import Example
 from ..metrics import MetricsLog, read_metrics
-from ..options import OptionError, reward_pool
+from ..options import OptionError
 from ..parts import GroupConfig
 from ..policy import make_policy
 from ..report import Progress, accuracy_table, comparison_figure
+from ..reward_options import reward_pool
 from ..rewards.pool import RewardPool
 from ..train import train
 from ..usable import usable_examples, usable_held_out
@@ -99,7 +100,7 @@ def compare(config: TrainConfig, console: Console) -> dict[str, dict]:
     for name in METHODS:
         check_usable(run_config(config, name), examples, held_out)
     results: dict[str, dict] = {}
-    with reward_pool(config.reward_name()) as rewards:
+    with reward_pool(config.reward_name(), config.limits) as rewards:
         start = time.perf_counter()
         with Progress("base", base_model.PRETRAIN_STEPS, console) as progress:
             base = base_model.pretrain(config.seed, lambda step, loss: progress.step({"nll": loss}))

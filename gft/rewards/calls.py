@@ -6,38 +6,45 @@ import inspect
 import math
 import reprlib
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from importlib import import_module
 from numbers import Real
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-RewardFunction = Callable[..., float]
-"""verl's: compute_score(data_source, solution_str, ground_truth, extra_info=None) -> float."""
+from .signatures import Inapplicable
+
+RewardFunction = Callable[..., Any]
+"""A reward function, called as `signatures` finds that it wants to be."""
 
 
 class Scored(NamedTuple):
     """A reward, or the reason why there is none.
 
-    A checker that failed says nothing about the response.
+    A checker that failed says nothing about the response. Neither a value nor an error: one of
+    TRL's kind does not apply to it.
     """
 
     value: float | None
     error: str | None
+    parts: Mapping[str, float] = MappingProxyType({})  # of a sum: what each term gave, before its weight
 
 
-def call_reward(function: RewardFunction, arguments: Sequence[Any]) -> Scored:
+def call_reward(function: Callable[..., Any], arguments: Sequence[Any]) -> Scored:
     """function(*arguments) as a finite number, or the error that it ended in.
 
     A NaN and anything that is not a number are errors too.
     """
     try:
         return Scored(_finite(function(*arguments)), None)
+    except Inapplicable:
+        return Scored(None, None)
     except MemoryError:  # the process may be in any state: whoever owns it ends it
         raise
     except Exception as error:
-        return Scored(None, _reason(error))
+        return Scored(None, reason_of(error))
 
 
 def _finite(value: Any) -> float:
@@ -69,7 +76,7 @@ def _finite(value: Any) -> float:
     return number
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """The kind of an error, its text, and the line of the user's code that raised it."""
     try:
         text = str(error)

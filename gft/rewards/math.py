@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..answers import final_answers, parse_number
-from .judge.verdict import Doubt, is_right
+from .judge.verdict import Doubt, check_solution, is_right
 
 MOST_ANSWERS = 5  # different boxes that are judged
 
@@ -34,6 +34,18 @@ def number_reward(data_source: str, solution_str: str, ground_truth: str, extra_
     if parse_number(solution) is None:
         raise ValueError(f"the solution {ground_truth[:80]!r} is not a number: use the reward 'math' or 'exact'")
     return _reward(solution_str, solution)
+
+
+def check_math(data_source: str, solution_str: str, ground_truth: str, extra_info: Any = None) -> float:
+    """1 if answers can be compared with the solution, whatever the response.
+
+    Raises:
+        Doubt: they cannot.
+    """
+    solution = _solution(ground_truth)
+    if parse_number(solution) is None:
+        check_solution(solution)
+    return 1.0
 
 
 def _solution(ground_truth: str) -> str:

@@ -21,8 +21,8 @@ def rewards():
 
 @pytest.fixture
 def helptext(capsys):
-    """What `gft train --help` and `gft eval --help` print."""
-    for command in ("train", "eval"):
+    """What --help of every command prints."""
+    for command in ("train", "eval", "sample", "report", "data check"):
         with pytest.raises(SystemExit):
-            cli.main([command, "--help"])
+            cli.main([*command.split(), "--help"])
     return capsys.readouterr().out

@@ -22,6 +22,7 @@ from gft.metrics import MetricsLog, read_metrics
 from gft.parts import GroupConfig
 from gft.policy import Policy, load_policy, make_policy
 from gft.record import read_record
+from gft.reference import Reference
 from gft.report import Progress
 from gft.rewards.pool import RewardPool
 from gft.train import train
@@ -66,11 +67,12 @@ def run(
     settings: TrainConfig,
     held_out: Sequence[Example] = (),
     start: Path | None = None,
+    reference: Reference | None = None,
 ) -> tuple[tuple[Accuracy | None, Accuracy | None], list[dict]]:
     """Train in the folder `out`; returns what `train` does, and the rows of metrics.jsonl."""
     settings = replace(settings, out=out)
     with MetricsLog(out / "metrics.jsonl") as log, Progress("t", settings.steps, Console(quiet=True)) as progress:
-        result = train(policy, EXAMPLES, held_out, settings, rewards, log, progress, start)
+        result = train(policy, EXAMPLES, held_out, settings, rewards, log, progress, start, reference)
     return result, read_metrics(out / "metrics.jsonl")
 
 

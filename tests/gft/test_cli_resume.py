@@ -52,7 +52,7 @@ def resume(out, *options):
 def test_run_json_says_what_the_run_is(run, folder):
     record = json.loads((run / "run.json").read_text())
     assert {"run", "seed", "data", "held_out", "made_with", "config"} == record.keys()
-    assert {"torch", "transformers", "python", "gft-kernels", "commit", "device", "threads"} == record[
+    assert {"torch", "transformers", "python", "gft-kernels", "commit", "device", "threads", "processes"} == record[
         "made_with"
     ].keys()
     assert record["config"]["model"] == str(folder / "base")

@@ -14,6 +14,8 @@ from gft.rewards.pool import RewardPool, Scored
 from gft.update import reward_metrics
 from gft_kernels import group_advantages
 
+from .rewards import kinds
+
 
 def config(experts=1, teachers=3, own=2, objective="gft", **sampling):
     return replace(
@@ -57,11 +59,15 @@ def test_make_batch_scores_nothing_for_objectives_without_advantages(policy):
     assert batch.flat_groups == set()
 
 
-def test_make_batch_marks_a_cut_response_and_trains_no_end_token(policy, rewards):
-    batch = make_batch(policy, sort_letters.examples(2, seed=0), config(1, 0, 1, max_given_tokens=5), rewards)
-    experts = [m for m in batch.members if m.source == "expert"]
-    assert all(m.truncated and m.reward == 0.0 and len(m.response) == 5 for m in experts)
-    assert all(policy.tokenizer.eos_token_id not in m.response for m in experts)
+def test_make_batch_cuts_a_long_response_and_scores_its_whole_text(policy):
+    """It is trained on up to the limit, without an end: a right one is no mistake for that."""
+    examples = [Example("ba=", "abcdefgh", (Response("abcdefgh", "expert"), Response("abcdefgx", "teacher", 0.25)))]
+    with RewardPool("exact") as exact:
+        batch = make_batch(policy, examples, config(1, 1, 0, max_given_tokens=5), exact)
+    assert [(m.reward, m.truncated, m.response) for m in batch.members] == [
+        (1.0, True, policy.encode_prompt("abcde")),
+        (0.25, True, policy.encode_prompt("abcde")),
+    ]
 
 
 def test_make_batch_keeps_given_rewards(policy, rewards):
@@ -109,6 +115,17 @@ def test_flat_groups_are_those_without_spread(policy, rewards):
     assert batch.flat_groups == {0}
     assert reward_metrics(batch)["flat_groups"] == 0.5
     assert [m.advantage for m in batch.members[:2]] == [0.0, 0.0]
+
+
+def test_make_batch_keeps_every_term_of_a_sum(policy):
+    """They go into the metrics as means, before their weights; a given reward has no terms."""
+    name = f"{kinds.__name__}:length"
+    given = (Response("ab", "expert"), Response("abcd", "teacher"), Response("a", "teacher", 0.5))
+    with RewardPool(f"exact + 0.5*{name}", workers=1) as pool:
+        batch = make_batch(policy, [Example("ba=", "ab", given)], config(1, 2, 0), pool)
+    assert [m.reward for m in batch.members] == [2.0, 2.0, 0.5]
+    found = reward_metrics(batch)
+    assert (found["reward/exact"], found[f"reward/{name}"], found["reward"]) == (0.5, 3.0, 1.5)
 
 
 @pytest.mark.parametrize("text", ["ab<eos>", "ab<eos>\n", "ab<eos> <eos>"])

@@ -6,15 +6,29 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import gft
-from gft.config import EvaluateConfig, TrainConfig
+from gft.commands.data import CheckConfig
+from gft.config import EvaluateConfig, ReportConfig, TrainConfig
 from gft.options import option
+from gft.sample import SampleConfig
 
 ROOT = Path(gft.__file__).parents[1]
 
 
 def real_options():
-    found = {option(field.name) for config in (TrainConfig, EvaluateConfig) for field in leaves(config)}
-    return found | {"--no-count-flat", "--no-overwrite", "--no-packed", "--no-resume", "--help"}
+    configs = (TrainConfig, EvaluateConfig, ReportConfig, SampleConfig, CheckConfig)
+    found = {option(field.name) for config in configs for field in leaves(config)} - {"--runs"}  # they need no name
+    switches = {
+        "count-flat",
+        "overwrite",
+        "packed",
+        "resume",
+        "dropout",
+        "checkpointing",
+        "liger",
+        "keep-truncated",
+        "png",
+    }
+    return found | {f"--no-{name}" for name in switches} | {"--help"}
 
 
 def leaves(config):
@@ -34,7 +48,9 @@ def texts():
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield f"{path.relative_to(ROOT)}:{node.lineno}", node.value
     for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
-        for command in re.findall(r"(?:`|^)gft (?:train|eval)[^`\n]*|`--[^`\n]*`", page.read_text(), re.MULTILINE):
+        for command in re.findall(
+            r"(?:`|^)gft (?:train|eval|sample|report|data check)[^`\n]*|`--[^`\n]*`", page.read_text(), re.MULTILINE
+        ):
             yield str(page.relative_to(ROOT)), command
 
 
@@ -43,6 +59,7 @@ OTHERS = {
     "docs/benchmarks.md": {"--set", "--modes"},
     "docs/column-sparse.md": {"--set"},
     "docs/integrations/recipes.md": {"--enable_dft_loss"},
+    "docs/distributed-runs.md": {"--nproc-per-node", "--shutdown-timeout", "--signals-to-handle", "--max-restarts"},
 }
 
 

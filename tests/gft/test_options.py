@@ -11,7 +11,9 @@ import torch
 import gft
 from gft.config import EMBEDDED, EvaluateConfig, TrainConfig
 from gft.options import OptionError, check_device, check_effects, check_engine, numbers, option
-from gft.parts import EvalConfig, GroupConfig, OptimConfig, ReuseConfig, SamplingConfig
+from gft.parts import EvalConfig, GroupConfig, ModelConfig, OptimConfig, ReuseConfig, RewardLimits, SamplingConfig
+from gft.reward_options import reward_pool
+from gft.sample import SampleConfig
 
 ROOT = Path(gft.__file__).parents[1]
 
@@ -23,6 +25,7 @@ TAKES = {
     "clip_low": {0, 2**63},
     "clip_high": {0, 2**63},
     "importance_cap": {2**63},
+    "kl": {0, 2**63},
     "prompts_per_step": {2**63},
     "experts": {0, 2**63},
     "teachers": {0, 2**63},
@@ -32,12 +35,15 @@ TAKES = {
     "max_new_tokens": {2**63},
     "temperature": {2**63},
     "batch": {2**63},
+    "vllm_memory": set(),
     "lr": {2**63},
     "min_lr": {0, 2**63},
     "weight_decay": {0, 2**63},
     "adam_beta1": {0},
     "adam_beta2": {0},
     "adam_epsilon": {2**63},
+    "lora": {2**63},
+    "lora_alpha": {2**63},
     "warmup": {0, 2**63},
     "max_grad_norm": {math.inf, 2**63},  # inf clips nothing
     "micro_batch": {2**63},
@@ -45,11 +51,15 @@ TAKES = {
     "eval_every": {0, 2**63},
     "eval_prompts": {0, 2**63},
     "eval_samples": {2**63},
+    "eval_answers": {0, 2**63},
     "tau": {0},  # 0 is the plain weighted NLL
     "max_bad_fraction": {0},
     "max_failed_rewards": {0},
     "save_every": {0, 2**63},
     "keep": {0, 2**63},  # 0: all
+    "reward_workers": set(),
+    "reward_seconds": set(),
+    "reward_memory": set(),
     "sparse": {0},
     "seed": {0},
     "prompts": {2**63},
@@ -59,11 +69,14 @@ TRAIN = replace(
     EMBEDDED,
     objective="gft",
     group=GroupConfig(1, 1, 1),
-    reuse=ReuseConfig(1, 1, 0.2, 0.2, 2.0),
+    reuse=ReuseConfig(1, 1, 0.2, 0.2, 0.1, 2.0),
     sparse=0.1,
     evaluate=EvalConfig(1, 1, 1),
+    network=ModelConfig(lora=1, lora_alpha=1),
+    limits=RewardLimits(2),
 )
-EVALUATE = EvaluateConfig(model=Path("m"))
+EVALUATE = EvaluateConfig(model=Path("m"), limits=RewardLimits(2))
+SAMPLE = SampleConfig(model=Path("m"), data="d.jsonl", out=Path("g.jsonl"), samples=4, prompts=1, sampler="vllm")
 
 
 def with_value(config, name, value):
@@ -80,7 +93,7 @@ def with_value(config, name, value):
 
 @pytest.mark.parametrize(
     ("config", "name"),
-    [(config, field.name) for config in (TRAIN, EVALUATE) for field, _ in numbers(config)],
+    [(config, field.name) for config in (TRAIN, EVALUATE, SAMPLE) for field, _ in numbers(config)],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_every_number_is_refused_by_name_or_taken_on_purpose(config, name):
@@ -95,7 +108,7 @@ def test_every_number_is_refused_by_name_or_taken_on_purpose(config, name):
 
 def test_the_walk_meets_every_number_of_the_command_line(helptext):
     """The walk above is only as good as its list of fields."""
-    walked = {option(field.name) for config in (TRAIN, EVALUATE) for field, _ in numbers(config)}
+    walked = {option(field.name) for config in (TRAIN, EVALUATE, SAMPLE) for field, _ in numbers(config)}
     shown = set(re.findall(r"(--[a-z0-9-]+) (?:\{None\}\|)?(?:INT|FLOAT)", helptext))
     assert walked == shown
     assert walked == {option(name) for name in TAKES}
@@ -142,20 +155,23 @@ HELD_OUT = {"evaluate": EvalConfig(eval_prompts=2)}
             {**GFT, "sampling": SamplingConfig(temperature=0.5), "group": GroupConfig(own=0)},
             f"--temperature is 0.5{NOTHING}: no response is sampled for training (--own is 0)",
         ),
+        (
+            {**GFT, "limits": RewardLimits(reward_seconds=9)},
+            f"--reward-seconds is 9{NOTHING}: --reward number runs in no worker.",
+        ),
+        (
+            {**SFT, "limits": RewardLimits(reward_memory=9)},
+            f"--reward-memory is 9{NOTHING}: the objective sft asks for no rewards",
+        ),
+        (
+            {**GFT, "reward": "math +", "limits": RewardLimits(4)},
+            "--reward math +: reward = 'math +' cannot be read from '+' on",
+        ),
         ({**GFT, "evaluate": EvalConfig(eval_every=5)}, f"--eval-every is 5{NOTHING}: nothing is held out"),
         ({**GFT, "evaluate": EvalConfig(eval_samples=5)}, f"--eval-samples is 5{NOTHING}: nothing is held out"),
         (
             {**GFT, "eval_data": "e.jsonl", "evaluate": EvalConfig(eval_prompts=0)},
             "--eval-data is e.jsonl and --eval-prompts is 0: leave one of them out.",
-        ),
-        ({**SFT, "optim": OptimConfig(min_lr=1e-7)}, f"--min-lr is 1e-07{NOTHING}: the rate is constant"),
-        (
-            {**SFT, "optim": OptimConfig(schedule="cosine", min_lr=1e-3)},
-            "--min-lr is 0.001, above --lr, which is 1e-06: ",
-        ),
-        (
-            {**SFT, "optim": OptimConfig(schedule="linear", warmup=100)},
-            f"--schedule is linear{NOTHING}: the run ends in the warm-up (--warmup is 100, --steps is 100)",
         ),
         ({"model": Path("m")}, "give --model and --data together"),
         ({"data": "d.jsonl"}, "give --model and --data together"),
@@ -177,6 +193,9 @@ def test_check_effects_refuses_what_would_do_nothing(changes, message):
         {**SFT, **HELD_OUT, "reward": "math"},  # scores the held-out responses
         {**SFT, "eval_data": "e.jsonl", "evaluate": EvalConfig(eval_every=5, eval_samples=5)},
         {**SFT, "optim": OptimConfig(warmup=500)},
+        {**GFT, "reward": "math", "limits": RewardLimits(4, 9, 9)},
+        {**GFT, "reward": "number + m:f", "limits": RewardLimits(4, 9, 9)},
+        {"limits": RewardLimits(4, 9, 9)},  # the embedded task's own reward runs in workers
         {**SFT, "optim": OptimConfig(schedule="linear", warmup=99, min_lr=1e-6)},
         {"tau": 0.5},  # the comparison trains by gft too
     ],
@@ -193,6 +212,31 @@ def test_check_effects_takes_the_embedded_recipe_with_any_objective():
 def test_evaluate_config_refuses_a_reward_for_the_embedded_task():
     with pytest.raises(OptionError, match="--reward is math, and would do nothing: without --data"):
         EvaluateConfig(model=Path("m"), reward="math")
+
+
+@pytest.mark.parametrize("make", [lambda **o: EvaluateConfig(model=Path("m"), **o), TrainConfig])
+def test_prompt_suffix_is_refused_where_it_would_do_nothing(make):
+    with pytest.raises(OptionError, match=r"--prompt-suffix is ' ', and would do nothing: leave it out"):
+        make(data="d.jsonl", prompt_suffix=" ")
+    with pytest.raises(OptionError, match="--prompt-suffix is 'x', and would do nothing: without --data"):
+        make(prompt_suffix="x")
+    assert make(data="d.jsonl", prompt_suffix="x").prompt_suffix == "x"
+
+
+def test_evaluate_config_refuses_limits_of_a_reward_without_workers():
+    with pytest.raises(OptionError, match="--reward-workers is 3, and would do nothing: --reward number runs in no"):
+        EvaluateConfig(model=Path("m"), data="d.jsonl", limits=RewardLimits(3))
+    assert EvaluateConfig(model=Path("m"), data="d.jsonl", reward="math", limits=RewardLimits(3)).limits.reward_workers
+
+
+def test_reward_pool_has_the_limits_of_the_options(monkeypatch):
+    monkeypatch.setattr("gft.reward_options.RewardPool", lambda reward, **limits: (reward, limits))
+    monkeypatch.setattr("gft.reward_options.usable_cores", lambda: 7)
+    assert reward_pool("math", RewardLimits(3, 0.5, 77)) == ("math", {"workers": 3, "seconds": 0.5, "memory_mib": 77})
+    assert reward_pool("math", RewardLimits())[1]["workers"] == 7
+    for ranks, workers in ((2, 3), (8, 1)):  # of this machine: they share its cores
+        monkeypatch.setattr("gft.reward_options.local_count", lambda ranks=ranks: ranks)
+        assert reward_pool("math", RewardLimits())[1]["workers"] == workers
 
 
 # Devices and engines
@@ -239,6 +283,3 @@ def test_check_engine_passes_the_engines_own_words_on(monkeypatch):
     monkeypatch.setattr("gft.options.linear_policy_loss", refuse)
     with pytest.raises(OptionError, match="--backend is 'triton', which does not run on cpu: needs CUDA or ROCm"):
         check_engine(replace(EMBEDDED, backend="triton", device="cpu"))
-
-
-# Options that are named somewhere

@@ -62,6 +62,7 @@ class Spelled:
 
     untold: ClassVar[list[str]] = []
     calls = errors = 0
+    first_error = ""
 
     def __init__(self, failing=None):
         self.failing = failing

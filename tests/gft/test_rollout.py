@@ -4,13 +4,11 @@ import pytest
 import torch
 from transformers import GenerationConfig, GenerationMixin
 
-from gft.collate import collate
 from gft.demo.base_model import tokenizer, untrained
-from gft.groups import Member
 from gft.policy import make_policy
 from gft.rollout import sample
-from gft_kernels import sft
-from gft_kernels.integrations.hf import PolicyBatch
+
+from .logprobs import trainers_logprobs
 
 EOS = 1
 PROMPTS = ("qgzbmtac=", "ba=", "hello=")
@@ -33,14 +31,6 @@ def test_sample_greedy_ignores_padding_and_order(policy):
     assert [r.tokens for r in together] == [r.tokens for r in alone]
     for batched, single in zip(together, alone, strict=True):
         assert batched.logprobs == pytest.approx(single.logprobs, abs=1e-5)
-
-
-def trainers_logprobs(policy, prompts, rollouts):
-    """Log-probs of each response by the head that the policy is trained with."""
-    members = [Member(0, "self", p, r.tokens, "", False, None) for p, r in zip(prompts, rollouts, strict=True)]
-    rows = collate(members, 0, policy.device)
-    found = policy.loss(rows.inputs, PolicyBatch(rows.targets, sft())).logprobs
-    return [row[kept].tolist() for row, kept in zip(found, rows.trained, strict=True)]
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7, 0.0])

@@ -1,5 +1,5 @@
 """Import directions inside gft:
-answers, stop < data < rewards < the loop < demo < commands < cli.
+answers, stop < data < rewards < the loop < demo < commands < cli < __main__.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "data": {"answers"},
     "rewards": {"answers", "data", "stop"},
 }
-ABOVE_THE_LOOP = {"demo", "commands", "cli"}
+ABOVE_THE_LOOP = {"demo", "commands", "cli", "__main__"}
 
 
 def part_of(path: Path) -> str:

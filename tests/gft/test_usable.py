@@ -13,14 +13,8 @@ from gft.demo import sort_letters
 from gft.demo.base_model import tokenizer
 from gft.parts import GroupConfig, SamplingConfig
 from gft.policy import make_policy
-from gft.usable import (
-    check_examples,
-    fit_prompts,
-    measure,
-    position_limit,
-    usable_examples,
-    usable_held_out,
-)
+from gft.survey import measure
+from gft.usable import check_examples, position_limit, usable_examples, usable_held_out
 
 NO_SYSTEM = (
     "{% if messages[0].role == 'system' %}{{ raise_exception('no system role here') }}{% endif %}"
@@ -74,9 +68,9 @@ def test_usable_examples_takes_the_last_position(policy):
 
 def test_usable_examples_cuts_before_it_counts_positions(policy):
     long = [expert("ab=", "c" * 200)]
-    assert usable_examples(policy, long, config(1, 0, 0, max_given_tokens=61), print) == long
-    with pytest.raises(ValueError, match="--max-given-tokens, which is 62"):
-        usable_examples(policy, long, config(1, 0, 0, max_given_tokens=62), print)
+    assert usable_examples(policy, long, config(1, 0, 0, max_given_tokens=61, long_given="cut"), print) == long
+    with pytest.raises(ValueError, match="--max-given-tokens, which is 62 and cuts longer responses"):
+        usable_examples(policy, long, config(1, 0, 0, max_given_tokens=62, long_given="cut"), print)
 
 
 def test_usable_examples_counts_those_past_the_models_positions_and_only_what_is_used(policy):
@@ -139,22 +133,18 @@ def chat(policy):
     return policy
 
 
-def alone(*examples):
-    """Examples without responses, as `measure` takes them."""
-    return [(example, ()) for example in examples]
-
-
-def test_measure_names_the_row_that_the_chat_template_refuses(chat, capsys):
+def test_usable_examples_names_the_row_that_the_chat_template_refuses(chat, capsys):
     examples = [Example(user("ab="), "", origin=f"d.jsonl:{i}") for i in range(1, 100)]
     examples.append(Example(user("ab=", "system"), "", origin="d.jsonl:100"))
-    assert measure(chat, alone(*examples), max_bad_fraction=0.01) == [(e, 3, ()) for e in examples[:-1]]
+    solved = [replace(e, solution="a") for e in examples]
+    assert usable_held_out(chat, solved, 9, 0.01) == solved[:-1]
     assert capsys.readouterr().err.splitlines() == [
         "warning: d.jsonl:100: the chat template of this model refuses messages of the roles system: no system role "
         "here",
         "warning: d.jsonl: 1 of 100 rows are bad and were left out",
     ]
     with pytest.raises(ValueError, match=r"d.jsonl: 1 of 100 rows are bad.*--max-bad-fraction.*first one: d.jsonl:100"):
-        measure(chat, alone(*examples), max_bad_fraction=0.009)
+        usable_examples(chat, examples, replace(config(), max_bad_fraction=0.009), print)
 
 
 @pytest.mark.parametrize(
@@ -166,22 +156,24 @@ def test_measure_names_the_row_that_the_chat_template_refuses(chat, capsys):
         "{% for m in messages %}",  # not closed
     ],
 )
-def test_measure_names_the_row_where_a_template_fails(policy, template):
+def test_usable_held_out_names_the_row_where_a_template_fails(policy, template):
     policy.tokenizer.chat_template = template
     with pytest.raises(
         ValueError, match="no good row; the first bad one: d:1: the chat template of this model refuses messages"
     ):
-        measure(policy, alone(Example(user("ab="), "", origin="d:1")), 1.0)
+        usable_held_out(policy, [Example(user("ab="), "a", origin="d:1")], 9, 1.0)
 
 
-def test_measure_names_the_row_of_a_chat_without_a_template(policy):
+def test_usable_held_out_names_the_row_of_a_chat_without_a_template(policy):
     with pytest.raises(ValueError, match=r"no good row; the first bad one: d:1: .*has no chat template"):
-        measure(policy, alone(Example(user("ab="), "", origin="d:1")), 1.0)
+        usable_held_out(policy, [Example(user("ab="), "a", origin="d:1")], 9, 1.0)
 
 
 def test_measure_counts_the_tokens_of_responses_and_their_end(policy):
-    (found,) = measure(policy, [(Example("ab=", ""), (Response("", "expert"), Response("abc", "teacher")))], 0.0)
-    assert (found.prompt, found.responses) == (3, (1, 4))
+    example = Example("ab=", "", (Response("", "expert"), Response("abc", "teacher"), Response("abcd", "teacher")))
+    (found,), bad = measure(policy, [example], config(1, 1, 0))
+    assert bad == []
+    assert (found.prompt, [given.tokens for given in found.responses], found.long) == (3, [1, 4], ())
 
 
 def test_usable_examples_asks_the_template_for_the_end_of_an_answer_before_the_run(policy):
@@ -198,24 +190,10 @@ def test_measure_hides_no_fault_of_another_kind(policy, monkeypatch):
 
     monkeypatch.setattr(policy, "encode_prompt", broken)
     with pytest.raises(TypeError, match="a fault of ours"):
-        measure(policy, alone(Example("ab=", "")), 1.0)
+        measure(policy, [Example("ab=", "")])
 
 
 # Prompts and groups
-
-
-def measured(policy, *prompts):
-    return measure(policy, alone(*(Example(prompt, "a") for prompt in prompts)), 0.0)
-
-
-def test_fit_prompts_counts_what_does_not_fit(policy):
-    kept, dropped = fit_prompts(measured(policy, "a" * 20 + "=", "ba="), max_tokens=16)
-    assert ([e.example.prompt for e in kept], dropped) == (["ba="], 1)
-
-
-def test_fit_prompts_leaves_out_prompts_without_tokens(policy):
-    kept, dropped = fit_prompts(measured(policy, "", "ba="), max_tokens=16)
-    assert ([e.example.prompt for e in kept], dropped) == (["ba="], 1)
 
 
 def test_usable_examples_says_what_it_leaves_out_and_what_is_missing(policy):
@@ -243,6 +221,12 @@ def test_check_examples_asks_for_a_solution_only_where_a_response_needs_one():
         Response("ba", "teacher"),
     )  # not of an asked-for source, and beyond the asked-for count
     assert check_examples([Example("ba=", "", scored + unused)], config(1, 1, 0)) == []
+
+
+def test_check_examples_asks_for_no_solution_where_every_advantage_is_1():
+    """The ablation "w/o GAL" scores nothing."""
+    alike = replace(config(), group=GroupConfig(1, 0, 4, advantage="one"))
+    assert check_examples([Example("ba=", "", (Response("ab", "expert"),))], alike) == []
 
 
 SCORED = (Response("ab", "expert", 1.0),)

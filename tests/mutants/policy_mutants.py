@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .mutants import Mutant
 
-OPTIM = "tests/gft/test_optim.py"
+OPTIM, LAYERS = "tests/gft/test_optim.py", "tests/gft/test_layers.py"
+LORA, LIGER = "tests/gft/test_lora.py", "tests/gft/test_liger.py"
 
 POLICY_MUTANTS = (
     Mutant(
@@ -15,9 +16,9 @@ POLICY_MUTANTS = (
         f"{OPTIM}::test_optimizer_step_shrinks_matrices_and_leaves_norms",
     ),
     Mutant(
-        "gft/checkpoint.py",
-        "            for i, name in enumerate(names(self.optimizer))\n",
-        "            for i, (name, _) in enumerate(self.policy.model.named_parameters())\n",
+        "gft/moments.py",
+        "        for i, name in enumerate(names(optimizer))\n",
+        "        for i, (name, _) in enumerate(model.named_parameters())\n",
         "moments are saved under the names of other weights",
         f"{OPTIM}::test_restore_gives_every_weight_its_own_moments",
     ),
@@ -34,5 +35,89 @@ POLICY_MUTANTS = (
         "]",
         "what is frozen is in the optimiser",
         f"{OPTIM}::test_make_optimizer_takes_what_is_trained",
+    ),
+    Mutant(
+        "gft/layers.py",
+        "    model.train(dropout)\n",
+        "    model.train()\n",
+        "the model trains with dropout that its samples did not have",
+        f"{LAYERS}::test_learn_without_dropout_is_the_network_that_samples",
+    ),
+    Mutant(
+        "gft/layers.py",
+        "before, layer.training = layer.training, dropout",
+        "before, layer.training = layer.training, True",
+        "a layer that is computed again has the dropout of its own forward",
+        f"{LAYERS}::test_learn_without_dropout_is_the_network_that_samples",
+    ),
+    Mutant(
+        "gft/layers.py",
+        "            layer.training = True  # transformers",
+        "            pass  # transformers",
+        "nothing is computed again without dropout",
+        f"{LAYERS}::test_checkpointing_computes_layers_again",
+    ),
+    Mutant(
+        "gft/layers.py",
+        "use_reentrant=False)",
+        "use_reentrant=True)",
+        "layers behind frozen embeddings have no gradient",
+        f"{LAYERS}::test_checkpointing_reaches_layers_behind_frozen_embeddings",
+    ),
+    Mutant(
+        "gft/lora.py",
+        "layer.base_layer.weight + layer.get_delta_weight",
+        "layer.base_layer.weight.add_(1) + layer.get_delta_weight",
+        "saving changes the model that is trained",
+        f"{LORA}::test_save_model_merges_and_leaves_the_live_model_alone",
+    ),
+    Mutant(
+        "gft/lora.py",
+        "        config.save_pretrained(folder)\n",
+        "",
+        "a head with factors of its own is saved as the embedding's",
+        f"{LORA}::test_save_model_merges_and_leaves_the_live_model_alone[head]",
+    ),
+    Mutant(
+        "gft/lora.py",
+        "    torch.manual_seed(seed)  # of A\n",
+        "",
+        "factors depend on what was drawn before",
+        f"{LORA}::test_add_lora_is_seeded",
+    ),
+    Mutant(
+        "gft/policy.py",
+        "            load_adapter(policy.adapter, adapter)\n",
+        "            pass\n",
+        "a run goes on with new factors",
+        f"{LORA}::test_resume_of_a_lora_run_is_bitwise[4]",
+    ),
+    Mutant(
+        "gft/reference.py",
+        "Frozen(copy.deepcopy(policy))",
+        "Frozen(policy)",
+        "the reference policy learns",
+        f"{LORA}::test_reference_is_the_model_that_the_run_began_with[whole]",
+    ),
+    Mutant(
+        "gft/reference.py",
+        "with self.policy.adapter.disable_adapter(), evaluating(self.policy.model):",
+        "with evaluating(self.policy.model):",
+        "the reference policy has the factors",
+        f"{LORA}::test_reference_is_the_model_that_the_run_began_with[lora]",
+    ),
+    Mutant(
+        "gft/reference.py",
+        "disable_adapter(), evaluating(self.policy.model):",
+        "disable_adapter():",
+        "the reference policy has dropout",
+        f"{LORA}::test_reference_is_the_model_that_the_run_began_with[head]",
+    ),
+    Mutant(
+        "gft/liger.py",
+        "**dict.fromkeys(losses, False)",
+        "",
+        "Liger's loss stands in the place of ours",
+        f"{LIGER}::test_liger_is_in_the_layers_and_gradients_are_those_without",
     ),
 )

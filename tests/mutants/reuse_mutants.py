@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .mutants import Mutant
 
-GRADIENTS, REUSE = "tests/gft/test_recipe_gradients.py", "tests/gft/test_reuse.py"
+GRADIENTS, REUSE = "tests/gft/test_update_gradients.py", "tests/gft/test_reuse.py"
 
 REUSE_MUTANTS = (
     Mutant(
@@ -48,6 +48,27 @@ REUSE_MUTANTS = (
         "importance = ratio",
         "given tokens have an importance weight",
         f"{GRADIENTS}::test_importance_weights_are_capped_and_of_own_tokens_alone",
+    ),
+    Mutant(
+        "gft/update.py",
+        "        ref_logprobs=ref,",
+        "        ref_logprobs=old,",
+        "the KL is to the policy that sampled",
+        f"{GRADIENTS}::test_kl_pulls_every_token_towards_the_reference",
+    ),
+    Mutant(
+        "gft/commands/train.py",
+        "first = replace(config, model=config.reference or config.model, network=ModelConfig())",
+        "first = replace(config, model=config.model, network=ModelConfig())",
+        "the reference that was asked for is not read",
+        "tests/gft/test_kl.py::test_kl_to_another_folder",
+    ),
+    Mutant(
+        "gft/commands/train.py",
+        "other = make_run_policy(first, None)",
+        "other = policy",
+        "the policy is its own reference",
+        "tests/gft/test_kl.py::test_kl_to_another_folder",
     ),
     Mutant(
         "gft/collate.py",

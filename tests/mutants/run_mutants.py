@@ -11,13 +11,13 @@ TWICE = "tests/gft/faults/test_second_signal.py"
 RUN_MUTANTS = (
     Mutant(
         "gft/checkpoint.py",
-        "        set_random_state(state.random, self.policy.device)\n",
-        "",
+        "            set_random_state(state.random, self.policy.device)\n",
+        "            pass\n",
         "random numbers are not put back",
         f"{RESUME}::test_resume_after_every_step_is_bitwise_the_whole_run[6]",
     ),
     Mutant(
-        "gft/checkpoint.py",
+        "gft/moments.py",
         '"state": moments, "param_groups"',
         '"state": {}, "param_groups"',
         "AdamW begins anew",
@@ -131,7 +131,7 @@ RUN_MUTANTS = (
     ),
     Mutant(
         "gft/update.py",
-        "total, aux_loss = total + share, aux_loss + share.item()",
+        "summed, aux_loss = summed + share, aux_loss + share.item()",
         "aux_loss += share.item()",
         "router balancing is logged and not trained",
         "tests/gft/test_gradients.py::test_accumulate_gradients_has_router_balancing_by_the_share_of_a_micro_batch",
@@ -145,8 +145,8 @@ RUN_MUTANTS = (
     ),
     Mutant(
         "gft/keeper.py",
-        "if is_new and not state.is_changing:",
-        "if is_new and not state.is_changing and state.step < self.config.steps:",
+        "if is_new and not state.is_changing and",
+        "if is_new and not state.is_changing and state.step < self.config.steps and",
         "an error after the last step loses it",
         "tests/gft/test_cli_resume.py::test_an_error_after_the_last_step_loses_nothing",
     ),

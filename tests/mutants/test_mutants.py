@@ -9,6 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from ..helpers.verl import missing
+from .data_mutants import DATA_MUTANTS
+from .distributed_mutants import DISTRIBUTED_MUTANTS
+from .evaluation_mutants import EVALUATION_MUTANTS
 from .fork import RunTests, copy_packages, process_to_fork
 from .kernel_mutants import KERNEL_MUTANTS
 from .layers_mutants import LAYERS_MUTANTS
@@ -19,6 +22,7 @@ from .mutants import MUTANTS, Mutant
 from .policy_mutants import POLICY_MUTANTS
 from .reuse_mutants import REUSE_MUTANTS
 from .run_mutants import RUN_MUTANTS
+from .sampling_mutants import SAMPLING_MUTANTS
 from .sequence_mutants import SEQUENCE_MUTANTS
 from .shard_mutants import SHARD_MUTANTS
 from .sparse_mutants import SPARSE_MUTANTS
@@ -35,17 +39,30 @@ EVERY = (
     *LOOP_MUTANTS,
     *POLICY_MUTANTS,
     *RUN_MUTANTS,
+    *EVALUATION_MUTANTS,
     *REUSE_MUTANTS,
     *SEQUENCE_MUTANTS,
+    *SAMPLING_MUTANTS,
     *SHARD_MUTANTS,
     *LAYERS_MUTANTS,
     *LOW_RANK_MUTANTS,
     *TRAINER_MUTANTS,
+    *DATA_MUTANTS,
+    *DISTRIBUTED_MUTANTS,
     *(() if missing() else VERL_MUTANTS),
 )
-# Whole runs, several processes, dozens of compiled programs. Those tests run in any case; faults
-# that they see are planted in the slow suite.
-SLOW = ("tests/gft/test_resume.py", "tests/gft/faults/", "tests/parallel/", "tests/ops/compile/test_graphs.py")
+# Whole runs and commands, several processes, dozens of compiled programs. Those tests run in any
+# case; faults that they see are planted in the slow suite.
+SLOW = (
+    "tests/gft/test_resume.py",
+    "tests/gft/test_liger.py",
+    "tests/gft/faults/",
+    "tests/gft/data/",
+    "tests/gft/distributed/",
+    "tests/gft/rewards/test_hostile.py",
+    "tests/parallel/",
+    "tests/ops/compile/test_graphs.py",
+)
 SECONDS = 120  # for a mutant: most take one; one that hangs is a failure
 
 

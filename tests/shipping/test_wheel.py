@@ -28,6 +28,7 @@ from gft_kernels import gft as objective, linear_policy_loss
 here, tree = pathlib.Path(gft_kernels.__file__), pathlib.Path(sys.argv[1])
 assert not here.is_relative_to(tree) and not pathlib.Path(gft.__file__).is_relative_to(tree), here
 assert here.is_relative_to(sys.prefix), (here, sys.prefix)
+assert pathlib.Path(gft.__file__).with_name("report").joinpath("style.css").is_file()
 assert importlib.metadata.version("gft-kernels") == gft_kernels.__version__ == sys.argv[2]
 hidden, weight = torch.randn(6, 8, requires_grad=True), torch.randn(50, 8, requires_grad=True)
 targets, advantages = torch.randint(0, 50, (6,)), torch.randn(6)

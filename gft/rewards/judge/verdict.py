@@ -59,6 +59,19 @@ def is_right(answer: str, solution: str) -> bool:
         raise Doubt("it has too many parts") from error
 
 
+def check_solution(solution: str) -> None:
+    """Refuse a solution that answers could only be spelled like, and not be compared with.
+
+    Raises:
+        Doubt: one of the ways to read it is none.
+    """
+    text = unicode_as_latex(bare(solution))
+    if len(text) > LONGEST:
+        raise Doubt(f"it is longer than {LONGEST} characters")
+    for flips in _readings((text, text)):
+        _read(text, "solution", flips)
+
+
 def _agreed(answer: str, solution: str) -> bool:
     """The verdict that all readings agree on."""
     texts = answer, solution

@@ -172,6 +172,100 @@ def test_load_examples_says_what_is_wrong_with_a_row(tmp_path, change, expected)
     assert reason(tmp_path, GROUP | change).startswith(expected)
 
 
+WORKED = {"problem": "2+2?", "answer": "4", "solution": r"It is \boxed{3+1}, so \boxed{4}.", "level": 1}
+BOXED = {"problem": "2+2?", "solution": r"\boxed{9} tries: \boxed{4}, \boxed{7}, so \boxed{4}.", "source": "x"}
+USER = ({"role": "user", "content": "2+2?"},)
+
+
+@pytest.mark.parametrize("name", ["data.jsonl", "data.parquet"])
+def test_load_examples_reads_problems_with_an_answer(tmp_path, name):
+    """MATH-500: the answer is compared, the worked solution is the expert's."""
+    example = load_one(tmp_path, WORKED | {"data_source": "math"}, name)
+    assert (example.prompt, example.solution, example.data_source) == (USER, "4", "math")
+    assert example.responses == (Response(WORKED["solution"], "expert"),)
+    bare = {"problem": "2+2?", "answer": 4}
+    assert load_one(tmp_path, bare, name).responses == ()
+    assert load_one(tmp_path, bare, name).solution == "4"
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), "nan", " "])
+def test_load_examples_reads_problems_whose_worked_solution_is_missing(tmp_path, missing):
+    path = write(tmp_path, WORKED | {"solution": missing}, name="data.parquet")
+    assert load_examples(path)[0].responses == ()
+
+
+@pytest.mark.parametrize("name", ["data.jsonl", "data.parquet"])
+def test_load_examples_takes_the_last_box_of_a_worked_solution(tmp_path, name):
+    """NuminaMath-CoT: the same again in `messages` is not looked at."""
+    talk = [USER[0], {"role": "assistant", "content": BOXED["solution"]}]
+    example = load_one(tmp_path, BOXED | {"messages": talk}, name)
+    assert (example.prompt, example.solution) == (USER, "4")
+    assert example.responses == (Response(BOXED["solution"], "expert"),)
+
+
+@pytest.mark.parametrize(
+    ("row", "good", "words"),
+    [
+        ({"solution": "It is 4."}, BOXED, r"the solution must hold its answer in \boxed{}, found 'It is 4.'"),
+        ({"solution": r"It is \boxed{4"}, BOXED, "the solution must hold its answer"),
+        ({"solution": r"\boxed{4} \boxed{ }"}, BOXED, "the solution must hold its answer"),
+        ({"solution": " "}, BOXED, "empty solution"),
+        ({"problem": " "}, BOXED, "empty problem"),
+        ({"problem": 4}, WORKED, "problem must be text, found int"),
+        ({"answer": ""}, WORKED, "'answer' is missing"),
+        ({"answer": "nan"}, WORKED, "'answer' is missing"),
+        ({"answer": ["4"]}, WORKED, "'answer' must be text, found list"),
+        ({"solution": ["4"]}, WORKED, "'solution' must be text, found list"),
+    ],
+)
+def test_load_examples_says_what_is_wrong_with_a_problem(tmp_path, row, good, words):
+    assert reason(tmp_path, good | row, good=good).startswith(words)
+
+
+# The end of a prompt
+
+SUFFIX = r"Put the answer within \boxed{}."
+
+
+def prompts(folder, *rows, suffix=SUFFIX):
+    return [e.prompt for e in load_examples(write(folder, *rows), prompt_suffix=suffix)]
+
+
+def test_prompt_suffix_ends_the_users_last_message_or_a_text(tmp_path):
+    ended = f"2+2?\n\n{SUFFIX}"
+    assert prompts(tmp_path, WORKED) == [({"role": "user", "content": ended},)]
+    assert prompts(tmp_path, {"prompt": "2+2?", "completion": "4"}) == [ended]
+    system = {"role": "system", "content": "s"}
+    turns = [system, USER[0], {"role": "assistant", "content": "5"}, {"role": "user", "content": "Sure?", "name": "a"}]
+    (chat,) = prompts(tmp_path, {"messages": [*turns, {"role": "assistant", "content": "4"}]})
+    assert chat[:3] == tuple(turns[:3])
+    assert chat[3] == {"role": "user", "content": f"Sure?\n\n{SUFFIX}", "name": "a"}
+
+
+def test_prompt_suffix_does_not_stand_twice(tmp_path):
+    written = f"2+2? {SUFFIX}"
+    assert prompts(tmp_path, {"prompt": written, "completion": "4"}, suffix=f" {SUFFIX}\n") == [written]
+
+
+def test_prompt_suffix_takes_the_place_of_gsm8ks_instruction(tmp_path):
+    (chat,) = prompts(tmp_path, GSM8K)
+    assert chat == ({"role": "user", "content": f"How many?\n\n{SUFFIX}"},)
+    (chat,) = prompts(tmp_path, GSM8K, suffix=GSM8K_INSTRUCTION)
+    assert chat == ({"role": "user", "content": f"How many?\n\n{GSM8K_INSTRUCTION}"},)
+
+
+def test_prompt_suffix_needs_a_message_of_the_user(tmp_path):
+    rows = [{"prompt": [{"role": "system", "content": "s"}], "completion": "4"}]
+    with pytest.raises(ValueError, match=r"data.jsonl:1: the chat has no message of the user, which --prompt-suffix"):
+        prompts(tmp_path, *rows)
+
+
+def test_prompt_suffix_is_put_on_tasks_of_reasoning_gym():
+    pytest.importorskip("reasoning_gym")
+    (plain,), (ended,) = (load_examples("rg:chain_sum", limit=1, prompt_suffix=suffix) for suffix in (None, SUFFIX))
+    assert ended.prompt == f"{plain.prompt.rstrip()}\n\n{SUFFIX}"
+
+
 @pytest.mark.skipif("GFT_GSM8K_DIR" not in os.environ, reason="GFT_GSM8K_DIR names no folder with GSM8K")
 def test_load_examples_reads_all_of_gsm8k():
     folder = Path(os.environ["GFT_GSM8K_DIR"])

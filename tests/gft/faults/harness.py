@@ -29,7 +29,7 @@ def forked(work: Callable[[], None], output: Path) -> Ended:
     """`work` in a process of its own, which ends with it."""
     child = os.fork()
     if child == 0:
-        _live(work, output)
+        live(work, output)
     deadline = time.monotonic() + SECONDS
     while True:
         pid, status = os.waitpid(child, os.WNOHANG)
@@ -42,7 +42,8 @@ def forked(work: Callable[[], None], output: Path) -> Ended:
         time.sleep(0.005)
 
 
-def _live(work: Callable[[], None], output: Path) -> None:
+def live(work: Callable[[], None], output: Path) -> None:
+    """The life of a forked process: `work`, then its exit code, and never the rest of the tests."""
     code = 1
     try:
         file = os.open(output, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)

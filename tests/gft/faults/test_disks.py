@@ -77,7 +77,7 @@ def test_last_save_without_room_for_the_optimiser_leaves_the_weights(folder, who
     def fail():
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    ended = start(folder, tmp_path / "out", lambda: trap("gft.checkpoint.save_file", 3, fail))
+    ended = start(folder, tmp_path / "out", lambda: trap("gft.moments.save_file", 3, fail))
     assert ended.code == 1
     assert f"the weights alone: {tmp_path / 'out' / 'model'}" in ended.output
     assert outcome(tmp_path / "out")[1] == whole[1]

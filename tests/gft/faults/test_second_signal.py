@@ -15,7 +15,7 @@ from .tiny import go_on, outcome, start, steps_saved
 
 # where, nth call, first and second signal, exit code, steps of which a checkpoint stands
 TWICE = [
-    ("gft.checkpoint.save_file", 2, (SIGTERM, SIGTERM), 75, [2]),
+    ("gft.moments.save_file", 2, (SIGTERM, SIGTERM), 75, [2]),
     ("gft.checkpoint._measure", 3, (SIGINT, SIGINT), 130, []),
     ("pathlib.Path.rename", 2, (SIGUSR1, SIGTERM), 75, [2]),  # whole but for its name
     (ADAM, 40, (SIGTERM, SIGINT), 130, [2]),
@@ -40,7 +40,7 @@ def test_second_signal_while_the_first_one_saves(folder, whole, tmp_path):
 
     def prepare():
         trap("gft.train.make_batch", 4, send(SIGTERM))
-        trap("gft.checkpoint.save_file", 2, send(SIGTERM))
+        trap("gft.moments.save_file", 2, send(SIGTERM))
 
     ended = start(folder, tmp_path / "out", prepare)
     assert ended.code == 75, ended.output

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from gft.rewards.math import math_reward
+from gft.rewards.calls import call_reward
+from gft.rewards.math import check_math, math_reward
 from gft.rewards.pool import RewardPool, Scored
 
 from .scoring import in_a_thread, scores
@@ -59,3 +60,27 @@ def test_math_reward_of_a_power_tower_is_refused_at_once(maths):
     assert [scored.value for scored in results] == [None, 1, None]
     assert "too large to compute" in results[0].error
     assert time.monotonic() - start < 1.5
+
+
+@pytest.mark.parametrize(
+    "solution", ["4", "5 cm", r"\frac{1}{2}", "x = 5", "(B)", "1,2", "Monday", r"\boxed{7}", "3:45 PM"]
+)
+def test_check_math_takes_solutions_that_answers_can_be_compared_with(solution):
+    assert call_reward(check_math, ("", "", solution)) == Scored(1.0, None)
+
+
+@pytest.mark.parametrize(
+    ("solution", "why"),
+    [
+        (r"\foo{2}", "the solution cannot be read"),
+        ("(((", "the solution cannot be read"),
+        ("7" * 9000 + "x", "longer than"),
+        (r"\boxed{1} or \boxed{2}", "marks different answers"),
+        (r"\boxed{}", "is empty"),
+    ],
+)
+def test_check_math_names_what_no_answer_can_be_compared_with(solution, why):
+    """Only its own spelling would be right, and any other answer a failure."""
+    scored = call_reward(check_math, ("", "", solution))
+    assert scored.value is None
+    assert why in scored.error

@@ -10,10 +10,14 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.testing import assert_close
+from transformers import MambaConfig, MambaForCausalLM
 
+from gft.collate import check_packed
+from gft.demo.base_model import tokenizer, untrained
 from gft.groups import make_batch
 from gft.logprobs import token_logprobs
 from gft.parts import GroupConfig, OptimConfig, ReuseConfig, SamplingConfig
+from gft.policy import make_policy
 from gft.update import accumulate_gradients
 
 from .runs import EXAMPLES, config, fixed_batch, gradients, response_logprobs
@@ -60,6 +64,14 @@ def test_packed_rows_have_the_gradients_of_padded_ones(policy, rewards):
     check(policy, batch, config(), batch.members, lambda m, lp: rectified(m, lp, 0.7))
 
 
+def test_packed_refuses_a_model_that_carries_its_state_on():
+    sizes = {"vocab_size": 29, "hidden_size": 16, "num_hidden_layers": 1, "state_size": 4}
+    model = MambaForCausalLM(MambaConfig(**sizes, pad_token_id=0, eos_token_id=1)).eval()
+    with pytest.raises(ValueError, match="--packed: MambaForCausalLM carries its state"):
+        check_packed(make_policy(model, tokenizer()).model)
+    check_packed(make_policy(untrained(0).eval(), tokenizer()).model)
+
+
 def test_advantage_one_asks_for_no_reward_and_trains_all_alike(policy):
     settings = config(group=GroupConfig(1, 3, 2, advantage="one"))
     torch.manual_seed(0)
@@ -102,6 +114,24 @@ def test_ratio_objectives_clip_the_ratio_to_the_recorded_log_probs(policy, rewar
 
     check(policy, batch, settings, batch.members, loss_of)
     assert 0.1 < accumulate_gradients(policy, batch, settings)["clip_fraction"] < 0.9
+    policy.model.zero_grad()
+
+
+def test_kl_pulls_every_token_towards_the_reference(policy, rewards):
+    settings = config(reuse=ReuseConfig(kl=0.3))
+    batch = fixed_batch(policy, rewards, settings)  # its last group is flat, and has a KL all the same
+    for i, (m, found) in enumerate(zip(batch.members, token_logprobs(policy, batch.members, settings), strict=True)):
+        m.ref_logprobs = [x + 0.4 * (-1) ** i for x in found]
+
+    def loss_of(m, lp):
+        d = torch.tensor(m.ref_logprobs) - lp
+        return rectified(m, lp, 0.7) + 0.3 * (d.exp() - d - 1)
+
+    check(policy, batch, settings, batch.members, loss_of)
+    up, down = (torch.tensor(d).exp() - d - 1 for d in (0.4, -0.4))
+    tokens = [len(m.response) for m in batch.members]
+    expected = (up * sum(tokens[::2]) + down * sum(tokens[1::2])) / sum(tokens)
+    assert accumulate_gradients(policy, batch, settings)["kl"] == pytest.approx(expected.item(), rel=1e-4)
     policy.model.zero_grad()
 
 

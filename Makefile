@@ -43,7 +43,7 @@ $(VENV)/.bench: $(VENV)/.torch pyproject.toml
 		$(PIP) --no-deps verl==0.9.1 cut-cross-entropy==25.1.1 || echo "without verl and Cut Cross Entropy" >&3)
 	@touch $(VENV)/.ready $@
 
-demo: $(VENV)/.ready  ## fine-tune the embedded model four ways; prints accuracies, draws runs/demo/curves.png
+demo: $(VENV)/.ready  ## fine-tune the embedded model five ways; prints accuracies, draws runs/demo/curves.png
 	$(BIN)/gft train --overwrite
 
 test: $(VENV)/.test

@@ -10,7 +10,13 @@ from typing import Any, NamedTuple
 
 from .style import INK, OWN, SMALL, Row, canvas, save, spread
 
-COLOURS = {"SFT on experts": "#4f86c6", "SFT on the mix": "#8e959d", "GFT": OWN, "GRPO": "#c77d2e"}
+COLOURS = {
+    "SFT on experts": "#4f86c6",
+    "SFT on the mix": "#8e959d",
+    "GFT": OWN,
+    "GFT, given": "#8a5fc0",
+    "GRPO": "#c77d2e",
+}
 PANELS = {"mean_of_16": "held-out accuracy, mean of 16 samples", "greedy": "held-out accuracy, greedy"}
 LOWEST, HIGHEST = 4, 97  # per cent, where a method's name may stand
 GAP = 8.5  # per cent between two names

@@ -1,1 +1,1 @@
-"""The embedded comparison: a task, a small base model, and four methods side by side."""
+"""The embedded comparison: a task, a small base model, and five methods side by side."""

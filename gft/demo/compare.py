@@ -1,7 +1,8 @@
-"""The embedded comparison: one base, the same number of updates, four methods.
+"""The embedded comparison: one base, the same number of updates, five methods.
 
 The methods differ in which responses they read: the expert's alone, those of the expert and the
-teachers, these and the policy's own samples (GFT), or own samples alone (GRPO).
+teachers, these and the policy's own samples (GFT), or own samples alone (GRPO). GFT comes twice:
+with every response rectified, as the paper has it, and with the given ones alone.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ METHODS: dict[str, tuple[ObjectiveName, GroupConfig]] = {
     "SFT on experts": ("sft", GroupConfig(experts=1, teachers=0, own=0)),
     "SFT on the mix": ("sft", GroupConfig(experts=1, teachers=3, own=0)),
     "GFT": ("gft", GroupConfig(experts=1, teachers=3, own=4)),
+    "GFT, given": ("gft", GroupConfig(experts=1, teachers=3, own=4, rectify="given")),
     "GRPO": ("grpo", GroupConfig(experts=0, teachers=0, own=8)),
 }
 
@@ -118,7 +120,9 @@ def compare(config: TrainConfig, console: Console) -> dict[str, dict]:
 def run_config(config: TrainConfig, name: str) -> TrainConfig:
     """The comparison's configuration, with the objective, groups and folder of one method."""
     objective, group = METHODS[name]
-    return replace(config, objective=objective, group=group, out=config.out / name.lower().replace(" ", "-"))
+    return replace(
+        config, objective=objective, group=group, out=config.out / name.lower().replace(",", "").replace(" ", "-")
+    )
 
 
 def _train_copy(

@@ -15,7 +15,7 @@ from gft.runs.checkpoint import save_model
 
 FAST = ["--steps", "2", "--prompts-per-step", "3", "--lr", "1e-3", "--max-new-tokens", "9", "--micro-batch", "8"]
 REWARD = ["--reward", "gft.demo.sort_letters:reward"]
-METHODS = ("SFT on experts", "SFT on the mix", "GFT", "GRPO")
+METHODS = ("SFT on experts", "SFT on the mix", "GFT", "GFT, given", "GRPO")
 
 
 @pytest.fixture

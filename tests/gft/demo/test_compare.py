@@ -46,12 +46,24 @@ def test_every_method_starts_from_the_same_base_and_ends_elsewhere(run):
 def test_methods_read_the_responses_they_are_named_for(run):
     results, curves, text = run("once")
     read = {name: (results[name]["sequences"], results[name]["own"]) for name in compare.METHODS}
-    assert read == {"SFT on experts": (3, 0), "SFT on the mix": (12, 0), "GFT": (24, 12), "GRPO": (24, 24)}
+    assert read == {
+        "SFT on experts": (3, 0),
+        "SFT on the mix": (12, 0),
+        "GFT": (24, 12),
+        "GFT, given": (24, 12),
+        "GRPO": (24, 24),
+    }
     assert {name: [r["sequences"] for r in rows if "loss" in r] for name, rows in curves.items()} == {
         name: [sequences] * 2 for name, (sequences, _) in read.items()
     }
     scored = {name: [s for s in SOURCES if f"reward_{s}" in rows[1]] for name, rows in curves.items()}
-    assert scored == {"SFT on experts": [], "SFT on the mix": [], "GFT": list(SOURCES), "GRPO": ["self"]}
+    assert scored == {
+        "SFT on experts": [],
+        "SFT on the mix": [],
+        "GFT": list(SOURCES),
+        "GFT, given": list(SOURCES),
+        "GRPO": ["self"],
+    }
     assert "24 (12 own)" in text
     assert "24 (24 own)" in text
 

@@ -10,6 +10,7 @@ from gft_kernels.integrations.hf import PolicyBatch
 
 from .collate import collate
 from .groups import Member
+from .model.layers import evaluating
 from .model.policy import Policy
 from .settings.config import TrainConfig
 from .stop import check
@@ -23,9 +24,7 @@ def token_logprobs(policy: Policy, members: Sequence[Member], config: TrainConfi
     """
     found: dict[int, list[float]] = {}
     order = sorted(range(len(members)), key=lambda i: len(members[i].prompt) + len(members[i].response))
-    training = policy.model.training
-    policy.model.eval()
-    try:
+    with evaluating(policy.model):
         for start in range(0, len(order), config.optim.micro_batch):
             check()
             chosen = order[start : start + config.optim.micro_batch]
@@ -34,6 +33,4 @@ def token_logprobs(policy: Policy, members: Sequence[Member], config: TrainConfi
             lengths = [len(members[i].response) for i in chosen]
             parts = result.logprobs[rows.trained].split(lengths)
             found |= {i: part.tolist() for i, part in zip(chosen, parts, strict=True)}
-    finally:
-        policy.model.train(training)
     return [found[i] for i in range(len(members))]

@@ -8,7 +8,6 @@ from typing import Protocol
 
 from .groups import Member
 from .logprobs import token_logprobs
-from .model.layers import evaluating
 from .model.policy import Policy
 from .settings.config import TrainConfig
 
@@ -52,6 +51,5 @@ class Base:
         self.policy = policy
 
     def logprobs(self, members: Sequence[Member], config: TrainConfig) -> list[list[float]]:
-        # Every module is put back into the mode that it was in, for a backward pass to come.
-        with self.policy.adapter.disable_adapter(), evaluating(self.policy.model):
+        with self.policy.adapter.disable_adapter():
             return token_logprobs(self.policy, members, config)

@@ -17,7 +17,7 @@ from gft.optim import make_optimizer
 from gft.rewards.pool import RewardPool
 from gft.runs.state import RunState
 from gft.settings.config import TrainConfig
-from gft.train import train_step
+from gft.train import roll_out, train_step
 
 from ..record import ROOT
 from ..timing.memory import MIB, peak_rss, reset_peak, rss
@@ -51,7 +51,9 @@ class Run:
         ):
             wait()
             start = time.perf_counter()
-            self.last = train_step(self.policy, self.optimizer, [], self.config, pool, RunState(step=len(self.seconds)))
+            state = RunState(step=len(self.seconds))
+            state.in_use = roll_out(self.policy, [], self.config, pool, None)
+            self.last = train_step(self.policy, self.optimizer, self.config, state)
             wait()
             self.seconds.append(time.perf_counter() - start)
 

@@ -41,6 +41,7 @@ class Task:
         sampling = SamplingConfig(max_given_tokens=max(LENGTHS))
         return TrainConfig(
             objective="gft",
+            prompts_per_step=self.groups,
             group=GroupConfig(own=0),
             sampling=sampling,
             optim=OptimConfig(micro_batch=self.micro_batch),

@@ -107,9 +107,9 @@ POLICY_MUTANTS = (
         f"{LORA}::test_reference_is_the_model_that_the_run_began_with[lora]",
     ),
     Mutant(
-        "gft/reference.py",
-        "disable_adapter(), evaluating(self.policy.model):",
-        "disable_adapter():",
+        "gft/logprobs.py",
+        "with evaluating(policy.model):",
+        "with torch.no_grad():",
         "the reference policy has dropout",
         f"{LORA}::test_reference_is_the_model_that_the_run_began_with[head]",
     ),

@@ -18,7 +18,9 @@ import gft_kernels
 pytest.importorskip("build", reason="pip install build")
 
 ROOT = Path(__file__).parents[2]
-NOT_SOURCES = (".git", ".venv", "build", "dist", "runs", "models", "*.egg-info", "__pycache__", ".*_cache", "shared")
+# What runs and builds leave at the top; gft/runs is a room of the package.
+NOT_SOURCES = (".git", ".venv*", "build", "dist", "runs", "models", "*.egg-info", "shared")
+CACHES = ("__pycache__", ".*_cache")
 SMOKE = """
 import importlib.metadata, pathlib, sys
 import torch
@@ -47,7 +49,8 @@ def built(tmp_path_factory):
     """The folder with an sdist of the tree, and the wheel made of that sdist."""
     folder = tmp_path_factory.mktemp("shipping")
     tree = folder / "tree"  # a copy: the build leaves folders behind
-    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(*NOT_SOURCES))
+    top, below = shutil.ignore_patterns(*NOT_SOURCES, *CACHES), shutil.ignore_patterns(*CACHES)
+    shutil.copytree(ROOT, tree, ignore=lambda path, names: (top if Path(path) == ROOT else below)(path, names))
     # The build's requirements are those of the test extra: nothing is downloaded.
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder / "dist")]
     run = subprocess.run(command, cwd=tree, capture_output=True, text=True)

@@ -105,7 +105,7 @@ def _defaults(arguments: list[str]) -> TrainConfig:
     own_recipe = "model" in given or any(a.split("=")[0] in ("--model", "-h", "--help") for a in arguments)
     defaults = TrainConfig() if own_recipe else EMBEDDED
     if "--resume" in arguments:
-        out = Path(_typed(arguments, "--out") or given.get("out", TrainConfig().out))
+        out = Path(_typed(arguments, "--out") or given.get("out", defaults.out))
         record = read_record(out)
         if record is not None:
             defaults = replace(record["config"], out=out)

@@ -174,7 +174,9 @@ def step_counts(batch: Batch, config: TrainConfig) -> dict[str, int]:
     """
     # Members that are not trained on stay in the denominator. A mean over the active tokens alone
     # would pull harder at the few groups that still differ, the more so the better the policy is.
-    flat: set[int] = set() if config.group.count_flat else batch.flat_groups
+    # Flat groups are trained on all the same where there is a KL, and count then.
+    learns_nothing = config.objective_function().zero_at_zero_advantage
+    flat: set[int] = batch.flat_groups if learns_nothing and not config.group.count_flat else set()
     counted = [m for m in trained_members(batch, config) if m.group not in flat]
     tokens, sequences = total(sum(len(m.response) for m in counted), len(counted))
     return {

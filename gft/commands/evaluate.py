@@ -15,6 +15,7 @@ from ..evaluation.evaluate import Accuracy, evaluate
 from ..evaluation.folder import finish, open_evaluation
 from ..evaluation.held_out import SAMPLES, Answer, AnswerLog, answer_log
 from ..model.policy import Policy, load_policy
+from ..processes.distributed import check_one_process
 from ..report import accuracy_table, estimate_table, plain_console
 from ..reward_options import reward_pool
 from ..settings.config import EvaluateConfig
@@ -25,6 +26,7 @@ from ..usable import usable_held_out
 
 def run_eval(config: EvaluateConfig) -> None:
     """Evaluate by `config`."""
+    check_one_process("eval")
     check_device(config.device)
     with reward_pool(config.reward_name(), config.limits) as rewards:
         examples = _examples(config)

@@ -9,6 +9,7 @@ from functools import partial
 
 from ..data.files import Example, load_examples
 from ..model.policy import Policy, load_policy
+from ..processes.distributed import check_one_process
 from ..report import plain_console
 from ..reward_options import reward_pool
 from ..rewards.pool import RewardPool
@@ -26,6 +27,7 @@ def run_sample(config: SampleConfig) -> None:
 
     What can be refused without a model is refused first.
     """
+    check_one_process("sample")
     check_device(config.device)
     check_sampler(config.sampler, config.device, config.dtype)
     name = config.reward_name()
@@ -39,9 +41,10 @@ def run_sample(config: SampleConfig) -> None:
         _check_solved(examples)
         made_of = config.made_of() | {"data": data_hash(examples)}
         kept = {"resume": config.resume, "overwrite": config.overwrite}
+        policy = load_policy(config.model, device=config.device, dtype=config.dtype, temperature=config.temperature)
+        _check_positions(policy, config)
+        # Nothing more can be refused: --overwrite empties the file.
         with growing_file(config.out, made_of, config.rows_at_once(), len(examples), **kept) as file:
-            policy = load_policy(config.model, device=config.device, dtype=config.dtype, temperature=config.temperature)
-            _check_positions(policy, config)
             try:
                 _sample(policy, examples, config, rewards, file)
             except Stopped as stop:

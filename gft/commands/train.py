@@ -114,6 +114,8 @@ def make_run_policy(config: TrainConfig, start: Path | None) -> Policy:
     else:
         device = "cpu" if config.model is None else config.device
         policy = load_policy(folder, device=device, dtype=config.dtype, temperature=temperature)
+        # vLLM reads the folder later, and the checkpoint may be gone by then.
+        policy.model.name_or_path = str(config.model or folder)
     if config.optim.packed:
         check_packed(policy.model)
     adapter = start / ADAPTER if start is not None and lora else None

@@ -37,12 +37,12 @@ def add_lora(model: PreTrainedModel, config: ModelConfig, seed: int) -> Any:
         raise ImportError(
             f"--lora is {config.lora} and needs PEFT: pip install 'gft-kernels[lora]' ({error})."
         ) from error
-    rank, named = config.lora, config.lora_targets.split(",")
+    rank, named = config.lora, [name.strip() for name in config.lora_targets.split(",")]
     assert rank is not None
     wanted = LoraConfig(
         r=rank,
         lora_alpha=2 * rank if config.lora_alpha is None else config.lora_alpha,
-        target_modules=config.lora_targets if named == ["all-linear"] else named,
+        target_modules="all-linear" if named == ["all-linear"] else named,
         lora_dropout=0.0,
         task_type="CAUSAL_LM",
     )
@@ -54,6 +54,12 @@ def add_lora(model: PreTrainedModel, config: ModelConfig, seed: int) -> Any:
             adapter: Any = get_peft_model(model, wanted)
     except ValueError as error:
         raise ValueError(f"--lora-targets is {config.lora_targets}, which does not suit the model: {error}") from error
+    adapted = [name for name, _ in _adapted(model)]
+    # PEFT passes over a name that no layer has, as long as another one is found.
+    missing = [n for n in named if n != "all-linear" and not any(f".{a}".endswith(f".{n}") for a in adapted)]
+    if missing or ("all-linear" in named and len(named) > 1):
+        what = f"no layer is named {missing[0]!r}" if missing else "all-linear stands alone"
+        raise ValueError(f"--lora-targets is {config.lora_targets}: {what}.")
     others = {type(m).__name__ for m in model.modules() if isinstance(m, LoraLayer) and not isinstance(m, Linear)}
     if others:
         raise ValueError(f"--lora-targets is {config.lora_targets}: {', '.join(others)} is no linear layer.")

@@ -122,8 +122,11 @@ def _refuse_other_folders(path: Path) -> None:
         raise ValueError(
             f"{path} holds a PEFT adapter (adapter_config.json): merge it into its base model, "
             "AutoPeftModelForCausalLM.from_pretrained(folder).merge_and_unload().save_pretrained(another), and give "
-            "that folder."
+            "that folder. A run of gft that has ended has it merged, as `model` beside `adapter`."
         )
+    inside = path / "model"
+    if not (path / "config.json").exists() and (inside / "config.json").exists():
+        raise FileNotFoundError(f"{path} holds no transformers model itself, but one as `model`: give {inside}.")
     if not (path / "config.json").exists():
         raise FileNotFoundError(
             f"{path} holds no transformers model (no config.json). `make smollm2` makes one at models/smollm2-135m."

@@ -101,6 +101,16 @@ def check_processes(config: TrainConfig) -> None:
         raise OptionError(f"the comparison of methods runs in one process, and there are {started()}.")
 
 
+def check_one_process(command: str) -> None:
+    """Refuse a command whose processes would all do the whole work.
+
+    Raises:
+        OptionError: several were started.
+    """
+    if started() > 1:
+        raise OptionError(f"gft {command} runs in one process, and there are {started()}: start it without torchrun.")
+
+
 @contextmanager
 def joined(device: str | None) -> Iterator[None]:
     """Connect the processes that torchrun started, and part from them at the end, whatever it is.

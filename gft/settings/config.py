@@ -112,7 +112,6 @@ class TrainConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "log_to", tuple(self.log_to))  # JSON has lists
         check_ranges(self)
-        check_suffix(self)
         self.composition()  # refuses an empty group
 
     def is_comparison(self) -> bool:

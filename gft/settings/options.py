@@ -20,7 +20,7 @@ from ..rewards.pool import runs_in_workers
 from .parts import RewardLimits
 
 if TYPE_CHECKING:
-    from .config import EvaluateConfig, TrainConfig
+    from .config import TrainConfig
 
 COUNTS = (
     "steps",
@@ -124,6 +124,7 @@ def check_effects(config: TrainConfig, defaults: TrainConfig) -> None:
     Raises:
         OptionError: there is one.
     """
+    check_suffix(config)
     if (config.model is None) != (config.data is None):
         raise OptionError("give --model and --data together, or neither for the embedded task.")
     if config.eval_data is not None and config.held_out_prompts() == 0:
@@ -136,7 +137,8 @@ def check_effects(config: TrainConfig, defaults: TrainConfig) -> None:
     if not config.is_comparison():
         idle = {
             "tau": (name != "gft", f"the objective {name} has no tau"),
-            "group.rectify": (name != "gft", f"the objective {name} has no tau"),
+            "group.rectify": (name != "gft" or own == 0, "of own responses and given ones, there is one kind only"),
+            "sampling.long_given": (sum(config.composition()[:2]) == 0, "no response is given"),
             "group.advantage": (name in ("sft", "dft"), f"the objective {name} has no advantages"),
             "reward": (
                 unscored,
@@ -149,16 +151,20 @@ def check_effects(config: TrainConfig, defaults: TrainConfig) -> None:
             check_limits(config.limits, config.reward_name())
         for field in ("group.scale", "group.singleton", "group.count_flat"):
             idle[field] = (not rewarded, "every response has the advantage 1")
+        if rewarded and config.reuse.kl:
+            idle["group.count_flat"] = (True, "with --kl flat groups are trained on, and count")
         for field in ("sampling.temperature", "sampling.truncated", "sampling.sampler", "reuse.importance_cap"):
             idle[field] = (own == 0, "no response is sampled for training (--own is 0)")
         for field in ("reuse.clip_low", "reuse.clip_high"):
             idle[field] = (
                 not ratio,
-                f"the objective {name} with {config.reuse.updates} updates a batch of rollouts has no ratio but 1",
+                f"with one update a batch of rollouts the ratio of {name} is 1"
+                if config.has_ratio()
+                else f"the objective {name} has no ratio",
             )
-    idle |= _idle_in_updates(config)
     idle["sampling.vllm_memory"] = (config.sampling.sampler != "vllm", "it is of --sampler vllm")
     idle["reference"] = (config.reuse.kl is None, "no KL is asked for (--kl)")
+    idle |= _idle_in_updates(config)
     for field in ("evaluate.eval_every", "evaluate.eval_samples", "evaluate.eval_answers"):
         idle[field] = (config.held_out_prompts() == 0, "nothing is held out: give --eval-prompts or --eval-data")
     for field, (has_no_effect, why) in idle.items():
@@ -181,13 +187,15 @@ def _idle_in_updates(config: TrainConfig) -> dict[str, tuple[bool, str]]:
     }
     for name in ("lora_alpha", "lora_targets"):
         idle[f"network.{name}"] = (config.network.lora is None, "it needs the rank that --lora gives")
-    for field in fields(config.network) if config.is_comparison() else ():
+    if config.is_comparison():
         whole = "the comparison trains its model as it is: give an --objective"
-        idle[f"network.{field.name}"] = (True, whole)
+        idle |= {f"network.{field.name}": (True, whole) for field in fields(config.network)}
+        others = ("reference", *(f"reuse.{field.name}" for field in fields(config.reuse)))
+        idle |= dict.fromkeys(others, (True, "the comparison has steps of its own: give an --objective"))
     return idle
 
 
-def check_suffix(config: TrainConfig | EvaluateConfig) -> None:
+def check_suffix(config: Any) -> None:
     """Refuse a --prompt-suffix that says nothing, or that no data file is there for.
 
     Raises:
@@ -254,7 +262,7 @@ def check_engine(config: TrainConfig) -> None:
             weight,
             targets,
             advantages,
-            objective=config.objective_function(),
+            objective=config.objective_function(sequence_ids=torch.zeros_like(targets)),
             ref_logprobs=torch.zeros_like(advantages),
             backend=config.head_backend(),
         )

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -58,7 +59,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
         raise OptionError(f"--recipe {path} cannot be read: {error}") from error
     kinds, homes = dict(_kinds(TrainConfig)), dict(_homes(TrainConfig))
     values: dict[str, Any] = {}
-    for key, value, heading in _entries(found):
+    for key, value, heading in _entries(path, found, {home for home in homes.values() if home}):
         name = key.replace("-", "_")
         if name not in kinds or name in TYPED_ONLY:
             raise OptionError(f"{path}: {_unknown(name, key, kinds)}")
@@ -71,10 +72,12 @@ def read_recipe(path: Path) -> dict[str, Any]:
     return values
 
 
-def _entries(found: dict[str, Any]) -> Iterator[tuple[str, Any, str]]:
+def _entries(path: Path, found: dict[str, Any], headings: set[str]) -> Iterator[tuple[str, Any, str]]:
     """(key, value, heading or "") of a file."""
     for key, value in found.items():
         if isinstance(value, dict):
+            if not value and key not in headings:
+                raise OptionError(f"{path}: there is no heading [{key}]; there are {', '.join(sorted(headings))}.")
             yield from ((inner, entry, key) for inner, entry in value.items())
         else:
             yield key, value, ""
@@ -103,7 +106,7 @@ def _unknown(name: str, key: str, kinds: dict[str, Any]) -> str:
     if name in TYPED_ONLY:
         return f"{option(name)} is typed, and stands in no recipe."
     near = get_close_matches(name, [n for n in kinds if n not in TYPED_ONLY], n=1, cutoff=0.5)
-    return f"there is no option {key}" + (f"; the nearest is {near[0]}." if near else ".")
+    return f"there is no option {key}; " + (f"the nearest is {near[0]}." if near else "gft train --help lists them.")
 
 
 def _of_type(path: Path, name: str, value: Any, kind: Any) -> Any:
@@ -120,7 +123,8 @@ def _of_type(path: Path, name: str, value: Any, kind: Any) -> Any:
         if choice is Path and isinstance(value, str):
             return Path(value)
         if choice is float and type(value) in (int, float):  # True is an int to isinstance
-            return float(value)
+            with suppress(OverflowError):
+                return float(value)
         if choice in (int, str, bool) and type(value) is choice:
             return value
     raise OptionError(f"{path}: {name} is {value!r}; it must be {_words(kind)}.")

@@ -18,7 +18,7 @@ from ..runs.record import flat
 from ..sampling.rollout import Rollout
 from ..sampling.samplers import draw
 from ..settings.config import default_reward
-from ..settings.options import OptionError, check_ranges
+from ..settings.options import OptionError, check_limits, check_ranges, check_suffix
 from ..settings.parts import RewardLimits, SamplingConfig
 from ..stop import check, held
 from ..usable import position_limit
@@ -92,6 +92,8 @@ class SampleConfig:
             raise OptionError(f"--out is the file of --data, {self.data}: give another one.")
         if self.sampler != "vllm" and self.vllm_memory != SampleConfig.vllm_memory:
             raise OptionError(f"--vllm-memory is {self.vllm_memory}, and would do nothing: it is of --sampler vllm.")
+        check_suffix(self)
+        check_limits(self.limits, self.reward_name() or "exact")
 
     def reward_name(self) -> str | None:
         """The reward, or the one that suits the data; None where nothing is scored."""

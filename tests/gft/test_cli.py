@@ -1,5 +1,6 @@
 """The commands as a user types them, on a tiny local model."""
 
+import csv
 import json
 import sys
 
@@ -106,11 +107,10 @@ def test_train_without_options_compares_and_draws(tmp_path, monkeypatch, capsys)
     out = capsys.readouterr().out
     assert [name for name in ("base", *compare.METHODS) if name in out] == ["base", *compare.METHODS]
     assert (tmp_path / "curves.png").stat().st_size > 10_000
-    lines = (tmp_path / "results.csv").read_text().splitlines()
-    rows = [dict(zip(lines[0].split(","), line.split(","), strict=True)) for line in lines[1:]]
+    rows = list(csv.DictReader((tmp_path / "results.csv").open()))
     assert [row["method"] for row in rows] == ["base", *compare.METHODS] == ["base", *METHODS]
-    assert [row["sequences_per_update"] for row in rows] == ["0", "16", "64", "128", "128"]
-    assert [row["own_per_update"] for row in rows] == ["0", "0", "0", "64", "128"]
+    assert [row["sequences_per_update"] for row in rows] == ["0", "16", "64", "128", "128", "128"]
+    assert [row["own_per_update"] for row in rows] == ["0", "0", "0", "64", "64", "128"]
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "gft" / "model").num_parameters() > 0
 
 

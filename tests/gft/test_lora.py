@@ -269,3 +269,22 @@ def test_reference_of_another_policy_is_that_policy():
     found = make_reference(policy, other).logprobs(MEMBERS, config())
     assert found[0] == pytest.approx(own_logprobs(other.model)[0], rel=1e-5)
     assert not any(p.requires_grad for p in other.model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        ("q_proj,typo_proj", "no layer is named 'typo_proj'"),
+        ("all-linear,lm_head", "all-linear stands alone"),
+        ("typo_proj", "does not suit the model"),
+    ],
+)
+def test_add_lora_refuses_targets_that_peft_would_pass_over(targets, said):
+    with pytest.raises(ValueError, match=f"--lora-targets is {targets}.*{said}"):
+        lora_policy(ModelConfig(lora=2, lora_targets=targets))
+
+
+def test_add_lora_takes_a_list_with_spaces():
+    policy = lora_policy(ModelConfig(lora=2, lora_targets="q_proj, v_proj"))
+    trained = {name.split(".")[-4] for name, p in policy.model.named_parameters() if p.requires_grad}
+    assert trained == {"q_proj", "v_proj"}

@@ -6,12 +6,11 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 import pytest
-import torch
 
 import gft
 from gft.reward_options import reward_pool
 from gft.settings.config import EMBEDDED, EvaluateConfig, TrainConfig
-from gft.settings.options import OptionError, check_device, check_effects, check_engine, numbers, option
+from gft.settings.options import OptionError, check_effects, numbers, option
 from gft.settings.parts import (
     EvalConfig,
     GroupConfig,
@@ -222,7 +221,14 @@ def test_evaluate_config_refuses_a_reward_for_the_embedded_task():
         EvaluateConfig(model=Path("m"), reward="math")
 
 
-@pytest.mark.parametrize("make", [lambda **o: EvaluateConfig(model=Path("m"), **o), TrainConfig])
+def train_config(**options):
+    """A run's options, once they are looked at as a whole."""
+    found = TrainConfig(model=Path("m") if "data" in options else None, **options)
+    check_effects(found, TrainConfig())
+    return found
+
+
+@pytest.mark.parametrize("make", [lambda **o: EvaluateConfig(model=Path("m"), **o), train_config])
 def test_prompt_suffix_is_refused_where_it_would_do_nothing(make):
     with pytest.raises(OptionError, match=r"--prompt-suffix is ' ', and would do nothing: leave it out"):
         make(data="d.jsonl", prompt_suffix=" ")
@@ -248,48 +254,3 @@ def test_reward_pool_has_the_limits_of_the_options(monkeypatch):
 
 
 # Devices and engines
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("gpu0", "torch does not know: give cuda or cpu"),
-        ("", "torch does not know"),
-        ("meta", "this machine does not have"),
-        pytest.param(
-            "cuda", "this machine does not have", marks=pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU")
-        ),
-    ],
-)
-def test_check_device_refuses_what_this_machine_lacks(name, words):
-    with pytest.raises(OptionError, match=f"--device is {name!r}, which {words}"):
-        check_device(name)
-
-
-def test_check_device_takes_what_is_there():
-    check_device("cpu")
-    check_device(None)
-
-
-def test_check_engine_tries_every_engine_but_the_one_that_fits_by_itself(monkeypatch):
-    tried = []
-    monkeypatch.setattr(
-        "gft.settings.options.linear_policy_loss", lambda *args, **kwargs: tried.append(kwargs["backend"].name)
-    )
-    for backend in ("auto", "eager", "chunked", "triton"):
-        check_engine(replace(EMBEDDED, backend=backend))
-    assert tried == ["eager", "chunked", "triton"]
-
-
-def test_check_engine_takes_what_runs():
-    for backend in ("eager", "chunked"):
-        check_engine(replace(EMBEDDED, backend=backend, sparse=1e-3, device="cpu"))
-
-
-def test_check_engine_passes_the_engines_own_words_on(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise ValueError("needs CUDA or ROCm tensors, got cpu")
-
-    monkeypatch.setattr("gft.settings.options.linear_policy_loss", refuse)
-    with pytest.raises(OptionError, match="--backend is 'triton', which does not run on cpu: needs CUDA or ROCm"):
-        check_engine(replace(EMBEDDED, backend="triton", device="cpu"))

@@ -178,3 +178,16 @@ def test_metrics_by_source_are_means_over_their_tokens(policy, rewards):
         assert numbers[f"mean_c_{source}"] == pytest.approx(torch.where(p < 0.7, p, 1.0).mean().item(), rel=1e-4)
         assert numbers[f"rectified_fraction_{source}"] == pytest.approx((p < 0.7).float().mean().item(), rel=1e-4)
     assert numbers["gap"] < 1e-5  # one machine, one precision
+
+
+def test_kl_counts_the_tokens_of_flat_groups_whatever_count_flat_says(policy, rewards):
+    """They are trained on, and a denominator without them would multiply the penalty."""
+    found = []
+    for count_flat in (True, False):
+        settings = config(group=GroupConfig(1, 3, 2, count_flat=count_flat), reuse=ReuseConfig(kl=0.3))
+        batch = fixed_batch(policy, rewards, settings)
+        for m, logprobs in zip(batch.members, token_logprobs(policy, batch.members, settings), strict=True):
+            m.ref_logprobs = [x + 0.4 for x in logprobs]
+        found.append(accumulate_gradients(policy, batch, settings)["loss"])
+        policy.model.zero_grad()
+    assert found[0] == found[1] != 0

@@ -71,6 +71,20 @@ REUSE_MUTANTS = (
         "tests/gft/test_kl.py::test_kl_to_another_folder",
     ),
     Mutant(
+        "gft/update.py",
+        "batch.flat_groups if learns_nothing and not config.group.count_flat else set()",
+        "batch.flat_groups if not config.group.count_flat else set()",
+        "the KL of flat groups is divided by the tokens of others",
+        f"{GRADIENTS}::test_kl_counts_the_tokens_of_flat_groups_whatever_count_flat_says",
+    ),
+    Mutant(
+        "gft/model/lora.py",
+        "if missing or (",
+        "if (",
+        "a target that no layer has is passed over",
+        "tests/gft/test_lora.py::test_add_lora_refuses_targets_that_peft_would_pass_over",
+    ),
+    Mutant(
         "gft/collate.py",
         "labels = [torch.tensor([IGNORE] * len(m.prompt) + m.response, device=device) for m in members]",
         "labels = sequences",

@@ -101,8 +101,8 @@ POLICY_MUTANTS = (
     ),
     Mutant(
         "gft/reference.py",
-        "with self.policy.adapter.disable_adapter(), evaluating(self.policy.model):",
-        "with evaluating(self.policy.model):",
+        "        with self.policy.adapter.disable_adapter():\n            return",
+        "        return",
         "the reference policy has the factors",
         f"{LORA}::test_reference_is_the_model_that_the_run_began_with[lora]",
     ),

@@ -159,8 +159,8 @@ SAMPLING_MUTANTS = (
     ),
     Mutant(
         "gft/cli.py",
-        'given.get("out", TrainConfig().out)',
-        "TrainConfig().out",
+        'given.get("out", defaults.out)',
+        "defaults.out",
         "a recipe's folder is not looked into",
         f"{RECIPE}::test_recipe_may_name_the_run_to_resume",
     ),

@@ -4,9 +4,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import gft
 from gft.model.policy import configure
 from gft.settings.parts import ModelConfig
 
@@ -15,7 +17,10 @@ pytest.importorskip("liger_kernel")
 
 @pytest.fixture(scope="module")
 def found():
-    process = subprocess.run([sys.executable, "-m", "tests.gft.liger"], capture_output=True, text=True, timeout=300)
+    # The package of this process, which a seeded fault may lie in, and the tests.
+    paths = [str(Path(gft.__file__).parents[1]), str(Path(__file__).parents[2])]
+    code = f"import runpy, sys; sys.path[:0] = {paths}; runpy.run_module('tests.gft.liger', run_name='__main__')"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr
     return json.loads(process.stdout)
 

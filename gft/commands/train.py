@@ -13,7 +13,7 @@ from rich.console import Console
 from ..collate import check_packed
 from ..data.files import Example, load_examples
 from ..demo.base_model import pretrain, tokenizer
-from ..demo.compare import HELD_OUT_SEED, check_embedded, check_usable, compare, embedded_examples
+from ..demo.compare import HELD_OUT_SEED, METHODS, check_embedded, check_usable, compare, embedded_examples
 from ..evaluation.divergence import check_same_tokens
 from ..loggers import check_installed
 from ..metrics import metrics_log, read_metrics
@@ -22,6 +22,7 @@ from ..processes.distributed import check_processes, is_first, joined, on_first
 from ..reference import Reference, make_reference
 from ..report import Progress, plain_console, run_figure, run_table
 from ..reward_options import reward_pool
+from ..rewards.pool import usable_cores
 from ..runs.checkpoint import ADAPTER, MODEL, newest_whole
 from ..runs.record import read_record
 from ..runs.run import run_folder
@@ -45,7 +46,7 @@ def run_train(config: TrainConfig) -> None:
         _check(config)
         with run_folder(config, say) if is_first() else nullcontext():
             if config.is_comparison():
-                compare(config, console)
+                compare(config, console, jobs=min(usable_cores(), len(METHODS)))
             else:
                 _run(config, console)
 

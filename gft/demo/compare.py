@@ -9,15 +9,22 @@ from __future__ import annotations
 
 import copy
 import csv
+import multiprocessing
+import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from io import TextIOWrapper
 from pathlib import Path
+from typing import cast
 
 import torch
 from rich.console import Console
+from torch import Tensor
 from transformers import Qwen2ForCausalLM
+from transformers.utils import logging as transformers_logging
 
 from ..data.files import Example
 from ..metrics import MetricsLog, read_metrics
@@ -84,8 +91,10 @@ def one_thread() -> Iterator[None]:
 
 
 @one_thread()
-def compare(config: TrainConfig, console: Console) -> dict[str, dict]:
+def compare(config: TrainConfig, console: Console, jobs: int = 1) -> dict[str, dict]:
     """Pre-train the base, train a copy of it by every method, print the table and draw the curves.
+
+    `jobs` methods are trained at once, in processes of their own. The numbers are the same.
 
     Returns:
         "base" and every method -> held-out accuracies after the run, and what the run read.
@@ -100,13 +109,16 @@ def compare(config: TrainConfig, console: Console) -> dict[str, dict]:
     for name in METHODS:
         check_usable(run_config(config, name), examples, held_out)
     results: dict[str, dict] = {}
-    with reward_pool(config.reward_name(), config.limits) as rewards:
+    with reward_pool(config.reward_name(), config.limits) as rewards:  # before the base: the name may be misspelt
         start = time.perf_counter()
         with Progress("base", base_model.PRETRAIN_STEPS, console) as progress:
             base = base_model.pretrain(config.seed, lambda step, loss: progress.step({"nll": loss}))
         base_seconds = time.perf_counter() - start
-        for name in METHODS:
-            before, after = _train_copy(base, examples, held_out, run_config(config, name), rewards, name, console)
+        if jobs > 1:
+            trained = _side_by_side(base, config, jobs)
+        else:
+            trained = (_train_copy(base, config, rewards, name, console) for name in METHODS)
+        for name, (before, after) in zip(METHODS, trained, strict=True):
             results.setdefault("base", {**before, "seconds": base_seconds})
             results[name] = after
     write_results(results, config)
@@ -125,16 +137,38 @@ def run_config(config: TrainConfig, name: str) -> TrainConfig:
     )
 
 
+def _side_by_side(base: Qwen2ForCausalLM, config: TrainConfig, jobs: int) -> Iterator[tuple[dict, dict]]:
+    """Every method in a process of its own, so many at once. What ends one ends them all."""
+    fresh = multiprocessing.get_context("spawn")  # a fork of a process with torch's threads may hang
+    with ProcessPoolExecutor(jobs, mp_context=fresh) as pool:
+        try:
+            for future in [pool.submit(_train_apart, base.state_dict(), config, name) for name in METHODS]:
+                yield future.result()
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.kill()  # the comparison has nothing to save: it always starts anew
+            raise
+
+
+@one_thread()
+def _train_apart(weights: dict[str, Tensor], config: TrainConfig, name: str) -> tuple[dict, dict]:
+    """Train a copy of the base in a process of its own, with one worker for the rewards."""
+    transformers_logging.disable_progress_bar()
+    cast(TextIOWrapper, sys.stdout).reconfigure(line_buffering=True)
+    base = base_model.untrained(config.seed)
+    base.load_state_dict(weights)
+    lines = Console(markup=False, emoji=False, force_terminal=False)  # two bars at once would overwrite each other
+    limits = replace(config.limits, reward_workers=config.limits.reward_workers or 1)
+    with reward_pool(config.reward_name(), limits) as rewards:
+        return _train_copy(base.eval(), config, rewards, name, lines)
+
+
 def _train_copy(
-    base: Qwen2ForCausalLM,
-    examples: list[Example],
-    held_out: list[Example],
-    config: TrainConfig,
-    rewards: RewardPool,
-    name: str,
-    console: Console,
+    base: Qwen2ForCausalLM, comparison: TrainConfig, rewards: RewardPool, name: str, console: Console
 ) -> tuple[dict, dict]:
     """Train a copy of the base; its accuracies before, and after with what the run read."""
+    config = run_config(comparison, name)
+    examples, held_out = embedded_examples(comparison)
     policy = make_policy(copy.deepcopy(base), base_model.tokenizer(), config.head_temperature())
     start = time.perf_counter()
     with MetricsLog(_metrics_path(config)) as log, Progress(name, config.steps, console) as progress:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from ..evaluation.estimates import Estimate
 
@@ -29,7 +29,9 @@ def accuracy_table(rows: Sequence[tuple[str, dict]], title: str, samples: int) -
     """
     known = [key for key in ("updates", "sequences", "seconds") if any(key in r for _, r in rows)]
     titles = {"sequences": "sequences per update"}
-    table = Table("", "greedy", f"mean@{samples}", *(titles.get(key, key) for key in known), title=title)
+    longest = max((len(name) for name, _ in rows), default=0)
+    first = Column("", min_width=min(longest, 20))  # names of methods stay whole, paths may fold
+    table = Table(first, "greedy", f"mean@{samples}", *(titles.get(key, key) for key in known), title=title)
     for name, r in ((name, r | r.get("numbers", {})) for name, r in rows):
         own = f" ({r['own']} own)" if r.get("own") else ""
         shown = {key: f"{r[key]:.0f}" for key in known if key in r}
@@ -73,7 +75,7 @@ def run_table(rows: Sequence[dict], title: str) -> Table:
     """First and last tenth of a run's metrics side by side."""
     steps = [r for r in rows if "loss" in r]
     part = max(len(steps) // 10, 1)
-    table = Table("metric", f"first {part} steps", f"last {part} steps", title=title)
+    table = Table(Column("metric", no_wrap=True), f"first {part} steps", f"last {part} steps", title=title)
     for key in dict.fromkeys(k for r in steps for k in r):
         columns = [
             [r[key] for r in some if isinstance(r.get(key), (int, float))] for some in (steps[:part], steps[-part:])

@@ -3,6 +3,7 @@ again.
 """
 
 import io
+import multiprocessing
 from dataclasses import replace
 
 import pytest
@@ -23,9 +24,9 @@ def run(tmp_path, monkeypatch):
     """Run the comparison in a folder of that name; its results, curves and printed text."""
     monkeypatch.setattr(base_model, "PRETRAIN_STEPS", 30)
 
-    def run(folder):
+    def run(folder, jobs=1):
         config, text = replace(SHORT, out=tmp_path / folder), io.StringIO()
-        results = compare.compare(config, Console(file=text, width=100))
+        results = compare.compare(config, Console(file=text, width=100), jobs)
         return results, compare.read_curves(config), text.getvalue()
 
     return run
@@ -66,6 +67,26 @@ def test_methods_read_the_responses_they_are_named_for(run):
     }
     assert "24 (12 own)" in text
     assert "24 (24 own)" in text
+
+
+def test_methods_side_by_side_have_the_numbers_of_one_by_one(run):
+    (apart, apart_curves, text), (alone, alone_curves, _) = run("apart", jobs=2), run("alone")
+    for results in (apart, alone):
+        for row in results.values():
+            del row["seconds"]
+    assert apart == alone
+    assert {name: numbers(rows) for name, rows in apart_curves.items()} == {
+        name: numbers(rows) for name, rows in alone_curves.items()
+    }
+    assert "24 (12 own)" in text
+
+
+def test_method_that_fails_ends_the_comparison_and_leaves_no_process(run, tmp_path, monkeypatch):
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "gft-given").write_text("in the way")  # of that method's folder
+    with pytest.raises(OSError, match="gft-given"):
+        run("half", jobs=2)
+    assert multiprocessing.active_children() == []
 
 
 def test_compare_gives_the_same_numbers_again(run):
